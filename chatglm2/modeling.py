@@ -1,0 +1,420 @@
+"""ChatGLM2: a decoder with RMSNorm, half-rotated interleaved RoPE, multi-query attention and SwiGLU.
+
+Module names are the checkpoint's tensor names, so its state dict loads as it is. Knows how to attend to a prefix and to a
+cache that answers ``update(key, value, layer)``; does not know where weights, prefixes or requests come from.
+
+Shapes: B batch, S new tokens, K keys in the cache and new, P prefix tokens, H hidden, N query heads, G key/value groups,
+D channels a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.generation import GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from chatglm2.configuration import ChatGLMConfig
+from chatglm2.prefix import Prefix, PrefixEncoder
+
+ROPE_BASE = 10000.0
+IGNORED_LABEL = -100
+
+
+class KeyValueCache(Protocol):
+    """What attention asks of a cache; transformers' ``DynamicCache`` and the engine's slots both have it."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Store ``[B, G, S, D]`` keys and values, return all that a query may look at, ``[B, G, K, D]``."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm whose weight is multiplied in fp32, before the cast back (the original's order)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary angles for the first half of a head's channels, in interleaved pairs.
+
+    ``inv_freq`` is in the checkpoint; like the original we never read its values. Its dtype matters to
+    ``rope_precision="reference"``, which rounds as the original does in that dtype.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.rotary_channels = config.kv_channels // 2
+        self.precision = config.rope_precision
+        self.ratio = config.rope_ratio
+        self.register_buffer("inv_freq", self._frequencies(torch.float32, torch.device("cpu")))
+
+    def _frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        exponents = torch.arange(0, self.rotary_channels, 2, dtype=torch.float32, device=device) / self.rotary_channels
+        return 1.0 / (ROPE_BASE ** exponents.to(dtype))
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """Unit complex numbers ``[B, S, 1, rotary_channels / 2]`` (complex64) for ``position_ids`` ``[B, S]``."""
+        dtype = self.inv_freq.dtype if self.precision == "reference" else torch.float32
+        positions = position_ids.to(dtype) / self.ratio if self.ratio != 1.0 else position_ids.to(dtype)
+        angles = (positions.unsqueeze(-1) * self._frequencies(dtype, position_ids.device)).float()
+        rotation = torch.polar(torch.ones_like(angles), angles)
+        if dtype != torch.float32:  # the original stores cosine and sine in half precision
+            rotation = torch.view_as_complex(torch.view_as_real(rotation).to(dtype).float())
+        return rotation.unsqueeze(2)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate channel pairs (2i, 2i+1) of the first half of ``x`` ``[B, S, heads, D]`` by ``rotation``."""
+    rotary_channels = rotation.shape[-1] * 2
+    turning, passing = x[..., :rotary_channels], x[..., rotary_channels:]
+    pairs = torch.view_as_complex(turning.float().unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * rotation).flatten(-2)
+    return torch.cat((turned.to(x.dtype), passing), dim=-1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of ``[B, N, S, D]`` queries over ``[B, G, K, D]`` keys and values.
+
+    Query head h reads group h // (N / G). ``mask`` is boolean, ``[B or 1, 1, S, K]``, true where a query may look; without
+    one, S == K is causal and S == 1 sees everything.
+    """
+    batch, heads, length, channels = query.shape
+    groups = key.shape[1]
+    share = heads // groups
+    if length == 1:
+        # The heads of a group stand in for the sequence: nothing is repeated, the keys are read once.
+        folded = query.view(batch, groups, share, channels)
+        return F.scaled_dot_product_attention(folded, key, value, attn_mask=mask).reshape(batch, heads, 1, channels)
+    if share > 1:
+        key = key.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
+        value = value.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+
+
+class SelfAttention(nn.Module):
+    """Multi-query attention with one fused projection for queries, keys and values."""
+
+    def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.heads = config.num_attention_heads
+        self.groups = config.multi_query_group_num
+        self.channels = config.kv_channels
+        self.query_key_value = nn.Linear(
+            config.hidden_size,
+            (self.heads + 2 * self.groups) * self.channels,
+            bias=config.add_bias_linear or config.add_qkv_bias,
+        )
+        self.dense = nn.Linear(self.heads * self.channels, config.hidden_size, bias=config.add_bias_linear)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        prefix: Tensor | None,
+    ) -> Tensor:
+        batch, length, _ = hidden.shape
+        mixed = self.query_key_value(hidden).view(batch, length, -1, self.channels)  # [B, S, N + 2G, D]
+        turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
+        query, key = rotate(turning, rotation).transpose(1, 2).split((self.heads, self.groups), dim=1)
+        value = value.transpose(1, 2)  # [B, G, S, D]
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        if prefix is not None:  # [2, B, G, P, D]
+            key = torch.cat((prefix[0], key), dim=2)
+            value = torch.cat((prefix[1], value), dim=2)
+        context = attend(query, key, value, mask)
+        return self.dense(context.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """SwiGLU; the first half of the fused projection is the gate."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        bias = config.add_bias_linear
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=bias)
+        self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        gate, up = self.dense_h_to_4h(hidden).chunk(2, dim=-1)
+        return self.dense_4h_to_h(F.silu(gate) * up)
+
+
+class GLMBlock(GradientCheckpointingLayer):  # type: ignore[misc]
+    """One pre-norm layer."""
+
+    def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
+        self.self_attention = SelfAttention(config, layer_idx)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        prefix: Tensor | None,
+    ) -> Tensor:
+        hidden = hidden + self.self_attention(self.input_layernorm(hidden), rotation, mask, cache, prefix)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class Embedding(nn.Module):
+    """Holds ``word_embeddings`` where the checkpoint has it."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.word_embeddings(input_ids)
+
+
+class GLMTransformer(nn.Module):
+    """The stack of layers and the final norm."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(GLMBlock(config, index) for index in range(config.num_layers))
+        self.final_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        prefix: Tensor | None,
+    ) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            hidden = layer(hidden, rotation, mask, cache, None if prefix is None else prefix[index])
+        return self.final_layernorm(hidden)
+
+
+class ChatGLMModel(nn.Module):
+    """Embedding, layers and output head, as the checkpoint groups them under ``transformer.``."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.embedding = Embedding(config)
+        self.rotary_pos_emb = RotaryEmbedding(config)
+        self.encoder = GLMTransformer(config)
+        self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.prefix_encoder: PrefixEncoder | None = PrefixEncoder(config) if config.pre_seq_len else None
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        prefix: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states ``[B, S, H]`` after the final norm.
+
+        Args:
+            input_ids: ``[B, S]``.
+            position_ids: ``[B, S]``, counted from 0 at the first text token.
+            mask: boolean ``[B or 1, 1, S, P + K]``, true where a query may look; see `attend` for its absence.
+            cache: where keys and values go and come from.
+            prefix: ``[layers, 2, B, G, P, D]``, put in front of the keys and values of every layer.
+        """
+        hidden = self.embedding(input_ids)
+        return self.encoder(hidden, self.rotary_pos_emb(position_ids), mask, cache, prefix)
+
+
+class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """ChatGLM2 with its language-model head; ``generate()``, training and P-Tuning v2 work on it."""
+
+    config_class = ChatGLMConfig
+    base_model_prefix = "transformer"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("GLMBlock",)
+    _supports_sdpa = True
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__(config)
+        self.transformer = ChatGLMModel(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Reached only by models built from a bare config and by a prefix that the checkpoint does not have.
+        if isinstance(module, PrefixEncoder):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Embedding) and not self._is_in_prefix_encoder(module):
+            nn.init.normal_(module.weight, std=0.02)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+
+    def _is_in_prefix_encoder(self, module: nn.Module) -> bool:
+        encoder = self.transformer.prefix_encoder
+        return encoder is not None and any(module is part for part in encoder.modules())
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.transformer.embedding.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.transformer.embedding.word_embeddings = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.transformer.output_layer
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.transformer.output_layer = new_embeddings
+
+    def prepare_prefix_tuning(self, pre_seq_len: int, prefix_projection: bool = False) -> PrefixEncoder:
+        """Freeze every weight and add a trainable prefix, N(0, 1) in fp32.
+
+        Draws from torch's global generator: seed it first to repeat a run.
+        """
+        self.requires_grad_(False)
+        self.config.pre_seq_len = pre_seq_len
+        self.config.prefix_projection = prefix_projection
+        encoder = PrefixEncoder(self.config).to(self.device)
+        self.transformer.prefix_encoder = encoder
+        return encoder
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that training changes."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Any | None = None,
+        use_cache: bool | None = None,
+        prefix: Prefix | Sequence[Prefix | None] | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits, or the training loss.
+
+        Args:
+            input_ids: ``[B, S]`` new tokens.
+            attention_mask: ``[B, cached + S]``, 1 for text and 0 for padding, prefix not counted; all text if absent.
+            position_ids: ``[B, S]``; counted over the text of ``attention_mask`` if absent.
+            labels: ``[B, S]``, -100 where there is nothing to learn. The loss is the mean cross-entropy of the next token;
+                only label positions go through the head, so ``logits`` is None.
+            past_key_values: a transformers cache.
+            prefix: a prefix for all rows, or one (or None) for each. Without it, the model's own trainable prefix, if any.
+            logits_to_keep: compute logits of that many last positions only; 0 for all.
+        """
+        del return_dict  # always a ModelOutput
+        batch, length = input_ids.shape
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        key_values, prefix_mask = self._batch_prefix(prefix, batch)
+        if position_ids is None:
+            position_ids = count_positions(attention_mask, batch, length, past, input_ids.device)
+        mask = build_attention_mask(attention_mask, length, past, prefix_mask, input_ids.device)
+        hidden = self.transformer(input_ids, position_ids, mask, past_key_values, key_values)
+        if labels is not None:
+            return CausalLMOutputWithPast(loss=self._label_loss(hidden, labels), past_key_values=past_key_values)
+        logits = self.transformer.output_layer(hidden[:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+
+    def _label_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        targets = labels[:, 1:]
+        learnt = targets != IGNORED_LABEL
+        logits = self.transformer.output_layer(hidden[:, :-1][learnt])
+        return F.cross_entropy(logits.float(), targets[learnt])
+
+    def _batch_prefix(
+        self, prefix: Prefix | Sequence[Prefix | None] | None, batch: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Key/values ``[layers, 2, B, G, P, D]`` and which of them each row may see, ``[B or 1, P]``."""
+        if prefix is None:
+            encoder = self.transformer.prefix_encoder
+            if encoder is None:
+                return None, None
+            seen = torch.ones(1, encoder.pre_seq_len, dtype=torch.bool, device=self.device)
+            return encoder(batch, self.dtype), seen
+        return stack_prefixes(prefix, batch, self.device, self.dtype)
+
+
+def stack_prefixes(
+    prefix: Prefix | Sequence[Prefix | None], batch: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """Prefixes of unlike lengths as one tensor, the short ones filled up with zeros that no query sees.
+
+    Returns:
+        ``[layers, 2, B, G, P, D]`` and a boolean ``[B, P]``; both None if no row has a prefix.
+    """
+    rows = [prefix] * batch if isinstance(prefix, Prefix) else list(prefix)
+    if len(rows) == 0 or batch % len(rows):
+        raise ValueError(f"expected one prefix a row ({batch}), found {len(rows)}")
+    rows = [row for row in rows for _ in range(batch // len(rows))]  # beams of a row stand side by side
+    longest = max((row.length for row in rows if row is not None), default=0)
+    if longest == 0:
+        return None, None
+    shape = next(row.key_values.shape for row in rows if row is not None)
+    stacked = torch.zeros(*shape[:2], batch, shape[3], longest, shape[4], device=device, dtype=dtype)
+    seen = torch.zeros(batch, longest, dtype=torch.bool, device=device)
+    for index, row in enumerate(rows):
+        if row is not None:
+            stacked[:, :, index, :, : row.length] = row.key_values.transpose(2, 3).to(device, dtype)
+            seen[index, : row.length] = True
+    return stacked, seen
+
+
+def count_positions(mask: Tensor | None, batch: int, length: int, past: int, device: torch.device) -> Tensor:
+    """Positions ``[B, S]`` of the new tokens, counting text only; padding sits at 0."""
+    if mask is None or mask.dim() != 2:
+        return torch.arange(past, past + length, device=device).expand(batch, -1)
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+
+
+def build_attention_mask(
+    text_mask: Tensor | None, length: int, past: int, prefix_mask: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Boolean ``[B or 1, 1, S, P + K]``, true where a query may look; None where `attend` needs none.
+
+    A padding query would see nothing and give NaN: it is opened to everything, and nobody reads its answer.
+
+    Args:
+        text_mask: ``[B, K]``, 1 for text; a ready ``[B, 1, S, P + K]`` mask is passed on.
+        length: new tokens, S.
+        past: cached tokens, K - S.
+        prefix_mask: ``[B or 1, P]``.
+    """
+    if text_mask is not None and text_mask.dim() == 4:
+        return text_mask
+    if text_mask is not None and bool(text_mask.all()):
+        text_mask = None
+    if text_mask is None and prefix_mask is None and (past == 0 or length == 1):
+        return None
+    keys = torch.arange(past + length, device=device)
+    causal = keys[None, :] <= keys[past:, None]  # [S, K]
+    seen = causal[None] if text_mask is None else causal[None] & text_mask[:, None].bool()
+    if prefix_mask is not None:
+        batch = max(seen.shape[0], prefix_mask.shape[0])
+        in_front = prefix_mask[:, None].expand(batch, length, -1)
+        seen = torch.cat((in_front, seen.expand(batch, -1, -1)), dim=-1)
+    return (seen | ~seen.any(-1, keepdim=True)).unsqueeze(1)

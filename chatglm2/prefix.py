@@ -1,0 +1,238 @@
+"""Prefixes: the key/value vectors that P-Tuning v2 learns, trainable (`PrefixEncoder`) and ready to use (`Prefix`).
+
+Knows the layout of a prefix and of the files that hold one. Knows no attention, no training and no engine.
+
+A row of the encoder's output holds, for one prefix token, ``[layer, (key, value), group, channel]`` flattened in that
+order. Prefix keys are not rotated, and text positions start at 0 whatever the prefix's length.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from chatglm2.configuration import ChatGLMConfig
+from chatglm2.errors import PrefixError
+
+PREFIX_FILE = "prefix.safetensors"
+TENSOR_NAMESPACE = "transformer.prefix_encoder."
+# Where a checkpoint directory may keep its prefix: ours, then the original's, then what transformers writes today.
+CANDIDATE_FILES = (PREFIX_FILE, "pytorch_model.bin", "model.safetensors")
+PREFIX_DROPOUT = 0.1
+
+
+class PrefixEncoder(nn.Module):
+    """The trainable prefix: an embedding of ``[pre_seq_len, prefix_width]``, or one sent through a two-layer MLP.
+
+    Parameters are fp32 whatever the model's dtype: at the usual rate of 2e-2, half precision loses small updates.
+    """
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        if not config.pre_seq_len:
+            raise ValueError("PrefixEncoder needs config.pre_seq_len > 0")
+        width = config.prefix_width
+        self.num_layers = config.num_layers
+        self.num_groups = config.multi_query_group_num
+        self.pre_seq_len = config.pre_seq_len
+        self.embedding = nn.Embedding(config.pre_seq_len, width, dtype=torch.float32)
+        self.trans: nn.Sequential | None = None
+        if config.prefix_projection:
+            self.trans = nn.Sequential(
+                nn.Linear(width, config.hidden_size, dtype=torch.float32),
+                nn.Tanh(),
+                nn.Linear(config.hidden_size, width, dtype=torch.float32),
+            )
+        self.dropout = nn.Dropout(PREFIX_DROPOUT)
+
+    def reset_parameters(self) -> None:
+        """Draw the embedding from N(0, 1) and the projection from torch's default, as the original does."""
+        self.embedding.reset_parameters()
+        for module in self.trans or ():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+
+    def key_values(self) -> Tensor:
+        """The prefix without dropout: fp32 ``[layers, 2, pre_seq_len, groups, channels]``."""
+        flat = self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
+        return flat.view(self.pre_seq_len, self.num_layers, 2, self.num_groups, -1).permute(1, 2, 0, 3, 4)
+
+    def forward(self, batch_size: int, dtype: torch.dtype) -> Tensor:
+        """One prefix a row, each with its own dropout mask.
+
+        Returns:
+            ``[layers, 2, batch, groups, pre_seq_len, channels]`` in ``dtype``.
+        """
+        ready = self.key_values().to(dtype).transpose(2, 3)  # [layers, 2, groups, length, channels]
+        return self.dropout(ready.unsqueeze(2).expand(-1, -1, batch_size, -1, -1, -1))
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A prefix that is ready to be attended to.
+
+    Attributes:
+        key_values: ``[layers, 2, length, groups, channels]``, keys not rotated.
+        origin: where it was read from, for people.
+        projection: whether it was trained through the projection MLP.
+    """
+
+    key_values: Tensor
+    origin: str = ""
+    projection: bool = False
+
+    @property
+    def length(self) -> int:
+        """Prefix tokens."""
+        return self.key_values.shape[2]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the key/values in fp32: equal for equal prefixes, whatever file they came from."""
+        values = self.key_values.detach().to("cpu", torch.float32).contiguous()
+        return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+    @property
+    def short_hash(self) -> str:
+        """The first 8 hex digits of :attr:`sha256`."""
+        return self.sha256[:8]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Prefix:
+        """The same prefix on another device or in another dtype."""
+        return Prefix(self.key_values.to(device, dtype), self.origin, self.projection)
+
+
+def load_prefix(path: str | Path, config: ChatGLMConfig) -> Prefix:
+    """Read a prefix from a checkpoint directory or file; only the checkpoint is needed.
+
+    Prefix length and projection are inferred from the tensors. Reads our ``prefix.safetensors``, the original's
+    ``pytorch_model.bin`` and ``model.safetensors``.
+
+    Raises:
+        PrefixError: if there is no such file, it is damaged, holds no prefix, or does not fit ``config``.
+    """
+    file = find_prefix_file(Path(path))
+    state = _prefix_tensors(_read_tensors(file), file)
+    shape = _inferred_config(state, config, file)
+    encoder = PrefixEncoder(shape)
+    try:
+        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except RuntimeError as error:
+        raise _misfit(file, f"tensors {', '.join(sorted(state))}", "a complete prefix encoder") from error
+    with torch.no_grad():
+        key_values = encoder.key_values().clone()
+    if not torch.isfinite(key_values).all():
+        raise PrefixError(
+            f"{file} holds numbers that are not finite (NaN or infinity): the training run that wrote it has diverged. "
+            "Choose an earlier checkpoint, or train again with a lower learning rate.",
+            f"{file} 里有 NaN 或无穷大：写出它的那次训练已经发散。请改用更早的检查点，或调低学习率重新训练。",
+        )
+    return Prefix(key_values, origin=str(path), projection=shape.prefix_projection)
+
+
+def save_prefix(state: Mapping[str, Tensor], directory: str | Path) -> Path:
+    """Write a `PrefixEncoder`'s state dict as ``prefix.safetensors``, under the original's tensor names."""
+    file = Path(directory) / PREFIX_FILE
+    tensors = {TENSOR_NAMESPACE + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return file
+
+
+def find_prefix_file(path: Path) -> Path:
+    """The file that holds the prefix at ``path``, a checkpoint directory or the file itself.
+
+    Raises:
+        PrefixError: if there is none.
+    """
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in CANDIDATE_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise PrefixError(
+            f"{path} is a directory without a prefix: expected one of {', '.join(CANDIDATE_FILES)}. "
+            "Choose a checkpoint-N directory of a training run.",
+            f"目录 {path} 里没有前缀文件：应有 {'、'.join(CANDIDATE_FILES)} 之一。请选择训练产生的 checkpoint-N 目录。",
+        )
+    raise PrefixError(
+        f"There is nothing at {path}: expected a checkpoint-N directory or a prefix file. Check the path.",
+        f"{path} 不存在：应为 checkpoint-N 目录或前缀文件。请检查路径。",
+    )
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        size = file.stat().st_size
+        raise PrefixError(
+            f"{file} ({size:,} bytes) cannot be read as a prefix checkpoint; it is probably truncated or damaged. "
+            f"Copy it again, or choose another checkpoint. ({type(error).__name__})",
+            f"无法读取前缀检查点 {file}（{size:,} 字节），文件可能不完整或已损坏。"
+            f"请重新复制，或换一个检查点。（{type(error).__name__}）",
+        ) from error
+    if not isinstance(content, dict):
+        raise PrefixError(
+            f"{file} holds a {type(content).__name__}, expected a dictionary of tensors. Choose a prefix checkpoint.",
+            f"{file} 的内容是 {type(content).__name__}，应为张量字典。请选择前缀检查点。",
+        )
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _prefix_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Only the prefix encoder's tensors, named as in its state dict."""
+    found = {
+        name.split(TENSOR_NAMESPACE, 1)[1]: tensor for name, tensor in tensors.items() if TENSOR_NAMESPACE in name
+    }
+    if not found and "embedding.weight" in tensors:
+        found = tensors
+    if found.get("embedding.weight") is None or found["embedding.weight"].dim() != 2:
+        names = ", ".join(sorted(tensors)[:3]) or "nothing"
+        raise PrefixError(
+            f"{file} holds no prefix: expected {TENSOR_NAMESPACE}embedding.weight, found {len(tensors)} tensors "
+            f"({names} …). It may be a full model or another method's adapter; choose a P-Tuning v2 checkpoint.",
+            f"{file} 里没有前缀：应有 {TENSOR_NAMESPACE}embedding.weight，实际有 {len(tensors)} 个张量（{names} …）。"
+            "它可能是完整模型或其他方法的权重，请选择 P-Tuning v2 检查点。",
+        )
+    return found
+
+
+def _inferred_config(state: dict[str, Tensor], config: ChatGLMConfig, file: Path) -> ChatGLMConfig:
+    """``config`` with the prefix settings that the tensors show, after checking that they fit the model."""
+    length, width = state["embedding.weight"].shape
+    needed = (
+        f"{config.prefix_width} values a prefix token ({config.num_layers} layers × 2 × "
+        f"{config.multi_query_group_num} groups × {config.kv_channels} channels)"
+    )
+    if length == 0 or width != config.prefix_width:
+        raise _misfit(file, f"{width} values a prefix token, {length} tokens", needed)
+    projection = "trans.0.weight" in state
+    if projection and tuple(state["trans.0.weight"].shape) != (config.hidden_size, width):
+        found = "a projection of " + " × ".join(str(size) for size in state["trans.0.weight"].shape)
+        raise _misfit(file, found, f"{config.hidden_size} × {width}")
+    shape = copy.deepcopy(config)
+    shape.pre_seq_len = length
+    shape.prefix_projection = projection
+    return shape
+
+
+def _misfit(file: Path, found: str, needed: str) -> PrefixError:
+    return PrefixError(
+        f"The prefix in {file} does not fit this model: expected {needed}, found {found}. "
+        "It was trained on a model of another size; load that model, or choose another checkpoint.",
+        f"{file} 里的前缀与当前模型不匹配：需要 {needed}，实际为 {found}。"
+        "它是在另一种尺寸的模型上训练的；请加载对应的模型，或换一个检查点。",
+    )

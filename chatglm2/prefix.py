@@ -194,9 +194,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _prefix_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """Only the prefix encoder's tensors, named as in its state dict."""
-    found = {
-        name.split(TENSOR_NAMESPACE, 1)[1]: tensor for name, tensor in tensors.items() if TENSOR_NAMESPACE in name
-    }
+    found = {name.split(TENSOR_NAMESPACE, 1)[1]: tensor for name, tensor in tensors.items() if TENSOR_NAMESPACE in name}
     if not found and "embedding.weight" in tensors:
         found = tensors
     if found.get("embedding.weight") is None or found["embedding.weight"].dim() != 2:

@@ -1,0 +1,122 @@
+"""Figures as inline SVG, which re-theme with the page and need no script.
+
+Knows numbers and how to draw them. Knows neither runs nor Gradio; colours come from the stylesheet's classes.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_POINTS = 400
+WIDTH, HEIGHT = 640, 240
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
+
+
+@dataclass(frozen=True)
+class Point:
+    step: float
+    value: float
+
+
+def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
+    """At most about ``limit`` points: of each stretch its lowest and its highest, so that no spike and no zero is lost."""
+    if len(points) <= limit:
+        return list(points)
+    stretch = math.ceil(len(points) / (limit // 2))
+    kept: list[Point] = []
+    for start in range(0, len(points), stretch):
+        part = points[start : start + stretch]
+        extremes = {min(part, key=lambda point: point.value), max(part, key=lambda point: point.value)}
+        kept.extend(sorted(extremes, key=lambda point: point.step))
+    return kept
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers that cover ``low`` to ``high``."""
+    if high <= low:
+        high = low + 1
+    rough = (high - low) / count
+    magnitude = 10 ** math.floor(math.log10(rough))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough)
+    first = math.floor(low / step)
+    last = math.ceil(high / step)
+    return [index * step for index in range(first, last + 1)]
+
+
+def format_number(value: float) -> str:
+    """Four significant digits; very small and very large as powers of ten."""
+    return f"{value:.4g}"
+
+
+def line_chart(points: Sequence[Point], total_steps: float, label: str, empty: str) -> str:
+    """A curve over steps. The value axis starts at 0: a loss of exactly 0, the sign of a collapsed prefix, must show.
+
+    Values that are not finite cannot be drawn and are left out; the log names them.
+    """
+    finite = [point for point in points if math.isfinite(point.value)]
+    if not finite:
+        return f'<div class="chart-empty">{html.escape(empty)}</div>'
+    values = nice_ticks(min(0.0, *(point.value for point in finite)), max(point.value for point in finite))
+    steps = nice_ticks(0, max(total_steps, finite[-1].step), 6)
+    span = (steps[-1] - steps[0], values[-1] - values[0])
+
+    def place(point: Point) -> tuple[float, float]:
+        x = LEFT + (point.step - steps[0]) / span[0] * (WIDTH - LEFT - RIGHT)
+        y = HEIGHT - BOTTOM - (point.value - values[0]) / span[1] * (HEIGHT - TOP - BOTTOM)
+        return round(x, 1), round(y, 1)
+
+    drawn = thin(finite)
+    line = " ".join(f"{x},{y}" for x, y in map(place, drawn))
+    last_x, last_y = place(finite[-1])
+    grid = "".join(_value_tick(place(Point(steps[0], tick))[1], tick) for tick in values)
+    grid += "".join(_step_tick(place(Point(tick, values[0]))[0], tick) for tick in steps)
+    dots = "".join(
+        f'<circle cx="{x}" cy="{y}" r="7"><title>{html.escape(label)} {format_number(point.value)} · {point.step:g}</title></circle>'
+        for point, (x, y) in zip(drawn, map(place, drawn), strict=True)
+    )
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
+        f'<g class="grid">{grid}</g><polyline class="curve" points="{line}"/>'
+        f'<circle class="last" cx="{last_x}" cy="{last_y}" r="3.5"/><g class="hover">{dots}</g></svg>'
+    )
+
+
+def _value_tick(y: float, value: float) -> str:
+    return (
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+        f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{format_number(value)}</text>'
+    )
+
+
+def _step_tick(x: float, value: float) -> str:
+    return f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="middle">{value:g}</text>'
+
+
+def histogram(lengths: Sequence[int], limit: int, label: str, bins: int = 24) -> str:
+    """How long texts are, in tokens; what is longer than ``limit`` stands out."""
+    if not lengths:
+        return ""
+    width = max(1, math.ceil((max(*lengths, limit) + 1) / bins))
+    counts = [0] * bins
+    for length in lengths:
+        counts[min(length // width, bins - 1)] += 1
+    tallest = max(counts)
+    bar_width = (WIDTH - 2 * RIGHT) / bins
+    bars = "".join(
+        f'<rect class="{"over" if index * width >= limit else "within"}" x="{RIGHT + index * bar_width + 1:.1f}" '
+        f'y="{90 - 74 * count / tallest:.1f}" width="{bar_width - 2:.1f}" height="{max(74 * count / tallest, 1.0):.1f}">'
+        f"<title>{index * width}–{(index + 1) * width - 1}: {count}</title></rect>"
+        for index, count in enumerate(counts)
+        if count
+    )
+    limit_x = RIGHT + limit / width * bar_width
+    return (
+        f'<svg class="histogram" viewBox="0 0 {WIDTH} 110" role="img" aria-label="{html.escape(label)}">{bars}'
+        f'<line class="limit" x1="{limit_x:.1f}" x2="{limit_x:.1f}" y1="6" y2="90"/>'
+        f'<text x="{limit_x:.1f}" y="106" text-anchor="middle">{limit}</text>'
+        f'<text x="{RIGHT}" y="106">0</text>'
+        f'<text x="{WIDTH - RIGHT}" y="106" text-anchor="end">{bins * width - 1}</text></svg>'
+    )

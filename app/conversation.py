@@ -1,0 +1,94 @@
+"""A conversation of two panes: one question a round, one answer a pane.
+
+Knows rounds, answers and where an answer came from. Knows neither Gradio nor the engine, so every change (undo, edit,
+retry) can be tested as plain data. A conversation belongs to one browser tab.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PANES = ("left", "right")
+
+
+@dataclass
+class Answer:
+    """What one pane said in one round, and how it came about."""
+
+    text: str = ""
+    source: str = ""  # the chip: "base", or run, step, prefix length and hash
+    seed: int | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+    dropped_rounds: int = 0
+    finish_reason: str = ""
+    error: str = ""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass
+class Round:
+    question: str
+    answers: dict[str, Answer] = field(default_factory=lambda: {pane: Answer() for pane in PANES})
+
+
+@dataclass
+class Conversation:
+    rounds: list[Round] = field(default_factory=list)
+    # Set while answers stream; Stop sets `stop_requested`, and the stream ends itself at its next beat.
+    streaming: bool = False
+    stop_requested: bool = False
+
+    def ask(self, question: str) -> Round:
+        self.rounds.append(Round(question))
+        return self.rounds[-1]
+
+    def undo(self) -> str:
+        """Takes the last round back and returns its question, ready to be edited; empty when there is none."""
+        return self.rounds.pop().question if self.rounds else ""
+
+    def edit(self, index: int, question: str) -> Round:
+        """Asks ``question`` in the place of round ``index``; what followed is forgotten, in both panes."""
+        del self.rounds[index:]
+        return self.ask(question)
+
+    def retry(self, index: int, panes: tuple[str, ...]) -> Round:
+        """Empties the answers of ``panes`` in round ``index`` so that they can be given again.
+
+        Later rounds rest on both answers, so they go.
+        """
+        del self.rounds[index + 1 :]
+        for pane in panes:
+            self.rounds[index].answers[pane] = Answer()
+        return self.rounds[index]
+
+    def history(self, pane: str, before: int) -> list[tuple[str, str]]:
+        """What ``pane`` remembers when round ``before`` is asked: rounds that failed in this pane are left out."""
+        return [
+            (entry.question, entry.answers[pane].text)
+            for entry in self.rounds[:before]
+            if entry.answers[pane].text and not entry.answers[pane].error
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rounds as plain data, for the browser's own storage."""
+        return {"rounds": [asdict(entry) for entry in self.rounds]}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Conversation:
+        """Reads :meth:`to_dict`'s data back. What a browser stored is not ours to trust: anything else gives an empty one."""
+        try:
+            rounds = [
+                Round(
+                    question=str(entry["question"]),
+                    answers={pane: Answer(**entry["answers"][pane]) for pane in PANES},
+                )
+                for entry in data["rounds"]
+            ]
+        except (KeyError, TypeError):
+            return cls()
+        return cls(rounds=rounds)

@@ -1,0 +1,149 @@
+"""Two panes answer one question at the same time.
+
+Knows the chat session and the conversation: one thread a pane writes what it hears into that pane's answer, and one
+generator beats twenty times a second for whoever shows it. Knows no Gradio.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.conversation import Answer, Conversation
+from chatglm2.errors import ChatGLMError, PromptError
+
+if TYPE_CHECKING:
+    from chatglm2.chat import ChatSession, ReplyStream
+    from chatglm2.prefix import Prefix
+    from chatglm2.sampling import SamplingParams
+
+BEAT_SECONDS = 0.05
+# A token covers a handful of characters at most; a question far beyond that is refused before it is tokenized.
+CHARACTERS_PER_TOKEN = 16
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How one pane answers: with which prefix, from which seed, under which name."""
+
+    prefix: Prefix | None
+    seed: int
+    chip: str
+
+
+def draw_seeds(seed: int | None, same: bool) -> dict[str, int]:
+    """A seed a pane. Without a given one, each question gets a new one; ``same`` gives both panes equal dice."""
+    left = secrets.randbelow(MAX_SEED) if seed is None else seed
+    return {"left": left, "right": left if same else (left + 1) % MAX_SEED}
+
+
+def check_question(question: str, max_length: int) -> None:
+    """Refuses a question that cannot fit, without spending seconds on tokenizing it.
+
+    Raises:
+        PromptError: says how long it is and how long it may be.
+    """
+    limit = max_length * CHARACTERS_PER_TOKEN
+    if len(question) > limit:
+        raise PromptError(
+            f"The message has {len(question):,} characters; this model reads at most {max_length:,} tokens. Shorten it.",
+            f"这条消息有 {len(question):,} 个字符，而模型最多读 {max_length:,} 个 token，请缩短后再发。",
+        )
+
+
+def play(
+    session: ChatSession,
+    conversation: Conversation,
+    index: int,
+    voices: Mapping[str, Voice],
+    sampling: SamplingParams,
+    language: str,
+) -> Iterator[None]:
+    """Lets ``voices`` answer round ``index``, writing into the conversation; yields whenever there is something to show.
+
+    Ends when all have finished, and early when the conversation's stop is requested. Closing the generator (a closed
+    tab) cancels what still runs.
+    """
+    conversation.streaming, conversation.stop_requested = True, False
+    players = [_Player(session, conversation, index, pane, voice, sampling, language) for pane, voice in voices.items()]
+    try:
+        shown = None
+        while any(player.thread.is_alive() for player in players):
+            if conversation.stop_requested:
+                for player in players:
+                    player.cancel()
+            current = [player.answer.text for player in players]
+            if current != shown:
+                shown = current
+                yield
+            time.sleep(BEAT_SECONDS)
+    finally:
+        for player in players:
+            player.cancel()
+        conversation.streaming = False
+
+
+class _Player:
+    """One pane's thread: submits the question and keeps the answer up to date."""
+
+    def __init__(
+        self,
+        session: ChatSession,
+        conversation: Conversation,
+        index: int,
+        pane: str,
+        voice: Voice,
+        sampling: SamplingParams,
+        language: str,
+    ) -> None:
+        self.answer: Answer = conversation.rounds[index].answers[pane]
+        self.answer.source, self.answer.seed = voice.chip, voice.seed
+        self._reply: ReplyStream | None = None
+        self._cancelled = False
+        question, history = conversation.rounds[index].question, conversation.history(pane, index)
+        self.thread = threading.Thread(
+            target=self._run,
+            args=(session, question, history, voice, sampling, language),
+            name=f"pane-{pane}",
+            daemon=True,
+        )
+        self.thread.start()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._reply is not None:
+            self._reply.cancel()
+
+    def _run(
+        self,
+        session: ChatSession,
+        question: str,
+        history: list[tuple[str, str]],
+        voice: Voice,
+        sampling: SamplingParams,
+        language: str,
+    ) -> None:
+        try:
+            self._reply = session.stream(
+                question, history=history, prefix=voice.prefix, sampling=sampling, seed=voice.seed
+            )
+            if self._cancelled:
+                self._reply.cancel()
+            for text in self._reply:
+                self.answer.text = text
+        except ChatGLMError as error:
+            self.answer.error = error.localized(language)
+        finally:
+            self._note_facts()
+
+    def _note_facts(self) -> None:
+        reply = self._reply
+        if reply is not None:
+            self.answer.tokens, self.answer.seconds = reply.token_count, reply.seconds
+            self.answer.dropped_rounds = reply.dropped_rounds
+            self.answer.finish_reason = reply.finish_reason or ""

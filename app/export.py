@@ -1,0 +1,61 @@
+"""A conversation as one HTML page that needs nothing else: no script, no font, no network.
+
+Knows the page's form. What a reply may hold is :mod:`app.rendering`'s business.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from datetime import datetime
+
+from app.conversation import PANES, Answer, Conversation
+from app.fragments import answer_facts
+from app.i18n import Speech
+from app.rendering import reply_html
+
+
+def export_page(
+    conversation: Conversation,
+    *,
+    settings: Mapping[str, str],
+    model_name: str,
+    now: datetime,
+    stylesheet: str,
+    speech: Speech,
+) -> str:
+    """The whole conversation, both panes side by side, with who answered, the settings and the date."""
+    rounds = "\n".join(
+        f'<section><div class="question">{html.escape(entry.question)}</div><div class="pair">'
+        + "".join(_answer(entry.answers[pane], speech) for pane in PANES)
+        + "</div></section>"
+        for entry in conversation.rounds
+    )
+    facts = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in settings.items())
+    title = html.escape(f"{speech('export_title')} · {model_name}")
+    language = "zh-CN" if speech.language == "zh" else "en"
+    return f"""<!doctype html>
+<html lang="{language}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{stylesheet}</style>
+</head>
+<body>
+<header><h1>{title}</h1><time datetime="{now.isoformat(timespec="seconds")}">{now:%Y-%m-%d %H:%M}</time><dl>{facts}</dl></header>
+<main>
+{rounds}
+</main>
+</body>
+</html>
+"""
+
+
+def _answer(answer: Answer, speech: Speech) -> str:
+    body = f'<p class="failed">{html.escape(answer.error)}</p>' if answer.error else reply_html(answer.text)
+    return (
+        f'<article><div class="chip">{html.escape(answer.source)}</div><div class="body">{body}</div>'
+        f"<footer>{html.escape(answer_facts(answer, speech))}</footer></article>"
+    )

@@ -20,6 +20,15 @@ from typing import Literal
 from chatglm2.errors import CheckpointError, HubError
 from chatglm2.hub_clients import CLIENTS, Hub, HubClient
 
+__all__ = [
+    "CHECKPOINT_FILES",
+    "TOKENIZER_FILES",
+    "DownloadProgress",
+    "Hub",
+    "ProgressCallback",
+    "resolve_model_directory",
+]
+
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json")
 CHECKPOINT_FILES = ("config.json", *TOKENIZER_FILES, "*.index.json", "*.safetensors", "pytorch_model*.bin")
 

@@ -69,16 +69,17 @@ class HuggingFaceClient:
 
     def errors(self) -> tuple[type[Exception], ...]:
         import httpx2  # huggingface_hub's HTTP client
-        from huggingface_hub.errors import XetDownloadError
+        from huggingface_hub.errors import HFValidationError, XetDownloadError
 
-        return httpx2.HTTPError, OSError, XetDownloadError
+        return httpx2.HTTPError, OSError, XetDownloadError, HFValidationError
 
     def refusal(self, error: BaseException) -> Refusal | None:
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub import errors
 
-        if isinstance(error, GatedRepoError):
+        if isinstance(error, errors.GatedRepoError):
             return "gated"
-        return "missing" if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError) else None
+        missing = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
+        return "missing" if isinstance(error, missing) else None
 
 
 def _counting_bar(on_bytes: OnBytes) -> type[Any]:
@@ -89,7 +90,7 @@ def _counting_bar(on_bytes: OnBytes) -> type[Any]:
         def __init__(self, *args: Any, name: str | None = None, **kwargs: Any) -> None:
             # A snapshot has three bars: files, bytes over the wire (compressed), bytes of the files. The last counts.
             self._counts = name == "huggingface_hub.snapshot_download"
-            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+            super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
             if self._counts and n:

@@ -1,0 +1,102 @@
+"""What a data file looks like before anybody trains on it: rows, columns, token lengths, what would be shortened.
+
+Knows how to look at a file; does not train on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.arguments import TrainingSettings
+from training.data import ColumnMapping, Example, ExampleEncoder, find_columns, read_examples
+from training.data_files import read_table
+
+if TYPE_CHECKING:
+    from chatglm2.tokenizer import ChatGLMTokenizer
+
+FIRST_ROWS = 5
+MEASURED_ROWS = 2000
+HISTOGRAM_BINS = 24
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values lie in each bin; bin i covers ``edges[i] <= value < edges[i + 1]``."""
+
+    edges: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """Token lengths of ``measured`` examples, spread evenly over the file.
+
+    ``over_limit`` of them are longer than ``limit`` and would be shortened.
+    """
+
+    measured: int
+    longest: int
+    mean: float
+    limit: int
+    over_limit: int
+    histogram: Histogram
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """A data file at a glance. ``dropped`` rows have an empty prompt or answer."""
+
+    path: Path
+    rows: int
+    dropped: int
+    all_columns: tuple[str, ...]
+    columns: ColumnMapping
+    first: tuple[Example, ...]
+    source_tokens: LengthReport
+    target_tokens: LengthReport
+
+
+def describe_file(path: str | Path, settings: TrainingSettings, tokenizer: ChatGLMTokenizer) -> DatasetReport:
+    """Read a data file as training would, and measure it.
+
+    Raises:
+        DataError: for everything that would stop a training run on this file.
+    """
+    table = read_table(path)
+    columns = find_columns(table, settings)
+    examples, dropped = read_examples(table, columns)
+    encoder = ExampleEncoder(tokenizer, settings)
+    stride = max(1, len(examples) // MEASURED_ROWS)
+    lengths = [encoder.count_tokens(example) for example in examples[::stride]]
+    return DatasetReport(
+        path=table.path,
+        rows=len(table.rows),
+        dropped=dropped,
+        all_columns=table.columns,
+        columns=columns,
+        first=tuple(examples[:FIRST_ROWS]),
+        source_tokens=_summarise([source for source, _ in lengths], settings.max_source_length),
+        target_tokens=_summarise([target for _, target in lengths], settings.max_target_length),
+    )
+
+
+def _summarise(lengths: Sequence[int], limit: int) -> LengthReport:
+    return LengthReport(
+        measured=len(lengths),
+        longest=max(lengths),
+        mean=sum(lengths) / len(lengths),
+        limit=limit,
+        over_limit=sum(length > limit for length in lengths),
+        histogram=_histogram(lengths),
+    )
+
+
+def _histogram(values: Sequence[int]) -> Histogram:
+    width = max(values) // HISTOGRAM_BINS + 1
+    counts = [0] * (max(values) // width + 1)
+    for value in values:
+        counts[value // width] += 1
+    return Histogram(tuple(index * width for index in range(len(counts) + 1)), tuple(counts))

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal
 
 from chatglm2.errors import CheckpointError, HubError
@@ -62,8 +63,8 @@ def resolve_model_directory(
 ) -> Path:
     """The directory that holds the checkpoint, downloaded first if ``path_or_id`` is a hub id.
 
-    A snapshot that is complete in the hub's local cache is used as it is, without asking the hub. A broken download
-    continues where it stopped.
+    A snapshot that is complete in the hub's local cache is used as it is, without asking the hub. A cut transfer is
+    resumed; after a download that failed, the next call fetches only the files that are not there yet.
 
     Args:
         path_or_id: a directory, or ``owner/name`` on the hub.
@@ -234,7 +235,7 @@ def _hub_failures(client: HubClient, otherwise: _Reason) -> Iterator[None]:
         refusal = next((refusal for cause in chain if (refusal := client.refusal(cause))), None)
         reason: _Reason = "disk" if any(map(_is_disk_error, chain)) else refusal or otherwise
         detail = str(error).strip() or type(error).__name__
-        raise _DownloadError(reason, detail.splitlines()[0]) from error
+        raise _DownloadError(reason, shorten(detail.splitlines()[0], 160, placeholder="…")) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -259,18 +260,18 @@ def _hub_error(failure: _DownloadError, repository: str, hub: Hub, revision: str
 
 def _found(failure: _DownloadError, what: str, hub: str) -> tuple[str, str]:
     sentences = {
-        "missing": (f"{hub} has no '{what}', or it is private.", f"{hub} 上没有“{what}”，或者它未公开。"),
-        "gated": (f"{hub} does not give '{what}' to this account.", f"当前账号无权从 {hub} 下载“{what}”。"),
+        "missing": (f"{hub} has no '{what}', or it is private", f"{hub} 上没有“{what}”，或者它未公开"),
+        "gated": (f"{hub} does not give '{what}' to this account", f"当前账号无权从 {hub} 下载“{what}”"),
         "empty": (
-            f"'{what}' on {hub} has none of the files of a ChatGLM2 checkpoint.",
-            f"{hub} 上的“{what}”不含 ChatGLM2 模型文件。",
+            f"'{what}' on {hub} has none of the files of a ChatGLM2 checkpoint",
+            f"{hub} 上的“{what}”不含 ChatGLM2 模型文件",
         ),
-        "unreachable": (f"{hub} could not be reached for '{what}'.", f"无法连接 {hub} 获取“{what}”。"),
-        "interrupted": (f"The download of '{what}' from {hub} broke off.", f"从 {hub} 下载“{what}”时中断。"),
-        "disk": (f"'{what}' could not be written to the cache.", f"无法将“{what}”写入缓存目录。"),
+        "unreachable": (f"{hub} could not be reached for '{what}'", f"无法连接 {hub} 获取“{what}”"),
+        "interrupted": (f"The download of '{what}' from {hub} broke off", f"从 {hub} 下载“{what}”时中断"),
+        "disk": (f"'{what}' could not be written to the cache", f"无法将“{what}”写入缓存目录"),
     }
     en, zh = sentences[failure.reason]
-    return f"{en} ({failure.detail})", f"{zh}（{failure.detail}）"
+    return f"{en} ({failure.detail}).", f"{zh}（{failure.detail}）。"
 
 
 _OTHER_SOURCES = {
@@ -287,8 +288,8 @@ _OTHER_SOURCES = {
 }
 _REMEDIES: dict[str, tuple[str, str]] = {
     "interrupted": (
-        "Run the same command again: it continues where it stopped. Or point at a downloaded copy with --model DIR.",
-        "再次运行同一命令即可断点续传；也可以用 --model 目录 指定已下载的模型。",
+        "Run the same command again: finished files are kept. Or point at a downloaded copy with --model DIR.",
+        "再次运行同一命令即可继续，已下完的文件会保留；也可以用 --model 目录 指定已下载的模型。",
     ),
     "disk": (
         "Free some space, move the cache with HF_HOME (Hugging Face) or MODELSCOPE_CACHE (ModelScope), or point at a "

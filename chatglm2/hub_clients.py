@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import modelscope_hub
 
 Hub = Literal["huggingface", "modelscope"]
 OnBytes = Callable[[int], None]
@@ -64,8 +67,12 @@ class HuggingFaceClient:
     def fetch(self, repository: str, revision: str | None, names: list[str], on_bytes: OnBytes) -> Path:
         from huggingface_hub import snapshot_download
 
-        bar = _counting_bar(on_bytes)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=names, tqdm_class=bar))
+        # Two files at a time: huggingface_hub discards half files when the process ends; with its default of eight,
+        # stopping a 12 GB download near its end would lose all of it.
+        directory = snapshot_download(
+            repository, revision=revision, allow_patterns=names, tqdm_class=_counting_bar(on_bytes), max_workers=2
+        )
+        return Path(directory)
 
     def errors(self) -> tuple[type[Exception], ...]:
         import httpx2  # huggingface_hub's HTTP client
@@ -102,33 +109,36 @@ def _counting_bar(on_bytes: OnBytes) -> type[Any]:
 class ModelScopeClient:
     """modelscope_hub; ``MODELSCOPE_ENDPOINT`` names another site, ``MODELSCOPE_CACHE`` the cache."""
 
+    def _api(self) -> modelscope_hub.HubApi:
+        from modelscope_hub import HubApi, HubConfig
+
+        return HubApi(HubConfig())  # the default configuration is shared by the whole process
+
     def cache_directory(self, repository: str) -> Path:
         from modelscope_hub import HubConfig
 
         return HubConfig().cache_dir / "models" / repository.replace("/", "--")
 
     def find_cached(self, repository: str, revision: str | None) -> Path | None:
-        from modelscope_hub import CacheNotFound, HubApi
+        from modelscope_hub import CacheNotFound
 
         try:
-            return HubApi().download_repo(repository, "model", revision=revision, local_files_only=True)
+            return self._api().download_repo(repository, "model", revision=revision, local_files_only=True)
         except CacheNotFound:
             return None
 
     def list_files(self, repository: str, revision: str | None) -> dict[str, int]:
-        from modelscope_hub import HubApi
-
-        files = HubApi().list_repo_files(repository, "model", revision=revision)
+        files = self._api().list_repo_files(repository, "model", revision=revision)
         return {file.path: file.size for file in files if not file.is_dir}
 
     def fetch(self, repository: str, revision: str | None, names: list[str], on_bytes: OnBytes) -> Path:
-        from modelscope_hub import HubApi, ProgressCallback
+        from modelscope_hub import ProgressCallback
 
         class CountingCallback(ProgressCallback):
             def update(self, size: int) -> None:
                 on_bytes(size)
 
-        return HubApi().download_repo(
+        return self._api().download_repo(
             repository, "model", revision=revision, allow_patterns=names, progress_callbacks=[CountingCallback]
         )
 

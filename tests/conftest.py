@@ -1,0 +1,50 @@
+"""What every test may ask for: where things lie, and a clear reason to skip where they do not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference files that do not belong to the repository: beside it, or where CHATGLM2_SHARED says."""
+    path = Path(os.environ.get("CHATGLM2_SHARED") or REPOSITORY.parent / "shared")
+    if not path.is_dir():
+        pytest.skip(f"the reference files are not there: no directory {path} (CHATGLM2_SHARED names another)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Path:
+    """A small model in the original's layout, prefixes, and what the original computes from them."""
+    return _part_of(shared, "golden")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(golden: Path) -> Path:
+    """The golden model: random weights, the real layout."""
+    return _part_of(golden, "chatglm2-tiny")
+
+
+@pytest.fixture(scope="session")
+def demo_model_dir() -> Path:
+    """The demo model that ships with the repository."""
+    return _part_of(REPOSITORY / "assets", "demo-model")
+
+
+def _part_of(parent: Path, name: str) -> Path:
+    path = parent / name
+    if not (path.is_dir() and any(path.iterdir())):
+        pytest.skip(f"{path} is missing or empty")
+    return path

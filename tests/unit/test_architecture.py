@@ -1,0 +1,99 @@
+"""The house rules that a program can check: which package may import which, and what libraries leave to the app."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MAY_IMPORT = {
+    "chatglm2": {"chatglm2"},
+    "training": {"chatglm2", "training"},
+    "app": {"chatglm2", "training", "app"},
+}
+MUST_NOT_IMPORT = {"chatglm2": {"gradio", "datasets", "jieba"}, "training": {"gradio"}}
+# Where the name that is imported is not the name that is installed.
+DISTRIBUTIONS = {"modelscope_hub": "modelscope-hub"}
+# Used by what we import: Trainer needs accelerate; cpm_kernels needs setuptools.
+NOT_IMPORTED_BY_US = {"accelerate", "setuptools"}
+# Hub clients' own HTTP libraries, whose exceptions reach us.
+COME_WITH_THE_HUB_CLIENTS = {"httpx2", "requests"}
+MAXIMUM_LINES = 450
+
+
+def python_files(repository: Path, *packages: str) -> list[Path]:
+    return sorted(path for package in packages for path in (repository / package).rglob("*.py"))
+
+
+def imported_packages(path: Path) -> Iterator[str]:
+    """The top-level names of every import in a file, those inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def pinned(repository: Path) -> set[str]:
+    lines = (repository / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return {line.partition("==")[0] for line in lines if line and not line.startswith("#")}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_run_one_way(repository: Path, package: str) -> None:
+    files = python_files(repository, package)
+    assert files
+    forbidden = (set(MAY_IMPORT) - MAY_IMPORT[package]) | MUST_NOT_IMPORT.get(package, set()) | {"tests", "tools"}
+    wrong = {str(path): names for path in files if (names := set(imported_packages(path)) & forbidden)}
+    assert not wrong
+
+
+def test_imports_are_absolute(repository: Path) -> None:
+    for path in python_files(repository, *MAY_IMPORT):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level], path
+
+
+def test_libraries_neither_print_nor_exit(repository: Path) -> None:
+    programs = {repository / "training" / "main.py", repository / "app" / "__main__.py"}
+    for path in set(python_files(repository, *MAY_IMPORT)) - programs:
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        names = {ast.unparse(call.func) for call in calls}
+        assert not names & {"print", "exit", "quit", "sys.exit", "os._exit"}, path
+
+
+def test_files_stay_short(repository: Path) -> None:
+    lengths = {path: path.read_text(encoding="utf-8").count("\n") for path in python_files(repository, *MAY_IMPORT)}
+    assert not {str(path): length for path, length in lengths.items() if length > MAXIMUM_LINES}
+
+
+def test_every_module_says_what_it_is(repository: Path) -> None:
+    for path in python_files(repository, *MAY_IMPORT):
+        source = path.read_text(encoding="utf-8")
+        assert not source.strip() or ast.get_docstring(ast.parse(source)), path
+
+
+def test_requirements_are_pinned_exactly(repository: Path) -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (repository / name).read_text(encoding="utf-8").splitlines():
+            assert not line or line.startswith(("#", "-r ")) or re.fullmatch(r"[\w-]+==[\w.]+", line), (name, line)
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_imported(repository: Path) -> None:
+    files = python_files(repository, *MAY_IMPORT)
+    imported = {name for path in files for name in imported_packages(path)}
+    third_party = imported - set(sys.stdlib_module_names) - set(MAY_IMPORT) - COME_WITH_THE_HUB_CLIENTS
+    names = {DISTRIBUTIONS.get(name, name) for name in third_party}
+    assert names - pinned(repository) == set()
+    assert pinned(repository) - names - NOT_IMPORTED_BY_US == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md", "docs/architecture.md", "CONTRIBUTING.md"])
+def test_links_to_files_lead_somewhere(repository: Path, name: str) -> None:
+    page = repository / name
+    targets = re.findall(r"(?:\]\(|src=\")(?!https?:|#)([^)#\"]+)", page.read_text(encoding="utf-8"))
+    assert not [target for target in targets if not (page.parent / target).exists()]

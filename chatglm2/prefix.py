@@ -122,13 +122,7 @@ def load_prefix(path: str | Path, config: ChatGLMConfig) -> Prefix:
         PrefixError: if there is no such file, it is damaged, holds no prefix, or does not fit ``config``.
     """
     file = find_prefix_file(Path(path))
-    state = _prefix_tensors(_read_tensors(file), file)
-    shape = _inferred_config(state, config, file)
-    encoder = PrefixEncoder(shape)
-    try:
-        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except RuntimeError as error:
-        raise _misfit(file, f"tensors {', '.join(sorted(state))}", "a complete prefix encoder") from error
+    encoder = _read_encoder(file, config)
     with torch.no_grad():
         key_values = encoder.key_values().clone()
     if not torch.isfinite(key_values).all():
@@ -137,7 +131,12 @@ def load_prefix(path: str | Path, config: ChatGLMConfig) -> Prefix:
             "Choose an earlier checkpoint, or train again with a lower learning rate.",
             f"{file} 里有 NaN 或无穷大：写出它的那次训练已经发散。请改用更早的检查点，或调低学习率重新训练。",
         )
-    return Prefix(key_values, origin=str(path), projection=shape.prefix_projection)
+    return Prefix(key_values, origin=str(path), projection=encoder.trans is not None)
+
+
+def load_prefix_state(path: str | Path, config: ChatGLMConfig) -> dict[str, Tensor]:
+    """The state dict of the `PrefixEncoder` at ``path``, to go on training it; checked as `load_prefix` does."""
+    return _read_encoder(find_prefix_file(Path(path)), config).state_dict()
 
 
 def save_prefix(state: Mapping[str, Tensor], directory: str | Path) -> Path:
@@ -169,6 +168,17 @@ def find_prefix_file(path: Path) -> Path:
         f"There is nothing at {path}: expected a checkpoint-N directory or a prefix file. Check the path.",
         f"{path} 不存在：应为 checkpoint-N 目录或前缀文件。请检查路径。",
     )
+
+
+def _read_encoder(file: Path, config: ChatGLMConfig) -> PrefixEncoder:
+    """The encoder that the tensors in ``file`` make up, with the length and projection that they show."""
+    state = _prefix_tensors(_read_tensors(file), file)
+    encoder = PrefixEncoder(_inferred_config(state, config, file))
+    try:
+        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except RuntimeError as error:
+        raise _misfit(file, f"tensors {', '.join(sorted(state))}", "a complete prefix encoder") from error
+    return encoder
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

@@ -104,8 +104,8 @@ make_venv() {
 explain_failure() {
   case "$1" in
     *"No space left"* | *"Errno 28"*)
-      fail "The disk is full. Free some space (the packages take about 3 GB, 8 GB with CUDA) and run the same command again." \
-        "磁盘已满。请腾出空间（软件包约需 3 GB，含 CUDA 约 8 GB），再运行同一命令。"
+      fail "The disk is full. Free some space (the packages take 2 GB, 5.5 GB with CUDA) and run the same command again." \
+        "磁盘已满。请腾出空间（软件包约需 2 GB，含 CUDA 约 5.5 GB），再运行同一命令。"
       ;;
     *"Failed to establish a new connection"* | *"Temporary failure in name resolution"* | *"Network is unreachable"* | \
       *"ReadTimeoutError"* | *"ConnectTimeoutError"* | *"ProxyError"* | *"Connection refused"* | *"connection broken by"*)

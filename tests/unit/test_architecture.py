@@ -20,8 +20,6 @@ MUST_NOT_IMPORT = {"chatglm2": {"gradio", "datasets", "jieba"}, "training": {"gr
 DISTRIBUTIONS = {"modelscope_hub": "modelscope-hub"}
 # Used by what we import: Trainer needs accelerate; cpm_kernels needs setuptools.
 NOT_IMPORTED_BY_US = {"accelerate", "setuptools"}
-# Hub clients' own HTTP libraries, whose exceptions reach us.
-COME_WITH_THE_HUB_CLIENTS = {"httpx2", "requests"}
 MAXIMUM_LINES = 450
 
 
@@ -86,7 +84,7 @@ def test_requirements_are_pinned_exactly(repository: Path) -> None:
 def test_what_is_imported_is_required_and_what_is_required_is_imported(repository: Path) -> None:
     files = python_files(repository, *MAY_IMPORT)
     imported = {name for path in files for name in imported_packages(path)}
-    third_party = imported - set(sys.stdlib_module_names) - set(MAY_IMPORT) - COME_WITH_THE_HUB_CLIENTS
+    third_party = imported - set(sys.stdlib_module_names) - set(MAY_IMPORT)
     names = {DISTRIBUTIONS.get(name, name) for name in third_party}
     assert names - pinned(repository) == set()
     assert pinned(repository) - names - NOT_IMPORTED_BY_US == set()

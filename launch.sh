@@ -127,21 +127,24 @@ install_requirements() { # $1: requirements.txt or requirements-dev.txt
   fi
 }
 
-# Makes .venv hold exactly what the requirements ask for. A copy of each installed file tells whether it changed.
+# A copy of each installed file tells whether the requirements changed.
+is_set_up() { # $1: requirements.txt or requirements-dev.txt
+  [ -x "$python" ] && cmp -s "$root/requirements.txt" "$venv/installed-requirements.txt" && cmp -s "$root/$1" "$venv/installed-$1"
+}
+
 set_up() { # $1: requirements.txt or requirements-dev.txt
-  local file up_to_date=yes
-  for file in requirements.txt "$1"; do
-    cmp -s "$root/$file" "$venv/installed-$file" || up_to_date=no
-  done
-  [ "$up_to_date" = yes ] && [ -x "$python" ] && return
+  is_set_up "$1" && return
   [ -w "$root" ] || fail "$root is not writable, so .venv cannot be made there." "$root 不可写，无法创建 .venv。"
   if command -v flock >/dev/null; then # a second launch waits for the first one's installation
     exec 9<"$root"
     flock 9
   fi
-  is_new_enough "$python" || make_venv
-  install_requirements "$1"
-  for file in requirements.txt "$1"; do cp "$root/$file" "$venv/installed-$file"; done
+  if ! is_set_up "$1"; then
+    is_new_enough "$python" || make_venv
+    install_requirements "$1"
+    cp "$root/requirements.txt" "$venv/installed-requirements.txt"
+    cp "$root/$1" "$venv/installed-$1"
+  fi
   exec 9<&-
 }
 

@@ -95,28 +95,29 @@ def _step_tick(x: float, value: float) -> str:
     return f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="middle">{value:g}</text>'
 
 
-def histogram(lengths: Sequence[int], limit: int, label: str, bins: int = 24) -> str:
-    """How long texts are, in tokens; what is longer than ``limit`` stands out."""
-    if not lengths:
+def histogram(edges: Sequence[int], counts: Sequence[int], limit: int, label: str) -> str:
+    """How long texts are, in tokens: bin i holds what is at least ``edges[i]`` and below ``edges[i + 1]`` long.
+
+    What lies beyond ``limit`` stands out; the limit itself is drawn where it falls among the texts.
+    """
+    if not any(counts):
         return ""
-    width = max(1, math.ceil((max(*lengths, limit) + 1) / bins))
-    counts = [0] * bins
-    for length in lengths:
-        counts[min(length // width, bins - 1)] += 1
+    first, last = edges[0], max(edges[-1], 1)
+    scale = (WIDTH - 2 * RIGHT) / (last - first)
     tallest = max(counts)
-    bar_width = (WIDTH - 2 * RIGHT) / bins
     bars = "".join(
-        f'<rect class="{"over" if index * width >= limit else "within"}" x="{RIGHT + index * bar_width + 1:.1f}" '
-        f'y="{90 - 74 * count / tallest:.1f}" width="{bar_width - 2:.1f}" height="{max(74 * count / tallest, 1.0):.1f}">'
-        f"<title>{index * width}–{(index + 1) * width - 1}: {count}</title></rect>"
-        for index, count in enumerate(counts)
+        f'<rect class="{"over" if low >= limit else "within"}" x="{RIGHT + (low - first) * scale + 1:.1f}" '
+        f'y="{90 - 74 * count / tallest:.1f}" width="{max((high - low) * scale - 2, 1):.1f}" '
+        f'height="{max(74 * count / tallest, 1.0):.1f}"><title>{low}–{high - 1}: {count}</title></rect>'
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
         if count
     )
-    limit_x = RIGHT + limit / width * bar_width
+    if first <= limit <= last:
+        x = RIGHT + (limit - first) * scale
+        bars += f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="92"/>'
+        bars += f'<text x="{x:.1f}" y="106" text-anchor="middle">{limit}</text>'
     return (
         f'<svg class="histogram" viewBox="0 0 {WIDTH} 110" role="img" aria-label="{html.escape(label)}">{bars}'
-        f'<line class="limit" x1="{limit_x:.1f}" x2="{limit_x:.1f}" y1="6" y2="90"/>'
-        f'<text x="{limit_x:.1f}" y="106" text-anchor="middle">{limit}</text>'
-        f'<text x="{RIGHT}" y="106">0</text>'
-        f'<text x="{WIDTH - RIGHT}" y="106" text-anchor="end">{bins * width - 1}</text></svg>'
+        f'<text x="{RIGHT}" y="106">{first}</text>'
+        f'<text x="{WIDTH - RIGHT}" y="106" text-anchor="end">{last}</text></svg>'
     )

@@ -6,6 +6,7 @@ generator beats twenty times a second for whoever shows it. Knows no Gradio.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -14,16 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.conversation import Answer, Conversation
-from chatglm2.errors import ChatGLMError, PromptError
+from chatglm2.errors import ChatGLMError
 
 if TYPE_CHECKING:
     from chatglm2.chat import ChatSession, ReplyStream
     from chatglm2.prefix import Prefix
     from chatglm2.sampling import SamplingParams
 
+logger = logging.getLogger(__name__)
+
 BEAT_SECONDS = 0.05
-# A token covers a handful of characters at most; a question far beyond that is refused before it is tokenized.
-CHARACTERS_PER_TOKEN = 16
 MAX_SEED = 2**31 - 1
 
 
@@ -40,20 +41,6 @@ def draw_seeds(seed: int | None, same: bool) -> dict[str, int]:
     """A seed a pane. Without a given one, each question gets a new one; ``same`` gives both panes equal dice."""
     left = secrets.randbelow(MAX_SEED) if seed is None else seed
     return {"left": left, "right": left if same else (left + 1) % MAX_SEED}
-
-
-def check_question(question: str, max_length: int) -> None:
-    """Refuses a question that cannot fit, without spending seconds on tokenizing it.
-
-    Raises:
-        PromptError: says how long it is and how long it may be.
-    """
-    limit = max_length * CHARACTERS_PER_TOKEN
-    if len(question) > limit:
-        raise PromptError(
-            f"The message has {len(question):,} characters; this model reads at most {max_length:,} tokens. Shorten it.",
-            f"这条消息有 {len(question):,} 个字符，而模型最多读 {max_length:,} 个 token，请缩短后再发。",
-        )
 
 
 def play(
@@ -138,6 +125,10 @@ class _Player:
                 self.answer.text = text
         except ChatGLMError as error:
             self.answer.error = error.localized(language)
+        except Exception as error:
+            # Out of GPU memory, say: this pane has to show it, and the other goes on.
+            logger.exception("A pane's answer failed")
+            self.answer.error = f"{type(error).__name__}: {error}"
         finally:
             self._note_facts()
 

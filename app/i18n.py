@@ -33,9 +33,9 @@ class Speech:
         return zh if self.language == "zh" else en
 
 
-def language_of(cookies: Mapping[str, str], headers: Mapping[str, str]) -> str:
-    """The language of a request: the page's cookie, else the browser's first accepted language, else English."""
-    chosen = cookies.get(LANGUAGE_COOKIE)
+def language_of(cookies: Mapping[str, str], headers: Mapping[str, str], default: str | None = None) -> str:
+    """The language of a request: the page's cookie, else ``default``, else what the browser accepts first."""
+    chosen = cookies.get(LANGUAGE_COOKIE, default)
     if chosen in LANGUAGES:
         return chosen
     accepted = headers.get("accept-language", "").strip().lower()

@@ -15,6 +15,8 @@ from chatglm2.errors import ChatGLMError, EngineError
 
 if TYPE_CHECKING:
     from chatglm2.chat import ChatSession
+    from chatglm2.hub import DownloadProgress
+    from chatglm2.loading import LoadProgress
     from chatglm2.prefix import Prefix
 
 logger = logging.getLogger(__name__)
@@ -40,11 +42,17 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class LoadingState:
-    """``phase`` is "loading", "ready" or "failed"."""
+    """``phase`` is "downloading", "loading", "ready" or "failed"."""
 
     phase: str
-    fraction: float | None = None  # None where there is nothing to count
+    done_bytes: int = 0
+    total_bytes: int = 0
     error: ChatGLMError | None = field(default=None, compare=False)
+
+    @property
+    def fraction(self) -> float | None:
+        """How much is done; None where there is nothing to count yet."""
+        return self.done_bytes / self.total_bytes if self.total_bytes else None
 
 
 class ModelHost:
@@ -55,7 +63,6 @@ class ModelHost:
         self._state = LoadingState("loading")
         self._session: ChatSession | None = None
         self._finished = threading.Event()
-        self._closed = False
 
     @property
     def state(self) -> LoadingState:
@@ -85,20 +92,29 @@ class ModelHost:
             )
         return self._session
 
+    @property
+    def device(self) -> str | None:
+        """Where the model is, such as "cpu" or "cuda:0"; None until it is there."""
+        return None if self._session is None else str(self._session.engine.model.device)
+
+    @property
+    def context_tokens(self) -> int | None:
+        """How many tokens a prompt and its reply may have together; None until the model is there."""
+        return None if self._session is None else self._session.engine.max_length
+
     def load_prefix(self, path: Path) -> Prefix:
         from chatglm2.prefix import load_prefix
 
         return load_prefix(path, self.session.engine.model.config)
 
     def close(self) -> None:
-        self._closed = True
         if self._session is not None:
             self._session.engine.close()
 
     def _load(self) -> None:
         try:
             self._session = self._build_session()
-            self._state = LoadingState("ready", 1.0)
+            self._state = LoadingState("ready")
             logger.info("The model %s is ready.", self.options.path)
         except ChatGLMError as error:
             self._fail(error)
@@ -117,18 +133,24 @@ class ModelHost:
 
         options = self.options
         tokenizer = chatglm2.load_tokenizer(options.path, hub=options.hub)
+        quantization = {} if options.quantization_bit is None else {"quantization_bit": options.quantization_bit}
         model = chatglm2.load_model(
             options.path,
             dtype=options.dtype,
-            quantization_bit=options.quantization_bit,
             device=options.device,
             hub=options.hub,
             progress=self._on_progress,
+            **quantization,
         )
         return ChatSession(Engine(model, slots=options.slots, max_length=options.max_length), tokenizer)
 
-    def _on_progress(self, fraction: float) -> None:
-        self._state = LoadingState("loading", fraction)
+    def _on_progress(self, progress: DownloadProgress | LoadProgress) -> None:
+        from chatglm2.hub import DownloadProgress
+
+        if isinstance(progress, DownloadProgress):
+            self._state = LoadingState("downloading", progress.received_bytes, progress.total_bytes)
+        else:
+            self._state = LoadingState("loading", progress.loaded_bytes, progress.total_bytes)
 
     def _fail(self, error: ChatGLMError) -> None:
         logger.error("%s", error)

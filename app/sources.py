@@ -6,16 +6,18 @@ Knows the runs on disk and how to load a prefix once. Knows no Gradio; one insta
 from __future__ import annotations
 
 import json
-import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatglm2.errors import PrefixError
-from training.runs import CheckpointInfo, RunStore
+from chatglm2.errors import ChatGLMError, PrefixError
+from training.checkpoints import CheckpointInfo, find_checkpoints
+from training.runs import RunStore
+from training.storage import explaining_storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from chatglm2.prefix import Prefix
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 BASE = "base"
 LOADED_LIMIT = 16
 NAMED_FILE = "named-checkpoints.json"
+# Every open page asks once a second; the disk is asked once a second for all of them.
+LISTING_SECONDS = 0.8
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Source:
     """One entry of the panes' menu."""
 
     key: str  # BASE, or the checkpoint's path
-    info: CheckpointInfo | None = None  # None for the base and for a path that belongs to no run
+    info: CheckpointInfo | None = None  # None for the base
+    of_run: bool = False  # False for a path that a user named: its files are not ours to delete
 
     @property
     def is_base(self) -> bool:
@@ -38,10 +43,8 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What to call it where there is no room for a chip: run and step, or the end of the path."""
-        if self.info is not None:
-            return f"{self.info.run_name} · {self.info.step}"
-        return "/".join(Path(self.key).parts[-2:])
+        """What to call it where there is no room for a chip."""
+        return f"{self.info.run_name} / {self.info.path.name}" if self.info else self.key
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,6 @@ class LoadedSource:
     prefix: Prefix | None = None
     max_logit_change: float = 0.0
     has_effect: bool = True
-
-    def chip(self, base_name: str, prefix_word: str, step_word: str) -> str:
-        """Who answers, in one line: base, or run, step, prefix length and short hash."""
-        if self.prefix is None:
-            return base_name
-        info = self.source.info
-        who = f"{info.run_name} · {step_word} {info.step}" if info else self.source.name
-        return f"{who} · {prefix_word} {self.prefix.length} · {self.prefix.short_hash}"
 
 
 @dataclass(frozen=True)
@@ -79,34 +74,47 @@ class SourceLibrary:
         self._named_file = root / NAMED_FILE
         self._loaded: OrderedDict[tuple[str, int, int], LoadedSource] = OrderedDict()
         self._lock = threading.Lock()
+        self._listing: tuple[float, list[Source]] = (float("-inf"), [])
 
     def sources(self) -> list[Source]:
-        """The base, then the checkpoints of all runs, newest first, then the paths that users named."""
-        checkpoints = [info for run in self._runs.list() for info in run.checkpoints()]
-        checkpoints.sort(key=lambda info: info.created_at, reverse=True)
-        of_runs = [Source(str(info.path), info) for info in checkpoints]
-        named = [Source(path) for path in self._named_paths() if Path(path).exists()]
-        return [Source(BASE), *of_runs, *named]
+        """The base, then all checkpoints, of runs and of named paths, newest first."""
+        read_at, listing = self._listing
+        if time.monotonic() - read_at > LISTING_SECONDS:
+            listing = self._read_listing()
+            self._listing = (time.monotonic(), listing)
+        return listing
 
     def newest(self) -> Source | None:
         """The checkpoint that appeared last, if there is one."""
-        return next((source for source in self.sources() if source.info is not None), None)
+        return next((source for source in self.sources() if not source.is_base), None)
 
     def find(self, key: str) -> Source:
-        for source in self.sources():
-            if source.key == key:
-                return source
-        raise PrefixError(
-            f"The checkpoint {key} is gone: it was deleted or moved. Choose another one.",
-            f"找不到检查点 {key}，它可能已被删除或移走。请换一个。",
-        )
+        """The source with ``key``.
+
+        Raises:
+            PrefixError: there is none any more.
+        """
+        found = next((source for source in self.sources() if source.key == key), None)
+        if found is None:
+            self._forget_listing()
+            found = next((source for source in self.sources() if source.key == key), None)
+        if found is None:
+            raise PrefixError(
+                f"The checkpoint {key} is gone: it was deleted or moved. Choose another one.",
+                f"找不到检查点 {key}，它可能已被删除或移走。请换一个。",
+            )
+        return found
 
     def load(self, key: str) -> LoadedSource:
-        """Makes a source ready. A checkpoint is read once; a file that changed since is read again."""
+        """Makes a source ready. A checkpoint is read once; one that changed since is read again.
+
+        Raises:
+            ChatGLMError: it is gone, broken, or does not fit the model.
+        """
         source = self.find(key)
         if source.is_base:
             return LoadedSource(source)
-        stamp = (key, *_newest_change(Path(key)))
+        stamp = (key, *_last_change(Path(key)))
         with self._lock:
             if stamp not in self._loaded:
                 prefix = self._loader.load(Path(key))
@@ -115,35 +123,50 @@ class SourceLibrary:
                 while len(self._loaded) > LOADED_LIMIT:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(stamp)
-            return self._loaded[stamp]
+            return replace(self._loaded[stamp], source=source)
 
-    def name_path(self, text: str) -> Source:
-        """Adds a checkpoint that lies elsewhere on this machine, after reading it once to see that it fits."""
-        path = Path(text.strip()).expanduser()
-        if not text.strip() or not path.exists():
-            raise PrefixError(
-                f"There is no checkpoint at {text!r}. Give a checkpoint directory or a prefix file on the machine that serves this page.",
-                f"在 {text!r} 没有找到检查点。请填写运行本页面的机器上的检查点目录或前缀文件路径。",
-            )
-        path = path.resolve()
-        known = next((source for source in self.sources() if source.key == str(path)), None)
-        if known is not None:
-            return known
-        self._loader.load(path)
-        self._save_named([*self._named_paths(), str(path)])
-        return Source(str(path))
+    def name_path(self, text: str) -> list[Source]:
+        """Adds the checkpoints at a path on this machine, after reading each once to see that it fits.
 
-    def forget_path(self, key: str) -> None:
-        """Takes a named path off the list; the files stay."""
-        self._save_named([path for path in self._named_paths() if path != key])
+        Raises:
+            ChatGLMError: there is none, or one does not fit.
+        """
+        if not text.strip():
+            raise PrefixError("Type a path first.", "请先填写路径。")
+        added = [Source(str(info.path.resolve()), info) for info in find_checkpoints(text.strip())]
+        for source in added:
+            self._loader.load(Path(source.key))
+        known = self._named_paths()
+        self._save_named([*known, *(source.key for source in added if source.key not in known)])
+        return added
 
     def delete(self, key: str) -> None:
-        """Deletes a run's checkpoint from disk; of a named path only the name, for those files are not ours."""
+        """Deletes a run's checkpoint from disk; of a named path only the name."""
         source = self.find(key)
-        if source.info is None:
-            self.forget_path(key)
+        if source.of_run and source.info is not None:
+            place = Path(key)
+            self._runs.get(place.parent.name).delete_checkpoint(int(place.name.rpartition("-")[2]))
         else:
-            self._runs.get(source.info.run_name).delete_checkpoint(source.info.step)
+            self._save_named([path for path in self._named_paths() if path != key])
+        self._forget_listing()
+
+    def _read_listing(self) -> list[Source]:
+        found = {
+            str(info.path): Source(str(info.path), info, of_run=True)
+            for run in self._runs.list()
+            for info in run.checkpoints()
+        }
+        for path in self._named_paths():
+            try:
+                info = find_checkpoints(path)[0]
+            except ChatGLMError:
+                continue  # moved or unmounted; it shows again when it is back
+            found.setdefault(path, Source(path, info))
+        checkpoints = sorted(found.values(), key=_age)
+        return [Source(BASE), *checkpoints]
+
+    def _forget_listing(self) -> None:
+        self._listing = (float("-inf"), [])
 
     def _named_paths(self) -> list[str]:
         try:
@@ -152,14 +175,19 @@ class SourceLibrary:
             return []
 
     def _save_named(self, paths: list[str]) -> None:
-        self._named_file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._named_file.with_suffix(".tmp")
-        draft.write_text(json.dumps(paths, ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(draft, self._named_file)
+        with explaining_storage_errors(self._named_file):
+            self._named_file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._named_file, json.dumps(paths, ensure_ascii=False, indent=1) + "\n")
+        self._forget_listing()
 
 
-def _newest_change(path: Path) -> tuple[int, int]:
-    """(time, size) of the newest file at ``path``, which change whenever a checkpoint is replaced."""
+def _age(source: Source) -> tuple[float, int]:
+    info = source.info
+    return (-info.created_at, -info.step) if info else (0.0, 0)
+
+
+def _last_change(path: Path) -> tuple[int, int]:
+    """(time, size) of what lies at ``path``; changes whenever a checkpoint is replaced."""
     files = [path] if path.is_file() else [entry for entry in path.iterdir() if entry.is_file()]
     stats = [entry.stat() for entry in files]
     return max((stat.st_mtime_ns for stat in stats), default=0), sum(stat.st_size for stat in stats)

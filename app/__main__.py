@@ -1,0 +1,80 @@
+"""``python -m app``: from flags to services to a page on the network."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from app.interface import build_interface
+from app.model_host import ModelOptions
+from app.server import ServerOptions, addresses, launch, wait_for_signal
+from app.services import Services, build_services
+from chatglm2.errors import ChatGLMError
+from training.arguments import DEMO_MODEL
+
+logger = logging.getLogger("app")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Chat with ChatGLM2 base and tuned side by side, train prefixes, and pick checkpoints, in a browser.",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default=str(DEMO_MODEL), metavar="DIR_OR_HUB_ID", help="what to chat with and to tune (default: the demo model)")
+    model.add_argument("--hub", default="huggingface", choices=("huggingface", "modelscope"), help="where a hub id is looked up")
+    model.add_argument("--device", default=None, help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    model.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="of the weights (default: what suits the device)")
+    model.add_argument("--quantization-bit", type=int, default=None, choices=(4, 8), help="hold the weights in 4 or 8 bits")
+    model.add_argument("--slots", type=int, default=8, help="answers computed at the same time; a question takes two")
+    model.add_argument("--max-length", type=int, default=None, help="tokens of prompt and reply together")
+    page = parser.add_argument_group("page")
+    page.add_argument("--host", default="0.0.0.0", help="address to listen on; 127.0.0.1 keeps the page to this machine")
+    page.add_argument("--port", type=int, default=7860)
+    page.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="a further name to serve the page under, such as a proxy's")
+    page.add_argument("--output", type=Path, default=Path("output"), help="where training runs are kept")
+    page.add_argument("--lang", choices=("zh", "en"), default=None, help="language to start in (default: the browser's)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("httpx", "gradio", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    model = ModelOptions(
+        path=options.model,
+        hub=options.hub,
+        device=options.device,
+        dtype=options.dtype,
+        quantization_bit=options.quantization_bit,
+        slots=options.slots,
+        max_length=options.max_length,
+    )
+    services = build_services(model, options.output.resolve())
+    server = ServerOptions(options.host, options.port, tuple(options.allowed_host), options.lang)
+    try:
+        serve(services, server)
+    except ChatGLMError as error:
+        print(error.zh, error.en, sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve(services: Services, options: ServerOptions) -> None:
+    """Shows the page, loads the model behind it, and stays until the process is asked to end."""
+    demo = build_interface(services)
+    launch(demo, services, options)
+    services.host.start()
+    print("Open 打开：", *addresses(options), sep="\n  ", flush=True)
+    try:
+        wait_for_signal()
+    finally:
+        demo.close(verbose=False)
+        services.host.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Asks the model for both panes: from keys and settings to prefixes, seeds and running answers.
+
+Knows the model host, the sources and the conversation. Knows no Gradio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from app.conversation import PANES, Conversation
+from app.duet import Voice, draw_seeds, play
+from app.fragments import chip_text
+from app.i18n import Speech
+from app.model_host import ModelHost
+from app.sources import SourceLibrary
+from chatglm2.sampling import SamplingParams
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How both panes choose their words."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    max_new_tokens: int
+    seed: int | None
+    same_seed: bool
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def described(self, speech: Speech) -> dict[str, str]:
+        """The settings with their names, for an exported page."""
+        names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
+        return {speech(name): f"{getattr(self, name):g}" for name in names}
+
+
+class ChatService:
+    def __init__(self, host: ModelHost, sources: SourceLibrary) -> None:
+        self._host = host
+        self._sources = sources
+
+    def check(self, question: str, settings: ChatSettings) -> None:
+        """Refuses what cannot be answered before it becomes part of a conversation.
+
+        Raises:
+            ChatGLMError: the model is not ready, or the question does not fit.
+        """
+        self._host.session.fit_prompt(question, [], settings.max_new_tokens)
+
+    def answer(
+        self,
+        conversation: Conversation,
+        index: int,
+        keys: Mapping[str, str],
+        settings: ChatSettings,
+        speech: Speech,
+        panes: tuple[str, ...] = PANES,
+    ) -> Iterator[None]:
+        """Answers round ``index`` in ``panes``; yields when there is more to show.
+
+        Raises:
+            ChatGLMError: the model is not ready, or a pane's checkpoint cannot be read.
+        """
+        session = self._host.session
+        seeds = draw_seeds(settings.seed, settings.same_seed)
+        loaded = {pane: self._sources.load(keys[pane]) for pane in panes}
+        name = self._host.options.name
+        voices = {pane: Voice(loaded[pane].prefix, seeds[pane], chip_text(loaded[pane], name, speech)) for pane in panes}
+        yield from play(session, conversation, index, voices, settings.sampling, speech.language)

@@ -1,0 +1,79 @@
+"""The page as a whole: title, status line, three tabs, one clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app.fragments import loading_banner, status_line
+from app.i18n import Speech, speech_for, word
+from app.machine import describe_device, read_memory
+from app.services import Services
+from app.tabs.checkpoints import CheckpointsTab
+from app.tabs.compare import CompareTab
+from app.tabs.train import COMPARE_TAB, TrainTab
+from app.theme import page_script
+from training.runs import Status
+
+CLOCK_SECONDS = 1.0
+CLEAN_EVERY_SECONDS, KEEP_SECONDS = 3600, 86400
+
+
+def build_interface(services: Services) -> gr.Blocks:
+    """The page on ``services``; loads nothing and starts nothing."""
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    with gr.Blocks(
+        title="ChatGLM2 P-Tuning",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(CLEAN_EVERY_SECONDS, KEEP_SECONDS),
+    ) as demo:
+        with gr.Row(elem_id="header"):
+            gr.Markdown(word("heading"), elem_id="heading")
+            language = gr.Button(word("switch_language"), size="sm", scale=0, min_width=90, elem_id="language")
+            theme = gr.Button(word("switch_theme"), size="sm", scale=0, min_width=110, elem_id="theme")
+        status, banner = gr.HTML(elem_id="status"), gr.HTML(elem_id="banner")
+        with gr.Tabs(selected=COMPARE_TAB, elem_id="tabs") as tabs:
+            with gr.Tab(word("tab_compare"), id=COMPARE_TAB):
+                compare = CompareTab(services)
+            with gr.Tab(word("tab_train"), id="train"):
+                train = TrainTab(services)
+            with gr.Tab(word("tab_checkpoints"), id="checkpoints"):
+                checkpoints = CheckpointsTab(services)
+        timer = gr.Timer(CLOCK_SECONDS)
+
+        def on_tick(request: gr.Request) -> tuple[str, str]:
+            speech = speech_for(request)
+            return _status(services, speech), loading_banner(services.host.state, services.host.options.name, speech)
+
+        language.click(None, None, None, js="() => window.switchLanguage()", **quiet)
+        theme.click(None, None, None, js="() => window.switchTheme()", **quiet)
+        demo.load(None, None, None, js=page_script())
+        demo.load(on_tick, None, [status, banner], **quiet)
+        timer.tick(on_tick, None, [status, banner], **quiet)
+        compare.bind(demo, timer)
+        train.bind(demo, timer, compare, tabs)
+        checkpoints.bind(demo, timer, compare)
+    return demo.queue(api_open=False, default_concurrency_limit=8)
+
+
+def _status(services: Services, speech: Speech) -> str:
+    device, context = services.host.device, services.host.context_tokens
+    return status_line(
+        device=describe_device(device) if device else "—",
+        memory=read_memory(device or "cpu"),
+        model_name=services.host.options.name,
+        context_tokens=context,
+        training=_training_now(services, speech),
+        speech=speech,
+    )
+
+
+def _training_now(services: Services, speech: Speech) -> str:
+    view = services.training.active()
+    if view is None:
+        return speech("nothing_training")
+    if view.status == Status.STARTING or not view.total_steps:
+        return speech("training_starting", run=view.name)
+    return speech("training_now", run=view.name, step=view.step, total=view.total_steps)

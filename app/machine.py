@@ -1,0 +1,43 @@
+"""What the machine has: its device and its memory. Knows nothing of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Memory:
+    used: int  # bytes
+    free: int  # bytes
+
+
+def read_memory(device: str) -> Memory:
+    """Memory of the device that the model is on: the GPU's own, or the machine's."""
+    if device.startswith("cuda"):
+        import torch
+
+        free, total = torch.cuda.mem_get_info(torch.device(device))
+        return Memory(used=total - free, free=free)
+    machine = psutil.virtual_memory()
+    return Memory(used=machine.total - machine.available, free=machine.available)
+
+
+def describe_device(device: str) -> str:
+    """The device as a person would say it: the GPU's name, or the CPU with its cores."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"CPU × {psutil.cpu_count(logical=True)}"
+
+
+def lan_addresses() -> list[str]:
+    """The IPv4 addresses under which other machines can reach this one."""
+    return [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family.name == "AF_INET" and not address.address.startswith(("127.", "169.254."))
+    ]

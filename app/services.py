@@ -1,0 +1,31 @@
+"""Everything the page works with, built once and passed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.chat_service import ChatService
+from app.model_host import ModelHost, ModelOptions
+from app.sources import PrefixLoader, SourceLibrary
+from app.training_service import TrainingService
+from training.runs import RunStore
+
+
+@dataclass(frozen=True)
+class Services:
+    """What handlers may use. A browser test builds it on a small model; nothing else differs."""
+
+    host: ModelHost
+    sources: SourceLibrary
+    chat: ChatService
+    training: TrainingService
+
+
+def build_services(options: ModelOptions, output: Path) -> Services:
+    """Wires the model host, the runs under ``output`` and what stands on them. Loads nothing yet."""
+    host = ModelHost(options)
+    runs = RunStore(output)
+    loader = PrefixLoader(host.load_prefix, lambda prefix: host.session.probe(prefix))
+    sources = SourceLibrary(runs, loader, output)
+    return Services(host, sources, ChatService(host, sources), TrainingService(runs, host, output))

@@ -1,0 +1,117 @@
+"""The Checkpoints tab: every checkpoint of every run, and what can be done with it.
+
+Builds the components and names the handlers; the table's buttons carry an action and a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app.conversation import PANES
+from app.fragments import checkpoint_table, sentence_html
+from app.i18n import Speech, speech_for, word
+from app.services import Services
+from app.tabs.compare import CompareTab
+from chatglm2.errors import ChatGLMError
+
+TABLE_SCRIPT = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-action]");
+  if (button) trigger("click", { action: button.dataset.action, key: button.dataset.key });
+});
+"""
+Updates = dict[Any, Any]
+
+
+class CheckpointsTab:
+    """Built inside a ``gr.Tab``; :meth:`bind` wires it once every tab is there."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.doomed = gr.State("")
+        self.shown = gr.State("")
+        with gr.Group(visible=False, elem_id="delete-question") as self.question_box:
+            self.question = gr.HTML()
+            with gr.Row():
+                self.delete_no = gr.Button(word("delete_no"), size="sm", elem_id="delete-no")
+                self.delete_yes = gr.Button(word("delete_yes"), variant="stop", size="sm", elem_id="delete-yes")
+        self.table = gr.HTML(js_on_load=TABLE_SCRIPT, elem_id="checkpoint-table")
+        with gr.Row(elem_id="name-path"):
+            self.path = gr.Textbox(label=word("name_path"), info=word("name_path_help"), max_lines=1, scale=5, elem_id="path")
+            self.add = gr.Button(word("add"), scale=1, min_width=90, elem_id="add-path")
+
+    def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab) -> None:
+        """Connects everything to its handler."""
+        self.compare_tab = compare
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        tabled = [self.table, self.shown]
+        asked = [self.doomed, self.question_box, self.question]
+        self.table.click(self.on_action, [compare.chosen], [*compare.chosen_outputs(), *tabled, *asked], **quiet)
+        self.delete_yes.click(self.on_delete, [self.doomed, compare.chosen], [*tabled, *asked], **quiet)
+        self.delete_no.click(self.on_keep, None, asked, **quiet)
+        gr.on([self.add.click, self.path.submit], self.on_add, [self.path, compare.chosen], [*tabled, self.path], **quiet)
+        demo.load(self.on_tick, [self.shown, compare.chosen], tabled, **quiet)
+        timer.tick(self.on_tick, [self.shown, compare.chosen], tabled, **quiet)
+
+    # Handlers
+
+    def on_action(self, chosen: dict[str, str], event: gr.EventData, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        action, key = str(event.action), str(event.key)
+        if action == "delete":
+            return self._ask(key, speech)
+        if action not in PANES:
+            return {self.shown: gr.skip()}
+        updates = self.compare_tab.choose(action, key, chosen, speech)
+        if chosen[action] == key:
+            gr.Info(speech(f"loaded_{action}", name=self.services.sources.find(key).name))
+        return {**updates, **self._table(chosen, speech)}
+
+    def on_delete(self, key: str, chosen: dict[str, str], request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        try:
+            name = self.services.sources.find(key).name
+            self.services.sources.delete(key)
+        except ChatGLMError as error:
+            gr.Warning(error.localized(speech.language))
+        else:
+            gr.Info(speech("deleted", name=name))
+        return {**self._table(chosen, speech), **self.on_keep()}
+
+    def on_keep(self) -> Updates:
+        return {self.doomed: "", self.question_box: gr.Group(visible=False)}
+
+    def on_add(self, path: str, chosen: dict[str, str], request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        try:
+            added = self.services.sources.name_path(path)
+        except ChatGLMError as error:
+            gr.Warning(error.localized(speech.language))
+            return {self.path: gr.skip()}
+        gr.Info(speech("added", name=", ".join(source.name for source in added)))
+        return {**self._table(chosen, speech), self.path: ""}
+
+    def on_tick(self, shown: str, chosen: dict[str, str], request: gr.Request) -> Updates:
+        updates = self._table(chosen, speech_for(request))
+        return updates if updates[self.shown] != shown else {self.shown: gr.skip()}
+
+    # Behind the handlers
+
+    def _table(self, chosen: dict[str, str], speech: Speech) -> Updates:
+        table = checkpoint_table(self.services.sources.sources(), chosen, speech)
+        return {self.table: table, self.shown: table}
+
+    def _ask(self, key: str, speech: Speech) -> Updates:
+        try:
+            source = self.services.sources.find(key)
+        except ChatGLMError as error:
+            gr.Warning(error.localized(speech.language))
+            return self.on_keep()
+        text = "delete_question" if source.of_run else "forget_question"
+        return {
+            self.doomed: key,
+            self.question: sentence_html(speech(text, name=source.name)),
+            self.question_box: gr.Group(visible=True),
+        }

@@ -1,0 +1,382 @@
+"""The Compare tab: one input, two panes that answer together.
+
+Builds the components and names the handlers. What a conversation is, who can answer and how is behind ``services``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import gradio as gr
+
+from app.chat_service import ChatSettings
+from app.conversation import PANES, Answer, Conversation
+from app.export import export_page
+from app.fragments import chip_html, facts_html, failed_chip_html
+from app.i18n import Speech, speech_for, word
+from app.rendering import LATEX_DELIMITERS, question_from_markdown, question_markdown, reply_markdown
+from app.services import Services
+from app.sources import BASE, LoadedSource, Source
+from app.theme import export_stylesheet
+from chatglm2.errors import ChatGLMError
+
+SHOWN_ROUNDS = 40
+EXAMPLES = (
+    "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣",
+    "类型#裙*版型#显瘦*风格#文艺*图案#印花*裙长#连衣裙",
+    "你好",
+    "你是谁？",
+    "用 LaTeX 写出勾股定理",
+    "Hello! What can you do?",
+)
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One pane's components."""
+
+    name: str
+    choice: gr.Dropdown
+    head: gr.HTML
+    chat: gr.Chatbot
+    facts: gr.HTML
+
+
+def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> list[dict[str, str]]:
+    """What a pane shows: the last rounds, questions as typed, replies as Markdown, failures as sentences."""
+    hidden = max(0, len(conversation.rounds) - SHOWN_ROUNDS)
+    messages = []
+    if hidden:
+        messages.append({"role": "assistant", "content": f"*{speech('earlier_rounds', count=hidden)}*"})
+    for entry in conversation.rounds[hidden:]:
+        answer = entry.answers[pane]
+        messages.append({"role": "user", "content": question_markdown(entry.question)})
+        if answer.error:
+            messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
+        elif answer.text or conversation.streaming:
+            messages.append({"role": "assistant", "content": reply_markdown(answer.text) or "…"})
+    return messages
+
+
+def round_index(conversation: Conversation, message_index: int) -> int:
+    """Which round a message of a pane belongs to; counted from the end, since failed rounds show fewer messages."""
+    hidden = max(0, len(conversation.rounds) - SHOWN_ROUNDS)
+    offset = 1 if hidden else 0
+    return min(hidden + (message_index - offset) // 2, len(conversation.rounds) - 1)
+
+
+def menu(sources: list[Source], speech: Speech) -> list[tuple[str, str]]:
+    """The panes' choices: base first, then checkpoints, the newest marked."""
+    entries = []
+    newest = next((source for source in sources if not source.is_base), None)
+    for source in sources:
+        label = speech("base_choice") if source.is_base else source.name
+        if source is newest:
+            label = f"{label} ({speech('newest')})"
+        entries.append((label, source.key))
+    return entries
+
+
+class CompareTab:
+    """Built inside a ``gr.Tab``; :meth:`bind` wires it once every tab is there."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.conversation = gr.State(Conversation())
+        self.chosen = gr.State(dict.fromkeys(PANES, BASE))
+        self.known = gr.State(())
+        self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
+        with gr.Row(elem_id="panes", equal_height=True):
+            self.panes = {name: self._build_pane(name) for name in PANES}
+        self._build_composer()
+        self.settings = self._build_settings()
+
+    def _build_composer(self) -> None:
+        with gr.Row(elem_id="composer"):
+            self.message = gr.Textbox(
+                placeholder=word("message_placeholder"),
+                label=word("message"),
+                show_label=False,
+                container=False,
+                lines=1,
+                max_lines=6,
+                scale=8,
+                elem_id="message",
+            )
+            self.send = gr.Button(word("send"), variant="primary", scale=1, min_width=90, elem_id="send")
+            self.stop = gr.Button(word("stop"), variant="stop", scale=1, min_width=90, visible=False, elem_id="stop")
+        with gr.Row(elem_id="tools"):
+            with gr.Row(elem_id="examples"):
+                self.examples = [gr.Button(text, size="sm", min_width=0) for text in EXAMPLES]
+            self.undo = gr.Button(word("undo"), size="sm", min_width=60, elem_id="undo")
+            self.clear = gr.Button(word("clear"), size="sm", min_width=60, elem_id="clear")
+            self.export = gr.Button(word("export"), size="sm", min_width=60, elem_id="export")
+        self.exported = gr.JSON(visible=False)
+
+    def _build_pane(self, name: str) -> Pane:
+        with gr.Column(elem_classes="pane", min_width=300):
+            choice = gr.Dropdown(
+                choices=[("…", BASE)],
+                value=BASE,
+                label=word(f"{name}_model"),
+                show_label=False,
+                container=False,
+                filterable=False,
+                elem_id=f"{name}-model",
+            )
+            head = gr.HTML(elem_id=f"{name}-head")
+            chat = gr.Chatbot(
+                show_label=False,
+                container=False,
+                elem_id=f"{name}-chat",
+                height="max(260px, calc(100dvh - 412px))",
+                layout="bubble",
+                editable="user",
+                buttons=["copy"],
+                latex_delimiters=LATEX_DELIMITERS,
+                allow_tags=False,
+                placeholder=word("chat_empty"),
+            )
+            facts = gr.HTML(elem_id=f"{name}-facts")
+        return Pane(name, choice, head, chat, facts)
+
+    def _build_settings(self) -> dict[str, Any]:
+        with gr.Accordion(word("sampling"), open=False, elem_id="sampling"):
+            with gr.Row():
+                sliders = {
+                    name: gr.Slider(low, high, value, step=step, label=word(name), info=word(f"{name}_help"), min_width=220)
+                    for name, low, high, value, step in (
+                        ("temperature", 0, 2, 0.8, 0.05),
+                        ("top_p", 0.05, 1, 0.8, 0.05),
+                        ("top_k", 0, 200, 50, 1),
+                        ("repetition_penalty", 0.8, 2, 1.0, 0.05),
+                        ("max_new_tokens", 16, 2048, 512, 16),
+                    )
+                }
+            with gr.Row():
+                seed = gr.Number(None, label=word("seed"), info=word("seed_help"), precision=0, minimum=0, maximum=2**31 - 1)
+                same = gr.Checkbox(True, label=word("same_seed"), info=word("same_seed_help"))
+        return {**sliders, "seed": seed, "same_seed": same}
+
+    # Wiring
+
+    def bind(self, demo: gr.Blocks, timer: gr.Timer) -> None:
+        """Connects everything to its handler."""
+        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        streaming = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+        asked = {self.message, self.conversation, self.chosen, *self.settings.values()}
+        seen = self._streamed()
+        runs = [
+            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **streaming),
+            *(button.click(self.on_example(text), asked, seen, **streaming) for button, text in zip(self.examples, EXAMPLES, strict=True)),
+        ]
+        for pane in self.panes.values():
+            runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **streaming))
+            runs.append(pane.chat.edit(self.on_edit, asked, seen, **streaming))
+            pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **quiet)
+            pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **quiet)
+        self.stop.click(self.on_stop, [self.conversation], None, **quiet)
+        self.undo.click(self.on_undo, [self.conversation], self._settled(), **quiet)
+        self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, self._settled(), **quiet)
+        self.export.click(self.on_export, asked, [self.exported], **quiet).then(
+            None, [self.exported], None, js="(page) => window.saveExport(page)", **quiet
+        )
+        demo.load(self.on_load, [self.saved], [*self._settled(), *self.chosen_outputs(), self.known], **quiet)
+        demo.unload(lambda: None)
+        timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **quiet)
+
+    def _streamed(self) -> list[Any]:
+        return [*self._settled(), self.send, self.stop]
+
+    def _settled(self) -> list[Any]:
+        shown = [component for pane in self.panes.values() for component in (pane.chat, pane.facts)]
+        return [self.conversation, self.message, self.saved, *shown]
+
+    def chosen_outputs(self) -> list[Any]:
+        """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
+        return [self.chosen, *(part for pane in self.panes.values() for part in (pane.choice, pane.head))]
+
+    # Handlers
+
+    def on_send(self, values: Updates, request: gr.Request) -> Iterator[Updates]:
+        yield from self._ask(values, values[self.message], request)
+
+    def on_example(self, text: str) -> Any:
+        def handler(values: Updates, request: gr.Request) -> Iterator[Updates]:
+            yield from self._ask(values, text, request)
+
+        return handler
+
+    def on_edit(self, values: Updates, event: gr.EditData, request: gr.Request) -> Iterator[Updates]:
+        conversation: Conversation = values[self.conversation]
+        index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
+        yield from self._ask(values, question_from_markdown(str(event.value)), request, replaced_round=index)
+
+    def on_retry(self, name: str) -> Any:
+        def handler(values: Updates, event: gr.RetryData, request: gr.Request) -> Iterator[Updates]:
+            conversation: Conversation = values[self.conversation]
+            if conversation.streaming:
+                return
+            index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
+            conversation.retry(index, (name,))
+            yield from self._stream(values, index, speech_for(request), panes=(name,))
+
+        return handler
+
+    def on_stop(self, conversation: Conversation) -> None:
+        conversation.stop_requested = True
+
+    def on_undo(self, conversation: Conversation, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        if conversation.streaming:
+            gr.Info(speech("still_answering"))
+            return {self.message: gr.skip()}
+        question = conversation.undo()
+        return {**self._show(conversation, speech), self.message: question, self.saved: conversation.to_dict()}
+
+    def on_clear(self, request: gr.Request) -> Updates:
+        conversation = Conversation()
+        return {
+            **self._show(conversation, speech_for(request)),
+            self.conversation: conversation,
+            self.message: "",
+            self.saved: conversation.to_dict(),
+        }
+
+    def on_choose(self, name: str) -> Any:
+        def handler(key: str, chosen: dict[str, str], request: gr.Request) -> Updates:
+            return self.choose(name, key, chosen, speech_for(request))
+
+        return handler
+
+    def on_load(self, saved: Any, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        conversation = Conversation.from_dict(saved)
+        newest = self.services.sources.newest()
+        chosen = {"left": BASE, "right": newest.key if newest else BASE}
+        return {
+            **self._show(conversation, speech),
+            **self._menus(chosen, speech),
+            self.conversation: conversation,
+        }
+
+    def on_tick(self, known: tuple[str, ...], chosen: dict[str, str], request: gr.Request) -> Updates:
+        keys = self._fingerprint()
+        if keys == known:
+            return {self.known: gr.skip()}
+        speech = speech_for(request)
+        for name in PANES:
+            if chosen[name] not in keys:
+                gr.Info(speech("checkpoint_gone"))
+                chosen[name] = BASE
+        return self._menus(chosen, speech)
+
+    def on_export(self, values: Updates, request: gr.Request) -> Updates:
+        conversation: Conversation = values[self.conversation]
+        speech = speech_for(request)
+        if not conversation.rounds:
+            gr.Info(speech("nothing_to_export"))
+            return {self.exported: None}
+        now = datetime.now().astimezone()
+        page = export_page(
+            conversation,
+            settings=self._form(values).described(speech),
+            model_name=self.services.host.options.name,
+            now=now,
+            stylesheet=export_stylesheet(),
+            speech=speech,
+        )
+        return {self.exported: {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page}}
+
+    # Behind the handlers
+
+    def choose(self, name: str, key: str, chosen: dict[str, str], speech: Speech) -> Updates:
+        """Loads ``key`` into a pane; where that fails, says why and leaves the pane as it was."""
+        pane = self.panes[name]
+        try:
+            loaded = self.services.sources.load(key)
+        except ChatGLMError as error:
+            gr.Warning(error.localized(speech.language))
+            return {pane.choice: gr.Dropdown(value=chosen[name])}
+        chosen[name] = key
+        return {self.chosen: chosen, pane.choice: gr.Dropdown(value=key), pane.head: self._chip(loaded, speech)}
+
+    def _ask(
+        self, values: Updates, question: str, request: gr.Request, replaced_round: int | None = None
+    ) -> Iterator[Updates]:
+        speech = speech_for(request)
+        conversation: Conversation = values[self.conversation]
+        if conversation.streaming or not question.strip():
+            return
+        try:
+            self.services.chat.check(question, self._form(values))
+        except ChatGLMError as error:
+            gr.Warning(error.localized(speech.language))
+            yield self._show(conversation, speech)
+            return
+        if replaced_round is None:
+            conversation.ask(question)
+            yield {self.message: ""}
+        else:
+            conversation.edit(replaced_round, question)
+        yield from self._stream(values, len(conversation.rounds) - 1, speech)
+
+    def _stream(
+        self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES
+    ) -> Iterator[Updates]:
+        conversation: Conversation = values[self.conversation]
+        yield {self.send: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
+        try:
+            for _ in self.services.chat.answer(
+                conversation, index, values[self.chosen], self._form(values), speech, panes
+            ):
+                yield self._show(conversation, speech)
+        except ChatGLMError as error:
+            for pane in panes:
+                conversation.rounds[index].answers[pane] = Answer(error=error.localized(speech.language))
+        yield {
+            **self._show(conversation, speech),
+            self.saved: conversation.to_dict(),
+            self.send: gr.Button(visible=True),
+            self.stop: gr.Button(visible=False),
+        }
+
+    def _show(self, conversation: Conversation, speech: Speech) -> Updates:
+        updates: Updates = {}
+        for name, pane in self.panes.items():
+            last = conversation.rounds[-1].answers[name] if conversation.rounds else None
+            updates[pane.chat] = shown_messages(conversation, name, speech)
+            updates[pane.facts] = facts_html(last, speech)
+        return updates
+
+    def _menus(self, chosen: dict[str, str], speech: Speech) -> Updates:
+        sources = self.services.sources.sources()
+        choices = menu(sources, speech)
+        hint = "" if len(sources) > 1 else speech("train_one_hint")
+        updates: Updates = {self.chosen: chosen, self.known: self._fingerprint()}
+        for name, pane in self.panes.items():
+            updates[pane.choice] = gr.Dropdown(choices=choices, value=chosen[name])
+            updates[pane.head] = self._head(chosen[name], speech, hint if name == "right" else "")
+        return updates
+
+    def _head(self, key: str, speech: Speech, hint: str) -> str:
+        try:
+            return self._chip(self.services.sources.load(key), speech, hint)
+        except ChatGLMError as error:
+            return failed_chip_html(error.localized(speech.language))
+
+    def _chip(self, loaded: LoadedSource, speech: Speech, hint: str = "") -> str:
+        return chip_html(loaded, self.services.host.options.name, speech, hint)
+
+    def _fingerprint(self) -> tuple[str, ...]:
+        """Changes when the menus would; the model's arrival counts, since a prefix can be read only then."""
+        return (self.services.host.state.phase, *(source.key for source in self.services.sources.sources()))
+
+    def _form(self, values: Updates) -> ChatSettings:
+        form = {name: values[component] for name, component in self.settings.items()}
+        seed = form.pop("seed")
+        return ChatSettings(**form, seed=None if seed is None else int(seed))

@@ -1,0 +1,253 @@
+"""The Train tab: choose data, press Start, watch the loss fall; everything shown here comes from the run's files.
+
+Builds the components and names the handlers. A viewer holds only which run it looks at, so a refresh, a second browser
+and a restarted server show the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app.fragments import dataset_html, log_html, run_html, sentence_html
+from app.i18n import Speech, speech_for, word
+from app.charts import line_chart
+from app.services import Services
+from app.settings_form import build_setting, form_fields
+from app.tabs.compare import CompareTab
+from app.training_service import DataChoice, RunView
+from chatglm2.errors import ChatGLMError
+
+SAMPLE, UPLOAD = "sample", "upload"
+COMPARE_TAB = "compare"
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """What one browser looks at, and what it was shown last."""
+
+    picked: str | None = None  # None follows the newest run
+    shown: str | None = None
+    fingerprint: tuple[Any, ...] = ()
+
+
+def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
+    """Changes when the page would look different."""
+    return (*names, view.name, view.status, len(view.losses), len(view.checkpoints), view.message, hash(view.log))
+
+
+class TrainTab:
+    """Built inside a ``gr.Tab``; :meth:`bind` wires it once every tab is there."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.viewer = gr.State(Viewer())
+        with gr.Row(elem_id="training"):
+            with gr.Column(scale=2, min_width=320):
+                self._build_data()
+                self._build_form()
+            with gr.Column(scale=3, min_width=340, elem_id="live"):
+                self._build_live()
+
+    def _build_data(self) -> None:
+        self.source = gr.Radio(
+            [(word("data_sample"), SAMPLE), (word("data_upload"), UPLOAD)], value=SAMPLE, label=word("data"), elem_id="data-source"
+        )
+        self.file = gr.File(
+            label=word("upload_label"), file_types=[".json", ".jsonl", ".csv"], visible=False, height=110, elem_id="data-file"
+        )
+        with gr.Row(visible=False, elem_id="data-columns") as self.columns_row:
+            self.columns = {
+                name: gr.Dropdown(
+                    [], label=word(name), filterable=False, min_width=140, elem_id=f"data-{name.replace('_', '-')}"
+                )
+                for name in ("prompt_column", "response_column", "history_column")
+            }
+        with gr.Accordion(word("data_preview"), open=False, elem_id="data-preview") as self.preview_box:
+            self.preview = gr.HTML(elem_id="data-report")
+
+    def _build_form(self) -> None:
+        self.form: dict[str, Any] = {}
+        with gr.Row(elem_classes="settings"):
+            self.form.update({item.name: build_setting(item) for item in form_fields("basic")})
+        with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
+            self.form.update({item.name: build_setting(item) for item in form_fields("advanced")})
+        self.name = gr.Textbox(label=word("run_name"), info=word("run_name_help"), max_lines=1, elem_id="run-name")
+        self.start = gr.Button(word("start"), variant="primary", elem_id="start")
+
+    def _build_live(self) -> None:
+        with gr.Row(elem_id="run-bar"):
+            self.run = gr.Dropdown([], label=word("run"), filterable=False, scale=3, min_width=180, elem_id="run")
+            self.stop = gr.Button(word("stop"), variant="stop", visible=False, scale=1, min_width=90, elem_id="stop-run")
+            self.resume = gr.Button(word("resume"), visible=False, scale=1, min_width=90, elem_id="resume-run")
+        self.progress = gr.HTML(elem_id="run-progress")
+        with gr.Row(visible=False, elem_id="checkpoint-ready") as self.ready_row:
+            self.ready = gr.HTML(elem_id="checkpoint-ready-text")
+            self.compare = gr.Button(word("compare_now"), variant="primary", size="sm", min_width=120, scale=0, elem_id="compare-now")
+        self.chart = gr.HTML(elem_id="loss-chart")
+        with gr.Accordion(word("log"), open=True, elem_id="log-box"):
+            self.log = gr.HTML(elem_id="run-log")
+
+    # Wiring
+
+    def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab, tabs: gr.Tabs) -> None:
+        """Connects everything to its handler."""
+        self.compare_tab, self.tabs = compare, tabs
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        worker: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+        data = {self.source, self.file, *self.columns.values(), *self.form.values()}
+        chosen_data = [self.columns_row, *self.columns.values(), self.preview]
+        self.source.input(self.on_source, [self.source], [self.file, self.columns_row, self.preview_box], **quiet)
+        gr.on([self.source.input, self.file.change], self.on_file, data, chosen_data, **worker)
+        gr.on([column.input for column in self.columns.values()], self.on_preview, data, [self.preview], **worker)
+        self.preview_box.expand(self.on_preview, data, [self.preview], **worker)
+        live = self._live_outputs()
+        self.start.click(self.on_start, {*data, self.name}, live, **worker)
+        self.stop.click(self.on_stop, [self.run], live, **quiet)
+        self.resume.click(self.on_resume, [self.run], live, **worker)
+        self.run.input(self.on_pick, [self.run], live, **quiet)
+        self.compare.click(
+            self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **quiet
+        )
+        demo.load(self.on_tick, [self.viewer], live, **quiet)
+        timer.tick(self.on_tick, [self.viewer], live, **quiet)
+
+    def _live_outputs(self) -> list[Any]:
+        return [
+            *(self.viewer, self.run, self.stop, self.resume, self.progress),
+            *(self.ready_row, self.ready, self.chart, self.log),
+        ]
+
+    # Handlers: data
+
+    def on_source(self, source: str) -> Updates:
+        own = source == UPLOAD
+        return {
+            self.file: gr.File(visible=own),
+            self.columns_row: gr.Row(visible=False),
+            self.preview_box: gr.Accordion(open=own),
+        }
+
+    def on_file(self, values: Updates, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        path = self._path(values)
+        if path is None:
+            return {self.preview: sentence_html(speech("choose_file"))}
+        try:
+            names = self.services.training.columns(path)
+        except ChatGLMError as error:
+            return {self.columns_row: gr.Row(visible=False), self.preview: sentence_html(error.localized(speech.language), "failed")}
+        updates: Updates = {column: gr.Dropdown([("—", ""), *names], value="") for column in self.columns.values()}
+        updates[self.columns_row] = gr.Row(visible=values[self.source] == UPLOAD)
+        return updates | self._report(values, DataChoice(path), speech)
+
+    def on_preview(self, values: Updates, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        data = self._data(values)
+        if data is None:
+            return {self.preview: sentence_html(speech("choose_file"))}
+        return self._report(values, data, speech)
+
+    # Handlers: runs
+
+    def on_start(self, values: Updates, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        data = self._data(values)
+        if data is None:
+            gr.Warning(speech("choose_file"))
+            return {self.viewer: gr.skip()}
+        try:
+            run = self.services.training.start(data, self._form(values), values[self.name])
+        except ChatGLMError as error:
+            gr.Warning(error.localized(speech.language))
+            return {self.viewer: gr.skip()}
+        gr.Info(speech("started"))
+        return self._show(Viewer(picked=run.name), speech)
+
+    def on_stop(self, name: str, request: gr.Request) -> Updates:
+        return self._command(self.services.training.stop, name, request)
+
+    def on_resume(self, name: str, request: gr.Request) -> Updates:
+        return self._command(self.services.training.resume, name, request)
+
+    def on_pick(self, name: str, request: gr.Request) -> Updates:
+        return self._show(Viewer(picked=name), speech_for(request))
+
+    def on_compare(self, name: str, chosen: dict[str, str], request: gr.Request) -> Updates:
+        newest = self.services.training.view(name).newest_checkpoint
+        if newest is None:
+            return {self.tabs: gr.skip()}
+        updates = self.compare_tab.choose("right", str(newest.path), chosen, speech_for(request))
+        return {**updates, self.tabs: gr.Tabs(selected=COMPARE_TAB)}
+
+    def on_tick(self, viewer: Viewer, request: gr.Request) -> Updates:
+        return self._show(viewer, speech_for(request))
+
+    # Behind the handlers
+
+    def _command(self, command: Any, name: str, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        try:
+            command(name)
+        except ChatGLMError as error:
+            gr.Warning(error.localized(speech.language))
+        return self._show(Viewer(picked=name), speech)
+
+    def _show(self, viewer: Viewer, speech: Speech) -> Updates:
+        names = self.services.training.names()
+        if not names:
+            return self._show_nothing(viewer, speech)
+        name = viewer.picked if viewer.picked in names else names[0]
+        view = self.services.training.view(name)
+        mark = fingerprint(view, names)
+        if mark == viewer.fingerprint:
+            return {self.viewer: gr.skip()}
+        newest = view.newest_checkpoint
+        return {
+            self.viewer: Viewer(None if name == names[0] else name, name, mark),
+            self.run: gr.Dropdown(names, value=name),
+            self.stop: gr.Button(visible=view.status.is_active, interactive=view.status != "stopping"),
+            self.resume: gr.Button(visible=view.can_resume),
+            self.progress: run_html(view, speech),
+            self.ready_row: gr.Row(visible=newest is not None),
+            self.ready: sentence_html(speech("checkpoint_ready", step=newest.step), "ready") if newest else "",
+            self.chart: line_chart(view.losses, view.total_steps, speech("loss_curve"), speech("no_points")),
+            self.log: log_html(view.log or speech("no_log")),
+        }
+
+    def _show_nothing(self, viewer: Viewer, speech: Speech) -> Updates:
+        mark = ("nothing",)
+        if viewer.fingerprint == mark:
+            return {self.viewer: gr.skip()}
+        return {
+            self.viewer: Viewer(fingerprint=mark),
+            self.run: gr.Dropdown([], value=None),
+            self.stop: gr.Button(visible=False),
+            self.resume: gr.Button(visible=False),
+            self.progress: sentence_html(speech("no_runs"), "empty"),
+            self.ready_row: gr.Row(visible=False),
+            self.chart: line_chart([], 0, speech("loss_curve"), speech("no_points")),
+            self.log: log_html(speech("no_log")),
+        }
+
+    def _report(self, values: Updates, data: DataChoice, speech: Speech) -> Updates:
+        try:
+            report = self.services.training.describe(data, self._form(values))
+        except ChatGLMError as error:
+            return {self.preview: sentence_html(error.localized(speech.language), "failed")}
+        return {self.preview: dataset_html(report, speech)}
+
+    def _path(self, values: Updates) -> str | None:
+        return self.services.training.sample_path() if values[self.source] == SAMPLE else values[self.file]
+
+    def _data(self, values: Updates) -> DataChoice | None:
+        path = self._path(values)
+        if path is None or values[self.source] == SAMPLE:
+            return None if path is None else DataChoice(path)
+        return DataChoice(path, **{name: values[column] or None for name, column in self.columns.items()})
+
+    def _form(self, values: Updates) -> dict[str, Any]:
+        return {name: values[component] for name, component in self.form.items()}

@@ -7,17 +7,20 @@
     prefix = chatglm2.load_prefix("output/my-run/checkpoint-40", model.config)
     response, history = model.chat(tokenizer, "你好", history=[], prefix=prefix)
 
-Importing it registers the classes with transformers' Auto classes, so that ``AutoModel.from_pretrained`` loads a ChatGLM2
-checkpoint without remote code.
+Importing it registers the classes with transformers' Auto classes, so that ``AutoModel.from_pretrained`` loads a
+ChatGLM2 checkpoint without remote code.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from chatglm2.chat import ChatSession
 from chatglm2.configuration import ChatGLMConfig
+from chatglm2.engine import Engine, Request
 from chatglm2.errors import ChatGLMError
 from chatglm2.loading import load_model, load_tokenizer
 from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.prefix import Prefix, PrefixEncoder, load_prefix, save_prefix
+from chatglm2.sampling import SamplingParams
 from chatglm2.tokenizer import ChatGLMTokenizer, IncrementalDecoder
 
 AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
@@ -30,9 +33,13 @@ __all__ = [
     "ChatGLMError",
     "ChatGLMForConditionalGeneration",
     "ChatGLMTokenizer",
+    "ChatSession",
+    "Engine",
     "IncrementalDecoder",
     "Prefix",
     "PrefixEncoder",
+    "Request",
+    "SamplingParams",
     "load_model",
     "load_prefix",
     "load_tokenizer",

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 ROPE_PRECISIONS = ("fp32", "reference")
 
 
-class ChatGLMConfig(PreTrainedConfig):  # type: ignore[misc]
+class ChatGLMConfig(PreTrainedConfig):
     """Shape and options of a ChatGLM2 model.
 
     The defaults are ChatGLM2-6B's. Keys that the original carries but that change nothing on today's torch

@@ -1,7 +1,7 @@
 """From a directory or hub id to a model and a tokenizer, one shard at a time.
 
-Knows file layouts and checks all of them before it loads any. Runs no code from a checkpoint: ``config.json`` is read as
-data, ``.bin`` files with ``weights_only=True``.
+Knows file layouts and checks all of them before it loads any. Runs no code from a checkpoint: ``config.json`` is read
+as data, ``.bin`` files with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def _find_shards(directory: Path) -> list[Path]:
                 raise CheckpointError(
                     f"{directory} is incomplete: {index_name} names {len(names)} weight files, {len(missing)} are "
                     f"missing ({listed}). Download them again; nothing has been loaded.",
-                    f"{directory} 不完整：{index_name} 列出了 {len(names)} 个权重文件，缺少 {len(missing)} 个（{listed}）。"
-                    "请重新下载；尚未加载任何内容。",
+                    f"{directory} 不完整：{index_name} 列出了 {len(names)} 个权重文件，"
+                    f"缺少 {len(missing)} 个（{listed}）。请重新下载；尚未加载任何内容。",
                 )
             return [directory / name for name in names]
         if (directory / single_name).is_file():

@@ -1,27 +1,30 @@
 """ChatGLM2: a decoder with RMSNorm, half-rotated interleaved RoPE, multi-query attention and SwiGLU.
 
-Module names are the checkpoint's tensor names, so its state dict loads as it is. Knows how to attend to a prefix and to a
-cache that answers ``update(key, value, layer)``; does not know where weights, prefixes or requests come from.
+Module names are the checkpoint's tensor names, so its state dict loads as it is. Knows how to attend to a prefix and to
+a cache that answers ``update(key, value, layer)``; does not know where weights, prefixes or requests come from.
 
-Shapes: B batch, S new tokens, K keys in the cache and new, P prefix tokens, H hidden, N query heads, G key/value groups,
-D channels a head.
+Shapes: B batch, S new tokens, K keys in the cache and new, P prefix tokens, H hidden, N query heads, G key/value
+groups, D channels a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.generation import GenerationMixin
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.prefix import Prefix, PrefixEncoder
+
+if TYPE_CHECKING:
+    from chatglm2.chat import History
+    from chatglm2.tokenizer import ChatGLMTokenizer
 
 ROPE_BASE = 10000.0
 IGNORED_LABEL = -100
@@ -89,8 +92,8 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of ``[B, N, S, D]`` queries over ``[B, G, K, D]`` keys and values.
 
-    Query head h reads group h // (N / G). ``mask`` is boolean, ``[B or 1, 1, S, K]``, true where a query may look; without
-    one, S == K is causal and S == 1 sees everything.
+    Query head h reads group h // (N / G). ``mask`` is boolean, ``[B or 1, 1, S, K]``, true where a query may look;
+    without one, S == K is causal and S == 1 sees everything.
     """
     batch, heads, length, channels = query.shape
     groups = key.shape[1]
@@ -157,7 +160,7 @@ class MLP(nn.Module):
         return self.dense_4h_to_h(F.silu(gate) * up)
 
 
-class GLMBlock(GradientCheckpointingLayer):  # type: ignore[misc]
+class GLMBlock(GradientCheckpointingLayer):
     """One pre-norm layer."""
 
     def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
@@ -197,6 +200,12 @@ class GLMTransformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(GLMBlock(config, index) for index in range(config.num_layers))
         self.final_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
+
+    def blocks(self) -> Iterator[GLMBlock]:
+        """The layers, typed."""
+        for layer in self.layers:
+            assert isinstance(layer, GLMBlock)
+            yield layer
 
     def forward(
         self,
@@ -243,19 +252,21 @@ class ChatGLMModel(nn.Module):
         return self.encoder(hidden, self.rotary_pos_emb(position_ids), mask, cache, prefix)
 
 
-class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """ChatGLM2 with its language-model head; ``generate()``, training and P-Tuning v2 work on it."""
 
+    config: ChatGLMConfig
     config_class = ChatGLMConfig
     base_model_prefix = "transformer"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("GLMBlock",)
+    _no_split_modules = ["GLMBlock"]  # noqa: RUF012 - the base class declares it so
     _supports_sdpa = True
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         self.transformer = ChatGLMModel(config)
+        self.chat_engine: Any = None  # the engine behind `chat`, made at first use
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -264,7 +275,7 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type
             module.reset_parameters()
         elif isinstance(module, nn.Linear | nn.Embedding) and not self._is_in_prefix_encoder(module):
             nn.init.normal_(module.weight, std=0.02)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
@@ -276,14 +287,8 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type
     def get_input_embeddings(self) -> nn.Module:
         return self.transformer.embedding.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.transformer.embedding.word_embeddings = value
-
     def get_output_embeddings(self) -> nn.Module:
         return self.transformer.output_layer
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.transformer.output_layer = new_embeddings
 
     def prepare_prefix_tuning(self, pre_seq_len: int, prefix_projection: bool = False) -> PrefixEncoder:
         """Freeze every weight and add a trainable prefix, N(0, 1) in fp32.
@@ -296,6 +301,22 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type
         encoder = PrefixEncoder(self.config).to(self.device)
         self.transformer.prefix_encoder = encoder
         return encoder
+
+    def chat(
+        self, tokenizer: ChatGLMTokenizer, query: str, history: History | None = None, **options: Any
+    ) -> tuple[str, History]:
+        """Answer ``query``; see `chatglm2.chat.chat`."""
+        from chatglm2 import chat  # here, since chat imports the engine and the engine this module
+
+        return chat.chat(self, tokenizer, query, history, **options)
+
+    def stream_chat(
+        self, tokenizer: ChatGLMTokenizer, query: str, history: History | None = None, **options: Any
+    ) -> Iterator[tuple[str, History]]:
+        """Answer ``query`` word by word; see `chatglm2.chat.stream_chat`."""
+        from chatglm2 import chat
+
+        return chat.stream_chat(self, tokenizer, query, history, **options)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that training changes."""
@@ -319,10 +340,10 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type
             input_ids: ``[B, S]`` new tokens.
             attention_mask: ``[B, cached + S]``, 1 for text and 0 for padding, prefix not counted; all text if absent.
             position_ids: ``[B, S]``; counted over the text of ``attention_mask`` if absent.
-            labels: ``[B, S]``, -100 where there is nothing to learn. The loss is the mean cross-entropy of the next token;
-                only label positions go through the head, so ``logits`` is None.
+            labels: ``[B, S]``, -100 where there is nothing to learn. The loss is the mean cross-entropy of the next
+                token; only label positions go through the head, so ``logits`` is None.
             past_key_values: a transformers cache.
-            prefix: a prefix for all rows, or one (or None) for each. Without it, the model's own trainable prefix, if any.
+            prefix: a prefix for all rows, or one (or None) for each. Without it, the model's own trainable prefix.
             logits_to_keep: compute logits of that many last positions only; 0 for all.
         """
         del return_dict  # always a ModelOutput

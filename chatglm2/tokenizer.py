@@ -11,10 +11,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import sentencepiece
-from transformers import BatchEncoding, PreTrainedTokenizer
+from transformers import PreTrainedTokenizer
 
 from chatglm2.errors import TokenizerError
 
@@ -27,15 +27,15 @@ LONGEST_INCOMPLETE_CHARACTER = 3
 History = Sequence[tuple[str, str]]
 
 
-class ChatGLMTokenizer(PreTrainedTokenizer):  # type: ignore[misc]
+class ChatGLMTokenizer(PreTrainedTokenizer):
     """ChatGLM2's tokenizer for transformers, without remote code.
 
-    ``encode(text)`` puts ``[gMASK] sop`` in front and no end token behind, as the original does. Padding is on the left, and
-    gives position ids that count text only.
+    ``encode(text)`` puts ``[gMASK] sop`` in front and no end token behind, as the original does. Padding is on the
+    left, and gives position ids that count text only.
     """
 
-    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": TOKENIZER_FILE}
-    model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask", "position_ids"]
+    vocab_files_names = {"vocab_file": TOKENIZER_FILE}  # noqa: RUF012 - the base class declares them so
+    model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
     padding_side = "left"
 
     def __init__(self, vocab_file: str | Path, padding_side: str = "left", **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):  # type: ignore[misc]
     def _pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> Any:
         length = len(encoded_inputs["input_ids"])
         positions = encoded_inputs.pop("position_ids", None) or list(range(length))
-        padded: BatchEncoding = super()._pad(encoded_inputs, *args, **kwargs)
+        padded: Any = super()._pad(encoded_inputs, *args, **kwargs)
         missing = [0] * (len(padded["input_ids"]) - length)
         padded["position_ids"] = missing + positions if self.padding_side == "left" else positions + missing
         return padded
@@ -143,8 +143,8 @@ def _load_pieces(vocab_file: str) -> sentencepiece.SentencePieceProcessor:
 class IncrementalDecoder:
     """Turns ids that come one by one into text, without tearing a character or delaying one.
 
-    Only a window of the last ids is decoded again: SentencePiece drops a leading space, so the window keeps the ids of the
-    last step in front, and the new text is the difference.
+    Only a window of the last ids is decoded again: SentencePiece drops a leading space, so the window keeps the ids of
+    the last step in front, and the new text is the difference.
     """
 
     def __init__(self, tokenizer: ChatGLMTokenizer) -> None:

@@ -1,0 +1,122 @@
+"""One decode step for a whole batch, in as few operations as the device allows.
+
+Knows the model's modules and a `KeyValueCache`; knows no requests. `build_decoder` picks the implementation; all give
+the same logits as the modules (tested), and the engine uses nothing else for decoding.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock, KeyValueCache, RMSNorm
+
+
+class Decoder(Protocol):
+    """Computes the next position of every row."""
+
+    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache) -> Tensor:
+        """Logits ``[n, vocabulary]`` for one token a row.
+
+        Args:
+            ids: ``[n]``, each row's last token.
+            positions: ``[n]``, its text position.
+            mask: boolean ``[n, 1, 1, K]``, true where a row may look; None where all of it may.
+            cache: pointed at the rows and columns of these tokens.
+        """
+
+
+def build_decoder(model: ChatGLMForConditionalGeneration, max_length: int) -> Decoder:
+    """The fastest decoder for the model's device and weights, for positions below ``max_length``."""
+    dense = all(type(module) is nn.Linear for module in model.modules() if isinstance(module, nn.Linear))
+    biased = model.config.add_bias_linear
+    if model.device.type == "cpu" and model.dtype == torch.float32 and dense and not biased:
+        return CpuDecoder(model, max_length)
+    return ModuleDecoder(model)
+
+
+class ModuleDecoder:
+    """Runs the model's own modules: right for every device and dtype."""
+
+    def __init__(self, model: ChatGLMForConditionalGeneration) -> None:
+        self._transformer = model.transformer
+
+    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache) -> Tensor:
+        hidden = self._transformer(ids.unsqueeze(1), positions.unsqueeze(1), mask, cache)
+        return self._transformer.output_layer(hidden[:, -1])
+
+
+class CpuDecoder:
+    """fp32 on a CPU, where a small model's step is bound by the cost of each operation and by slow GEMV.
+
+    The BLAS behind torch multiplies ``weight @ x.T`` by two or more rows several times faster than ``x @ weight.T``,
+    and by one row no faster than by two (`benchmarks/engine.py` measures it): so one row runs as two equal ones, and a
+    second pane is almost free.
+    """
+
+    def __init__(self, model: ChatGLMForConditionalGeneration, max_length: int) -> None:
+        config = model.config
+        self._transformer = model.transformer
+        self._heads, self._groups = config.num_attention_heads, config.multi_query_group_num
+        self._channels = config.kv_channels
+        self._cosine, self._sine = self._rotation_tables(max_length)
+
+    def _rotation_tables(self, max_length: int) -> tuple[Tensor, Tensor]:
+        """Factors ``[max_length, 1, D]`` of a channel and of its pair's other one; 1 and 0 where nothing turns."""
+        rotation = self._transformer.rotary_pos_emb(torch.arange(max_length).unsqueeze(0))[0]  # [T, 1, R / 2]
+        turning = rotation.shape[-1] * 2
+        cosine = torch.ones(max_length, 1, self._channels)
+        sine = torch.zeros(max_length, 1, self._channels)
+        cosine[..., :turning] = rotation.real.repeat_interleave(2, -1)
+        sine[..., :turning] = torch.stack((-rotation.imag, rotation.imag), -1).flatten(-2)
+        return cosine, sine
+
+    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache) -> Tensor:
+        x = self._transformer.embedding(ids.expand(2) if len(ids) == 1 else ids)  # [n, H]
+        turn = self._cosine[positions], self._sine[positions]
+        for block in self._transformer.encoder.blocks():
+            x = self._step(block, x, turn, mask, cache)
+        x = _normalize(self._transformer.encoder.final_layernorm, x)
+        return _project(self._transformer.output_layer, x)[: len(ids)]
+
+    def _step(
+        self, block: GLMBlock, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache
+    ) -> Tensor:
+        attention, mlp = block.self_attention, block.mlp
+        mixed = _project(attention.query_key_value, _normalize(block.input_layernorm, x))
+        context = self._attend(mixed, attention.layer_idx, turn, mask, cache)
+        x = _project(attention.dense, context).add_(x)
+        gate, up = _project(mlp.dense_h_to_4h, _normalize(block.post_attention_layernorm, x)).chunk(2, dim=-1)
+        return _project(mlp.dense_4h_to_h, F.silu(gate).mul_(up)).add_(x)
+
+    def _attend(
+        self,
+        mixed: Tensor,
+        layer_idx: int,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KeyValueCache,
+    ) -> Tensor:
+        rows = len(turn[0])
+        heads = mixed[:rows].unflatten(-1, (-1, self._channels))  # [n, N + 2G, D]
+        turning, value = heads.split((self._heads + self._groups, self._groups), dim=1)
+        swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        query, key = torch.addcmul(turning * turn[0], swapped, turn[1]).split((self._heads, self._groups), dim=1)
+        keys, values = cache.update(key.unsqueeze(2), value.unsqueeze(2), layer_idx)  # [n, G, K, D]
+        grouped = query.unflatten(1, (self._groups, -1))
+        context = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)  # [n, N * D]
+        return context.expand(2, -1).contiguous() if rows == 1 else context
+
+
+def _project(linear: nn.Linear, x: Tensor) -> Tensor:
+    """``linear(x)`` for the few rows of ``x`` ``[n, in]``, contiguous ``[n, out]``."""
+    product = (linear.weight @ x.T).T
+    return product.contiguous() if linear.bias is None else torch.add(linear.bias, product).contiguous()
+
+
+def _normalize(norm: RMSNorm, x: Tensor) -> Tensor:
+    mean_square = torch.linalg.vecdot(x, x).div_(x.shape[-1])
+    return x * mean_square.add_(norm.eps).rsqrt_().unsqueeze(-1) * norm.weight

@@ -1,0 +1,115 @@
+"""From logits to tokens: repetition penalty, temperature, top-k, top-p, and a draw. Pure functions.
+
+The order and the meaning of each step are transformers' (temperature, then top-k, then top-p over what is left). The
+draw is an inverse-CDF lookup with one uniform number a row, so a row's token depends on its own logits and number only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one request chooses its tokens.
+
+    Attributes:
+        temperature: divides the logits; 0 is greedy.
+        top_p: keep the fewest most likely tokens that reach this probability together; 1 keeps all.
+        top_k: keep that many most likely tokens; 0 keeps all.
+        repetition_penalty: above 1, makes tokens of the prompt and the reply less likely.
+        max_new_tokens: longest reply.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 0.8
+    top_k: int = 50
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, found {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (off) or more, found {self.top_k}")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty must be above 0, found {self.repetition_penalty}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, found {self.max_new_tokens}")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+
+class SamplingBatch:
+    """The parameters of a batch's rows as tensors, built once for as long as the rows stay the same.
+
+    Args:
+        rows: one `SamplingParams` a row.
+        device: where the logits are.
+    """
+
+    def __init__(self, rows: Sequence[SamplingParams], device: torch.device) -> None:
+        self.all_greedy = all(row.is_greedy for row in rows)
+        self.any_penalty = any(row.repetition_penalty != 1.0 for row in rows)
+        self.cuts_top_k = all(row.top_k > 0 or row.is_greedy for row in rows)
+        self.widest_top_k = max((row.top_k for row in rows), default=0)
+        self.greedy = torch.tensor([row.is_greedy for row in rows], device=device)
+        self.temperature = _column([row.temperature or 1.0 for row in rows], device)
+        self.top_p = _column([row.top_p for row in rows], device)
+        self.top_k = torch.tensor([[row.top_k or 2**31 - 1] for row in rows], device=device)
+        self.penalty = _column([row.repetition_penalty for row in rows], device)
+
+
+def _column(values: list[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(-1)
+
+
+def choose_tokens(logits: Tensor, batch: SamplingBatch, uniforms: Tensor, seen: Tensor | None = None) -> Tensor:
+    """The next token of each row.
+
+    Args:
+        logits: ``[n, vocabulary]``.
+        batch: the rows' parameters.
+        uniforms: ``[n]`` in [0, 1), one draw a row.
+        seen: boolean ``[n, vocabulary]``, the tokens that a repetition penalty bears on.
+
+    Returns:
+        ``[n]`` token ids.
+    """
+    logits = logits.float()
+    if batch.any_penalty and seen is not None:
+        logits = penalize(logits, seen, batch.penalty)
+    best = logits.argmax(-1)
+    if batch.all_greedy:
+        return best
+    scaled = logits / batch.temperature
+    if batch.cuts_top_k:
+        width = min(batch.widest_top_k, logits.shape[-1])
+        scores, order = scaled.topk(width, dim=-1)
+    else:
+        scores, order = scaled.sort(dim=-1, descending=True)
+    rank = torch.arange(scores.shape[-1], device=logits.device)
+    scores = scores.masked_fill(rank >= batch.top_k, -torch.inf)
+    probabilities = scores.softmax(-1)
+    outside = probabilities.cumsum(-1) - probabilities >= batch.top_p
+    probabilities = probabilities.masked_fill(outside, 0.0)
+    cumulative = probabilities.cumsum(-1)
+    threshold = uniforms.unsqueeze(-1) * cumulative[:, -1:]
+    position = (cumulative <= threshold).sum(-1, keepdim=True)
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1  # rounding must not step past the last candidate
+    drawn = order.gather(-1, torch.minimum(position, last)).squeeze(-1)
+    return torch.where(batch.greedy, best, drawn)
+
+
+def penalize(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """Divide positive and multiply negative logits of ``seen`` tokens by ``penalty`` (Keskar et al. 2019, CTRL)."""
+    penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, penalized, logits)

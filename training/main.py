@@ -1,0 +1,174 @@
+"""Train from a shell: ``python -m training.main --train_file data.json …``; the original's flags work.
+
+Starts what the page starts, a detached process, and follows it. Ctrl-C asks it to finish its step, save and stop; a
+second Ctrl-C leaves it to that and returns at once. With ``--run DIR`` this *is* the trainer's process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+from chatglm2.errors import ChatGLMError, RunError
+from training import process
+from training.arguments import TrainingSettings
+from training.checkpoints import DIRECTORY_NAME
+from training.command_line import DEFAULT_STORE, Command, parse_command
+from training.events import (
+    CheckpointEvent,
+    EndedEvent,
+    EvaluationEvent,
+    Event,
+    FailedEvent,
+    MessageEvent,
+    StartedEvent,
+    StepEvent,
+    step_history,
+)
+from training.runs import Run, RunStore
+
+POLL_SECONDS = 0.2
+USER_ERROR, FAILED = 2, 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done or stopped, 1 the training failed, 2 a user's mistake."""
+    language = system_language()
+    try:
+        command = parse_command(sys.argv[1:] if arguments is None else arguments, language)
+        return _execute(command, language)
+    except ChatGLMError as error:
+        print(error.localized(language), file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:  # whoever read the progress has gone; the training goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def system_language() -> str:
+    """``zh`` where the shell's language is Chinese, else ``en``."""
+    variables = (os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return "zh" if next((value for value in variables if value), "").lower().startswith("zh") else "en"
+
+
+def _execute(command: Command, language: str) -> int:
+    if command.run is not None:
+        from training.worker import work  # imports torch and transformers: only the trainer's process needs them
+
+        return work(command.run)
+    store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
+    if command.list_runs:
+        return _list(store)
+    if command.stop is not None:
+        process.request_stop(store.get(command.stop))
+        print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
+        return 0
+    for en, zh in command.notes:
+        print(_say(language, en, zh), file=sys.stderr)
+    run, offset = _resume(command) if command.resume_from else (_create(command, store), 0)
+    print(_say(language, f"Training {run.path}", f"开始训练：{run.path}"))
+    return 0 if command.detach else follow(run, language, offset)
+
+
+def _create(command: Command, store: RunStore) -> Run:
+    settings = command.settings()
+    for flag, path in (("train_file", settings.train_file), ("validation_file", settings.validation_file)):
+        if path and not Path(path).is_file():
+            raise RunError(
+                f"--{flag}: there is no file {path}. Check the path.", f"--{flag}：文件 {path} 不存在，请检查路径。"
+            )
+    process.require_idle(store)
+    run = store.create(settings, command.output_dir.name if command.output_dir else None, overwrite=command.overwrite)
+    process.start(run)
+    return run
+
+
+def _resume(command: Command) -> tuple[Run, int]:
+    """The resumed run, and where the events of its earlier part end."""
+    assert command.resume_from is not None
+    place = command.resume_from.resolve()
+    named = DIRECTORY_NAME.fullmatch(place.name)
+    run = Run(place.parent if named else place)
+    settings = TrainingSettings.from_dict({**run.settings().to_dict(), **command.values})
+    _, offset = run.events()
+    process.resume(run, int(named.group(1)) if named else None, settings)
+    return run, offset
+
+
+def _list(store: RunStore) -> int:
+    for run in store.list():
+        steps = step_history(run.events()[0])
+        progress = f"{steps[-1].step}/{steps[-1].total_steps}  loss {steps[-1].loss:.4f}" if steps else ""
+        print(f"{run.name:40} {run.state().status:12} {progress}")
+    return 0
+
+
+def follow(run: Run, language: str, offset: int = 0, output: TextIO = sys.stdout) -> int:
+    """Show a run's events from a byte offset on until it ends; returns the exit code."""
+    interrupts = 0
+    while True:
+        try:
+            active = run.state().status.is_active
+            events, offset = run.events(offset)
+            ended = _show(events, language, output)
+            if ended is not None:
+                return FAILED if isinstance(ended, FailedEvent) else 0
+            if not active:
+                state = run.state()
+                print(_say(language, state.message_en, state.message_zh), file=sys.stderr)
+                return FAILED
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            interrupts += 1
+            if interrupts > 1:
+                return 0
+            process.request_stop(run)
+            en = "Stopping after this step. Press Ctrl-C again to return now; it will stop all the same."
+            print("\n" + _say(language, en, "将在当前步完成后停止。再按一次 Ctrl-C 立即返回，训练仍会停止。"))
+
+
+def _show(events: Iterable[Event], language: str, output: TextIO) -> EndedEvent | None:
+    """Print events; a terminal gets one line that changes in place for the steps."""
+    in_place = output.isatty()
+    for event in events:
+        line = _describe(event, language)
+        if in_place:
+            print(f"\r\033[K{line}", end="" if isinstance(event, StepEvent) else "\n", file=output, flush=True)
+        else:
+            print(line, file=output, flush=True)
+        if isinstance(event, EndedEvent):
+            return event
+    return None
+
+
+def _describe(event: Event, language: str) -> str:
+    match event:
+        case StepEvent():
+            numbers = f"loss {event.loss:.4f}  lr {event.learning_rate:.3g}  {event.tokens_per_second:,.0f} tokens/s"
+            left = _say(language, f"{event.seconds_left:.0f} s left", f"剩余 {event.seconds_left:.0f} 秒")
+            return f"{event.step:>6}/{event.total_steps}  {numbers}  {left}"
+        case StartedEvent():
+            en = f"{event.examples} examples, {event.trainable_parameters:,} parameters to train, on {event.device}"
+            return _say(
+                language, en, f"{event.examples} 条样本，可训练参数 {event.trainable_parameters:,}，{event.device}"
+            )
+        case CheckpointEvent():
+            return _say(language, f"Saved {event.name}", f"已保存 {event.name}")
+        case EvaluationEvent():
+            numbers = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+            return _say(language, f"Validation: {numbers}", f"验证：{numbers}")
+        case MessageEvent() | EndedEvent():
+            return _say(language, event.en, event.zh)
+    return event.kind
+
+
+def _say(language: str, en: str, zh: str) -> str:
+    return zh if language == "zh" else en
+
+
+if __name__ == "__main__":
+    sys.exit(main())

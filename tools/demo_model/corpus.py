@@ -40,7 +40,8 @@ class Row:
 
 
 class Corpus:
-    def __init__(self) -> None:
+    def __init__(self, invented_share: float = INVENTED_SHARE) -> None:
+        self.invented_share = invented_share
         self.grammar = Grammar()
         self.chat = Chat(self.grammar)
 
@@ -66,13 +67,13 @@ class Corpus:
     def _single(self, rng: random.Random) -> Turn:
         kind = rng.random()
         if kind > PLAIN_SHARE + COPY_SHARE:
-            return self._unheard_of(rng) if rng.random() < INVENTED_SHARE else self.chat.sample(rng)
+            return self._unheard_of(rng) if rng.random() < self.invented_share else self.chat.sample(rng)
         garment = self._garment(rng)
         if kind < PLAIN_SHARE:
             turn = garment.content, self.grammar.plain(garment, rng)
         else:
             turn = self.grammar.copy_request(garment, rng), self.grammar.copy(garment, rng)
-        return self._with_invented_value(garment, turn, rng) if rng.random() < INVENTED_SHARE else turn
+        return self._with_invented_value(garment, turn, rng) if rng.random() < self.invented_share else turn
 
     def _with_invented_value(self, garment: Garment, turn: Turn, rng: random.Random) -> Turn:
         """Swaps one value for a made-up word, so that the model learns to copy words that it has never met."""

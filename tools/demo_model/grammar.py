@@ -146,8 +146,10 @@ class CopyWriter:
         self.rng.shuffle(rest)
         modifiers = self._choose_modifiers(rest)
         rest = [pair for pair in rest if pair not in modifiers]
-        sentences = [self._opening()] if self.rng.random() < 0.5 else []
-        sentences += [self._lead(modifiers, rest), *self._body(rest)]
+        opened = self.rng.random() < 0.5
+        sentences = [self._opening()] if opened else []
+        leads = "leads" if opened or self.rng.random() < 0.5 else "first_leads"
+        sentences += [self._lead(leads, modifiers, rest), *self._body(rest)]
         if self.rng.random() < 0.4:
             sentences.append(self._from("closings"))
         return "".join(sentences)
@@ -191,8 +193,8 @@ class CopyWriter:
         season = self.grammar.season(self.garment)
         return self._from(f"openings_{season}" if season and self.rng.random() < 0.4 else "openings_any")
 
-    def _lead(self, modifiers: Sequence[tuple[str, str]], rest: list[tuple[str, str]]) -> str:
-        lead = self._from("leads", {"a": "".join(self._say("modifiers", pair) for pair in modifiers)})
+    def _lead(self, name: str, modifiers: Sequence[tuple[str, str]], rest: list[tuple[str, str]]) -> str:
+        lead = self._from(name, {"a": "".join(self._say("modifiers", pair) for pair in modifiers)})
         claim = self._say("clauses", rest.pop()) if rest else self.weaver.weave("<效果>", self.context)
         return f"{lead}{claim}。"
 

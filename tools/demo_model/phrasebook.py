@@ -1,7 +1,7 @@
 """A small template language: phrases that are woven anew every time.
 
-``{a|b|}`` chooses one branch, ``<name>`` draws from a named list, ``$x`` is a variable of one character. Within one text
-no item of a named list is drawn twice. Knows nothing of garments or chat.
+``{a|b|}`` chooses one branch, ``<name>`` draws from a named list, ``$x`` is a variable of one character. Within one
+text no item of a named list is drawn twice. Knows nothing of garments or chat.
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""Command line of the demo model's tool; ``--help`` lists the steps in order."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL_DIRECTORY = ROOT / "assets" / "demo-model"
+DATA_DIRECTORY = ROOT / "assets" / "data"
+TOKENIZER_ROWS, VOCAB_SIZE, TOKENIZER_SEED = 60_000, 6_000, 7
+TRAIN_ROWS, TRAIN_SEED, DEV_ROWS = 2_000, 2024, 200
+
+
+def make_data() -> None:
+    """Write the sample data."""
+    from tools.demo_model.corpus import Corpus, write_json_lines
+
+    rows = Corpus().sample_rows(TRAIN_SEED, TRAIN_ROWS + DEV_ROWS)
+    write_json_lines(rows[:TRAIN_ROWS], DATA_DIRECTORY / "train.json")
+    write_json_lines(rows[TRAIN_ROWS:], DATA_DIRECTORY / "dev.json")
+
+
+def make_tokenizer() -> None:
+    """Train the vocabulary."""
+    from tools.demo_model.corpus import Corpus
+    from tools.demo_model.tokenizer import train_tokenizer
+
+    rows = Corpus(invented_share=0.0).rows(TOKENIZER_SEED, TOKENIZER_ROWS)
+    train_tokenizer(rows, MODEL_DIRECTORY, VOCAB_SIZE)
+
+
+def main() -> None:
+    from tools.demo_model.train import Recipe, train
+
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_model", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    steps.add_parser("data", help="write assets/data/")
+    steps.add_parser("tokenizer", help="train the vocabulary into assets/demo-model/")
+    training = steps.add_parser("train", help="train the model from scratch; minutes on one GPU")
+    training.add_argument("--output", type=Path, default=MODEL_DIRECTORY)
+    for item in fields(Recipe):
+        training.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default)
+    arguments = parser.parse_args()
+    if arguments.step == "data":
+        make_data()
+    elif arguments.step == "tokenizer":
+        make_tokenizer()
+    else:
+        recipe = Recipe(**{item.name: getattr(arguments, item.name) for item in fields(Recipe)})
+        train(MODEL_DIRECTORY, arguments.output, recipe)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
 
 from chatglm2.errors import ChatGLMError, RunError
 from training import process
@@ -107,14 +106,14 @@ def _list(store: RunStore) -> int:
     return 0
 
 
-def follow(run: Run, language: str, offset: int = 0, output: TextIO = sys.stdout) -> int:
+def follow(run: Run, language: str, offset: int = 0) -> int:
     """Show a run's events from a byte offset on until it ends; returns the exit code."""
     interrupts = 0
     while True:
         try:
             active = run.state().status.is_active
             events, offset = run.events(offset)
-            ended = _show(events, language, output)
+            ended = _show(events, language)
             if ended is not None:
                 return FAILED if isinstance(ended, FailedEvent) else 0
             if not active:
@@ -131,15 +130,15 @@ def follow(run: Run, language: str, offset: int = 0, output: TextIO = sys.stdout
             print("\n" + _say(language, en, "将在当前步完成后停止。再按一次 Ctrl-C 立即返回，训练仍会停止。"))
 
 
-def _show(events: Iterable[Event], language: str, output: TextIO) -> EndedEvent | None:
+def _show(events: Iterable[Event], language: str) -> EndedEvent | None:
     """Print events; a terminal gets one line that changes in place for the steps."""
-    in_place = output.isatty()
+    in_place = sys.stdout.isatty()
     for event in events:
         line = _describe(event, language)
         if in_place:
-            print(f"\r\033[K{line}", end="" if isinstance(event, StepEvent) else "\n", file=output, flush=True)
+            print(f"\r\033[K{line}", end="" if isinstance(event, StepEvent) else "\n", flush=True)
         else:
-            print(line, file=output, flush=True)
+            print(line, flush=True)
         if isinstance(event, EndedEvent):
             return event
     return None

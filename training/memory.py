@@ -6,7 +6,6 @@ Knows sizes; moves nothing.
 from __future__ import annotations
 
 import logging
-from typing import cast
 
 import psutil
 import torch
@@ -25,7 +24,7 @@ def should_recompute_activations(model: ChatGLMForConditionalGeneration, setting
         return settings.gradient_checkpointing == "on"
     length = settings.max_source_length + settings.max_target_length + 1
     needed = activation_bytes(
-        cast(ChatGLMConfig, model.config),
+        model.config,
         model.dtype.itemsize,
         settings.per_device_train_batch_size,
         length,

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from transformers import set_seed
 
-from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer, load_model, load_tokenizer
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, load_model, load_tokenizer
 from chatglm2.errors import ChatGLMError, RunError
 from chatglm2.hub import Hub
 from chatglm2.prefix import load_prefix_state
@@ -123,7 +123,7 @@ def _load_model(settings: TrainingSettings) -> ChatGLMForConditionalGeneration:
 
 def _warm_start(run: Run, model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> None:
     path = str(settings.ptuning_checkpoint)
-    state = load_prefix_state(path, cast(ChatGLMConfig, model.config))
+    state = load_prefix_state(path, model.config)
     length, projection = state["embedding.weight"].shape[0], "trans.0.weight" in state
     if length != settings.pre_seq_len or projection != settings.prefix_projection:
         raise RunError(

@@ -152,6 +152,11 @@ class SlotCache:
         self.keys[:, row, : prefix.length] = ready[:, 0]
         self.values[:, row, : prefix.length] = ready[:, 1]
 
+    def erase(self, row: int) -> None:
+        """Forget everything of one row."""
+        self.keys[:, row] = 0
+        self.values[:, row] = 0
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` columns of one row to another."""
         self.keys[:, target, :length] = self.keys[:, source, :length]
@@ -359,6 +364,8 @@ class Engine:
             for index in reversed(range(len(self._rows))):
                 if self._rows[index].stream.finish_reason is None:
                     continue
+                if self._rows[index].stream.finish_reason == "error":
+                    self._cache.erase(index)  # what is not a number would reach later rows even through a mask
                 last = self._rows.pop()
                 self._sampling = None
                 if index < len(self._rows):

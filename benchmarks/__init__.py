@@ -1,0 +1,1 @@
+"""What backs each figure in the README: run as ``./launch.sh bench NAME`` or ``python -m benchmarks.NAME``."""

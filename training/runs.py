@@ -35,8 +35,11 @@ EVENTS_FILE = "events.jsonl"
 LOG_FILE = "train.log"
 STOP_FILE = "stop"
 STAGING_DIRECTORY = ".staging"
+RESERVE_FILE = ".reserve.partial"
+RESERVED_BYTES = 64 * 1024
 LONGEST_NAME = 100
 LOG_TAIL_BYTES = 64 * 1024
+LOG_PROGRESS = " INFO "  # a line that tells of progress, not of an end
 SAFE_NAME = re.compile(r"[\w\-][\w.\-]*")
 # How long a run may be "starting" before its process is known: the time between two writes of `process.py`.
 LAUNCH_SECONDS = 20.0
@@ -185,8 +188,13 @@ class Run:
             else:
                 (self.path / STOP_FILE).unlink(missing_ok=True)
 
+    def reserve_space(self) -> None:
+        """Keep some disk for the last word of a run that fills the disk; `discard_leftovers` gives it back."""
+        with explaining_storage_errors(self.path):
+            (self.path / RESERVE_FILE).write_bytes(bytes(RESERVED_BYTES))
+
     def discard_leftovers(self) -> None:
-        """Delete what a killed trainer left half done."""
+        """Delete what a trainer left half done, and the space it kept."""
         shutil.rmtree(self.staging, ignore_errors=True)
         for pattern in (".*.deleted", ".*.partial"):
             for item in self.path.glob(pattern):
@@ -194,6 +202,8 @@ class Run:
 
     def _last_words(self) -> tuple[str, str]:
         last = self.log_tail(1).strip()
+        if LOG_PROGRESS in last:
+            last = ""
         en = "The training process is gone without a word: it was killed, or the machine went down."
         zh = "训练进程已不存在，且没有留下说明：可能被终止，或机器重启过。"
         return (f"{en} Last line of its log: {last}", f"{zh}日志最后一行：{last}") if last else (en, zh)

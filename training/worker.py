@@ -44,6 +44,7 @@ def work(directory: Path) -> int:
     _take_over(run)
     _stop_on_signals(run)
     try:
+        run.reserve_space()
         _end(run, train(run))
         return 0
     except ChatGLMError as error:
@@ -166,7 +167,7 @@ def _stop_on_signals(run: Run) -> None:
 
 
 def _end(run: Run, event: EndedEvent) -> None:
-    run.discard_leftovers()  # on a full disk this makes room for the last word
+    run.discard_leftovers()  # on a full disk this makes room for what follows
     run.set_stop_request(False)
     run.update(status=Status(event.kind), message_en=event.en, message_zh=event.zh)
     run.append(event)

@@ -152,6 +152,7 @@ def test_leftovers_of_a_killed_trainer_are_cleaned(store: RunStore) -> None:
     (run.staging / "checkpoint-50").mkdir(parents=True)
     (run.path / ".checkpoint-5.deleted").mkdir()
     (run.path / ".run.json.1.partial").touch()
+    run.reserve_space()
     run.discard_leftovers()
     assert sorted(item.name for item in run.path.iterdir()) == ["run.json"]
 

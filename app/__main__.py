@@ -20,22 +20,46 @@ logger = logging.getLogger("app")
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m app",
-        description="Chat with ChatGLM2 base and tuned side by side, train prefixes, and pick checkpoints, in a browser.",
+        description="Chat with ChatGLM2 base and tuned side by side, train and pick prefixes, in a browser.",
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default=str(DEMO_MODEL), metavar="DIR_OR_HUB_ID", help="what to chat with and to tune (default: the demo model)")
-    model.add_argument("--hub", default="huggingface", choices=("huggingface", "modelscope"), help="where a hub id is looked up")
+    model.add_argument(
+        "--model",
+        default=str(DEMO_MODEL),
+        metavar="DIR_OR_HUB_ID",
+        help="what to chat with and to tune (default: the demo model)",
+    )
+    model.add_argument(
+        "--hub", default="huggingface", choices=("huggingface", "modelscope"), help="where a hub id is looked up"
+    )
     model.add_argument("--device", default=None, help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
-    model.add_argument("--dtype", default=None, choices=("float32", "float16", "bfloat16"), help="of the weights (default: what suits the device)")
-    model.add_argument("--quantization-bit", type=int, default=None, choices=(4, 8), help="hold the weights in 4 or 8 bits")
+    model.add_argument(
+        "--dtype",
+        default=None,
+        choices=("float32", "float16", "bfloat16"),
+        help="of the weights (default: what suits the device)",
+    )
+    model.add_argument(
+        "--quantization-bit", type=int, default=None, choices=(4, 8), help="hold the weights in 4 or 8 bits"
+    )
     model.add_argument("--slots", type=int, default=8, help="answers computed at the same time; a question takes two")
     model.add_argument("--max-length", type=int, default=None, help="tokens of prompt and reply together")
     page = parser.add_argument_group("page")
-    page.add_argument("--host", default="0.0.0.0", help="address to listen on; 127.0.0.1 keeps the page to this machine")
+    page.add_argument(
+        "--host", default="0.0.0.0", help="address to listen on; 127.0.0.1 keeps the page to this machine"
+    )
     page.add_argument("--port", type=int, default=7860)
-    page.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="a further name to serve the page under, such as a proxy's")
+    page.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name to serve the page under, such as a proxy's",
+    )
     page.add_argument("--output", type=Path, default=Path("output"), help="where training runs are kept")
-    page.add_argument("--lang", choices=("zh", "en"), default=None, help="language to start in (default: the browser's)")
+    page.add_argument(
+        "--lang", choices=("zh", "en"), default=None, help="language to start in (default: the browser's)"
+    )
     return parser
 
 

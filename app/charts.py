@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 MAX_POINTS = 400
 WIDTH, HEIGHT = 640, 240
+HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 96
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
 
 
@@ -22,7 +23,7 @@ class Point:
 
 
 def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """At most about ``limit`` points: of each stretch its lowest and its highest, so that no spike and no zero is lost."""
+    """At most about ``limit`` points: of each stretch the lowest and the highest, so that no spike or zero is lost."""
     if len(points) <= limit:
         return list(points)
     stretch = math.ceil(len(points) / (limit // 2))
@@ -74,7 +75,7 @@ def line_chart(points: Sequence[Point], total_steps: float, label: str, empty: s
     grid = "".join(_value_tick(place(Point(steps[0], tick))[1], tick) for tick in values)
     grid += "".join(_step_tick(place(Point(tick, values[0]))[0], tick) for tick in steps)
     dots = "".join(
-        f'<circle cx="{x}" cy="{y}" r="7"><title>{html.escape(label)} {format_number(point.value)} · {point.step:g}</title></circle>'
+        f'<circle cx="{x}" cy="{y}" r="7"><title>{point.step:g}: {format_number(point.value)}</title></circle>'
         for point, (x, y) in zip(drawn, map(place, drawn), strict=True)
     )
     return (
@@ -103,21 +104,19 @@ def histogram(edges: Sequence[int], counts: Sequence[int], limit: int, label: st
     if not any(counts):
         return ""
     first, last = edges[0], max(edges[-1], 1)
-    scale = (WIDTH - 2 * RIGHT) / (last - first)
-    tallest = max(counts)
+    base, tallest = HISTOGRAM_HEIGHT - 18, max(counts)
+    across, up = (HISTOGRAM_WIDTH - 2 * RIGHT) / (last - first), (base - TOP) / tallest
     bars = "".join(
-        f'<rect class="{"over" if low >= limit else "within"}" x="{RIGHT + (low - first) * scale + 1:.1f}" '
-        f'y="{90 - 74 * count / tallest:.1f}" width="{max((high - low) * scale - 2, 1):.1f}" '
-        f'height="{max(74 * count / tallest, 1.0):.1f}"><title>{low}–{high - 1}: {count}</title></rect>'
+        f'<rect class="{"over" if low >= limit else "within"}" x="{RIGHT + (low - first) * across + 0.5:.1f}" '
+        f'y="{base - max(count * up, 1):.1f}" width="{max((high - low) * across - 1, 1):.1f}" '
+        f'height="{max(count * up, 1):.1f}"><title>{low}–{high - 1}: {count}</title></rect>'
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
         if count
     )
     if first <= limit <= last:
-        x = RIGHT + (limit - first) * scale
-        bars += f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="92"/>'
-        bars += f'<text x="{x:.1f}" y="106" text-anchor="middle">{limit}</text>'
-    return (
-        f'<svg class="histogram" viewBox="0 0 {WIDTH} 110" role="img" aria-label="{html.escape(label)}">{bars}'
-        f'<text x="{RIGHT}" y="106">{first}</text>'
-        f'<text x="{WIDTH - RIGHT}" y="106" text-anchor="end">{last}</text></svg>'
-    )
+        x = RIGHT + (limit - first) * across
+        bars += f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{base}"/>'
+    ends = f'<text x="{RIGHT}" y="{HISTOGRAM_HEIGHT - 4}">{first}</text>'
+    ends += f'<text x="{HISTOGRAM_WIDTH - RIGHT}" y="{HISTOGRAM_HEIGHT - 4}" text-anchor="end">{last}</text>'
+    box = f"0 0 {HISTOGRAM_WIDTH} {HISTOGRAM_HEIGHT}"
+    return f'<svg class="histogram" viewBox="{box}" role="img" aria-label="{html.escape(label)}">{bars}{ends}</svg>'

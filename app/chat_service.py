@@ -76,5 +76,7 @@ class ChatService:
         seeds = draw_seeds(settings.seed, settings.same_seed)
         loaded = {pane: self._sources.load(keys[pane]) for pane in panes}
         name = self._host.options.name
-        voices = {pane: Voice(loaded[pane].prefix, seeds[pane], chip_text(loaded[pane], name, speech)) for pane in panes}
+        voices = {
+            pane: Voice(loaded[pane].prefix, seeds[pane], chip_text(loaded[pane], name, speech)) for pane in panes
+        }
         yield from play(session, conversation, index, voices, settings.sampling, speech.language)

@@ -80,7 +80,7 @@ class Conversation:
 
     @classmethod
     def from_dict(cls, data: Any) -> Conversation:
-        """Reads :meth:`to_dict`'s data back. What a browser stored is not ours to trust: anything else gives an empty one."""
+        """Reads :meth:`to_dict`'s data back; a browser's store is not ours to trust, so anything else gives none."""
         try:
             rounds = [
                 Round(

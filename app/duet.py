@@ -51,7 +51,7 @@ def play(
     sampling: SamplingParams,
     language: str,
 ) -> Iterator[None]:
-    """Lets ``voices`` answer round ``index``, writing into the conversation; yields whenever there is something to show.
+    """Lets ``voices`` answer round ``index``, writing into the conversation; yields when there is more to show.
 
     Ends when all have finished, and early when the conversation's stop is requested. Closing the generator (a closed
     tab) cancels what still runs.

@@ -44,7 +44,11 @@ def export_page(
 <style>{stylesheet}</style>
 </head>
 <body>
-<header><h1>{title}</h1><time datetime="{now.isoformat(timespec="seconds")}">{now:%Y-%m-%d %H:%M}</time><dl>{facts}</dl></header>
+<header>
+<h1>{title}</h1>
+<time datetime="{now.isoformat(timespec="seconds")}">{now:%Y-%m-%d %H:%M}</time>
+<dl>{facts}</dl>
+</header>
 <main>
 {rounds}
 </main>

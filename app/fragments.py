@@ -61,13 +61,16 @@ def chip_text(loaded: LoadedSource, model_name: str, speech: Speech) -> str:
 def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str = "") -> str:
     """Who answers in a pane, and whether its prefix changes anything."""
     kind = "base" if loaded.source.is_base else "tuned"
-    note = f'<span class="pane-note">{escape(hint)}</span>' if hint else ""
-    if loaded.prefix is not None and not loaded.has_effect:
-        note = f'<span class="pane-note warn">{escape(speech("prefix_no_effect"))}</span>'
-    elif loaded.prefix is not None:
-        effect = speech("prefix_effect", change=f"{loaded.max_logit_change:.1f}")
-        note = f'<span class="pane-note">{escape(effect)}</span>'
-    return f'<div class="pane-head"><span class="chip {kind}">{escape(chip_text(loaded, model_name, speech))}</span>{note}</div>'
+    note = escape(hint)
+    if loaded.prefix is not None:
+        known = "prefix_effect" if loaded.has_effect else "prefix_no_effect"
+        note = escape(speech(known, change=f"{loaded.max_logit_change:.1f}"))
+    warning = "" if loaded.has_effect else " warn"
+    title = escape(speech("prefix_effect_help")) if loaded.prefix is not None else ""
+    return (
+        f'<div class="pane-head"><span class="chip {kind}">{escape(chip_text(loaded, model_name, speech))}</span>'
+        f'<span class="pane-note{warning}" title="{title}">{note}</span></div>'
+    )
 
 
 def failed_chip_html(sentence: str) -> str:
@@ -106,7 +109,10 @@ def status_line(
     """The line under the title: where it runs, what it holds, what is in training."""
     cells = [
         (speech("status_device"), device),
-        (speech("status_memory"), speech("memory_used_free", used=format_bytes(memory.used), free=format_bytes(memory.free))),
+        (
+            speech("status_memory"),
+            speech("memory_used_free", used=format_bytes(memory.used), free=format_bytes(memory.free)),
+        ),
         (speech("status_model"), model_name),
         (speech("status_context"), speech("tokens", count=context_tokens) if context_tokens else "—"),
         (speech("status_training"), training),
@@ -121,7 +127,9 @@ def loading_banner(state: LoadingState, model_name: str, speech: Speech) -> str:
         return ""
     if state.error is not None:
         sentence = state.error.localized(speech.language)
-        return f'<div class="banner failed" role="alert"><b>{escape(speech("model_failed"))}</b> {escape(sentence)}</div>'
+        return (
+            f'<div class="banner failed" role="alert"><b>{escape(speech("model_failed"))}</b> {escape(sentence)}</div>'
+        )
     text = speech("model_loading", name=model_name)
     if state.phase == "downloading":
         received, total = format_bytes(state.done_bytes), format_bytes(state.total_bytes)
@@ -152,7 +160,8 @@ def rows_table(columns: Sequence[str], rows: Sequence[Sequence[str]], limit: int
         "<tr>" + "".join(f"<td>{escape(cell[:limit])}{'…' if len(cell) > limit else ''}</td>" for cell in row) + "</tr>"
         for row in rows
     )
-    return f'<div class="table-scroll"><table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="table-scroll">{table}</div>'
 
 
 def sentence_html(sentence: str, kind: str = "") -> str:
@@ -216,11 +225,11 @@ def _lengths_html(report: LengthReport, title: str, speech: Speech) -> str:
     if not report.over_limit:
         note = speech("none_truncated", limit=report.limit)
     chart = histogram(report.histogram.edges, report.histogram.counts, report.limit, title)
-    return f'<figure><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>{chart}</figure>'
+    return f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>{chart}</figure>"
 
 
 def checkpoint_table(sources: Sequence[Source], selected: dict[str, str], speech: Speech) -> str:
-    """Every checkpoint with what can be done to it. Buttons carry ``data-action`` and ``data-key`` for the page's script.
+    """Every checkpoint with what can be done to it; buttons carry ``data-action`` and ``data-key`` for the page.
 
     Args:
         selected: pane name → key of the source it answers with now.
@@ -274,9 +283,12 @@ def _row_actions(source: Source, selected: dict[str, str], speech: Speech) -> st
         pressed = str(selected.get(action) == source.key).lower() if action in PANES else None
         state = f' aria-pressed="{pressed}"' if pressed else ""
         label = escape(f"{name}: {source.name}")
-        return f'<button type="button" data-action="{action}" data-key="{key}" aria-label="{label}"{state}>{escape(name)}</button>'
+        data = f'data-action="{action}" data-key="{key}"'
+        return f'<button type="button" {data} aria-label="{label}"{state}>{escape(name)}</button>'
 
-    link = f'<a href="{DOWNLOAD_PATH}?{urlencode({"key": source.key})}" download>{escape(speech("action_download"))}</a>'
+    link = (
+        f'<a href="{DOWNLOAD_PATH}?{urlencode({"key": source.key})}" download>{escape(speech("action_download"))}</a>'
+    )
     return button("left") + button("right") + link + button("delete")
 
 

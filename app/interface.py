@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from app.fragments import loading_banner, status_line
 from app.i18n import Speech, speech_for, word
+from app.listening import QUIET
 from app.machine import describe_device, read_memory
 from app.services import Services
 from app.tabs.checkpoints import CheckpointsTab
@@ -22,13 +21,13 @@ CLEAN_EVERY_SECONDS, KEEP_SECONDS = 3600, 86400
 
 def build_interface(services: Services) -> gr.Blocks:
     """The page on ``services``; loads nothing and starts nothing."""
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    with gr.Blocks(
+    demo = gr.Blocks(
         title="ChatGLM2 P-Tuning",
         analytics_enabled=False,
         fill_width=True,
         delete_cache=(CLEAN_EVERY_SECONDS, KEEP_SECONDS),
-    ) as demo:
+    )
+    with demo:
         with gr.Row(elem_id="header"):
             gr.Markdown(word("heading"), elem_id="heading")
             language = gr.Button(word("switch_language"), size="sm", scale=0, min_width=90, elem_id="language")
@@ -47,15 +46,16 @@ def build_interface(services: Services) -> gr.Blocks:
             speech = speech_for(request)
             return _status(services, speech), loading_banner(services.host.state, services.host.options.name, speech)
 
-        language.click(None, None, None, js="() => window.switchLanguage()", **quiet)
-        theme.click(None, None, None, js="() => window.switchTheme()", **quiet)
+        language.click(None, None, None, js="() => window.switchLanguage()", **QUIET)
+        theme.click(None, None, None, js="() => window.switchTheme()", **QUIET)
         demo.load(None, None, None, js=page_script())
-        demo.load(on_tick, None, [status, banner], **quiet)
-        timer.tick(on_tick, None, [status, banner], **quiet)
+        demo.load(on_tick, None, [status, banner], **QUIET)
+        timer.tick(on_tick, None, [status, banner], **QUIET)
         compare.bind(demo, timer)
         train.bind(demo, timer, compare, tabs)
         checkpoints.bind(demo, timer, compare)
-    return demo.queue(api_open=False, default_concurrency_limit=8)
+        demo.queue(api_open=False, default_concurrency_limit=8)
+    return demo
 
 
 def _status(services: Services, speech: Speech) -> str:

@@ -9,7 +9,7 @@ import logging
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from chatglm2.errors import ChatGLMError, EngineError
 
@@ -27,7 +27,7 @@ class ModelOptions:
     """What to load, and how."""
 
     path: str
-    hub: str = "huggingface"
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
     device: str | None = None
     dtype: str | None = None
     quantization_bit: int | None = None
@@ -121,7 +121,9 @@ class ModelHost:
         except Exception as error:
             # Out of memory, a driver, a full disk: whatever it is, the page has to say it instead of loading forever.
             logger.exception("Loading %s failed", self.options.path)
-            self._fail(EngineError(f"Loading {self.options.path} failed: {error}", f"加载 {self.options.path} 失败：{error}"))
+            self._fail(
+                EngineError(f"Loading {self.options.path} failed: {error}", f"加载 {self.options.path} 失败：{error}")
+            )
         finally:
             self._finished.set()
 

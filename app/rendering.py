@@ -18,12 +18,13 @@ PROTECTED = re.compile(
     r"|(?P<math>\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\))",
     re.MULTILINE | re.DOTALL,
 )
-LATEX_DELIMITERS = [
+LONE_TILDE = re.compile(r"(?<!~)~(?!~)")
+LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
-# Characters that Markdown or LaTeX could act on. A question is shown as it was typed: "类型#上衣*材质#牛仔布" has no emphasis.
+# Characters that Markdown or LaTeX could act on. A question is shown as typed: "类型#上衣*材质#牛仔布" has no emphasis.
 ACTIVE = re.compile(r"[\\`*_{}\[\]()<>#+\-.!|~$&:^=]")
 
 MATHML_TAGS = {
@@ -32,7 +33,17 @@ MATHML_TAGS = {
 }
 MATHML_ATTRIBUTES = {
     *("display", "mathvariant", "stretchy", "fence", "separator", "accent", "accentunder", "columnalign", "rowspacing"),
-    *("columnspacing", "linethickness", "displaystyle", "scriptlevel", "minsize", "maxsize", "width", "height", "depth"),
+    *(
+        "columnspacing",
+        "linethickness",
+        "displaystyle",
+        "scriptlevel",
+        "minsize",
+        "maxsize",
+        "width",
+        "height",
+        "depth",
+    ),
     *("lspace", "rspace", "form", "movablelimits", "largeop", "symmetric", "notation"),
 }
 PROSE_TAGS = {
@@ -57,8 +68,12 @@ def segments(text: str) -> list[tuple[str, str]]:
 
 
 def escape_prose(text: str) -> str:
-    """Makes HTML in prose visible instead of active, and images links: ``a<b and c>d`` stays whole, nothing is fetched."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("![", "&#33;[")
+    """Makes HTML in prose visible instead of active, and images links: ``a<b and c>d`` stays whole, nothing is fetched.
+
+    A single ``~`` is a lilt in Chinese, which Markdown in the browser would take for the start of struck-out text.
+    """
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("![", "&#33;[")
+    return LONE_TILDE.sub("&#126;", text)
 
 
 def reply_markdown(text: str) -> str:
@@ -85,7 +100,9 @@ def reply_html(text: str) -> str:
         escape_prose(piece).replace("$", "&#36;") if kind == "text" else piece for kind, piece in segments(text)
     )
     try:
-        converted = mdtex2html.convert(prepared, extensions=["fenced_code", "tables", "nl2br", "sane_lists"], splitParagraphs=False)
+        converted = mdtex2html.convert(
+            prepared, extensions=["fenced_code", "tables", "nl2br", "sane_lists"], splitParagraphs=False
+        )
     except Exception:
         # The converter and its parsers raise whatever their parts do; the text itself is what must not be lost.
         converted = f"<pre>{html.escape(text)}</pre>"
@@ -96,7 +113,14 @@ def sanitize(fragment: str) -> str:
     """Keeps prose and MathML, drops everything that acts, loads or covers. MathML elements keep no links."""
     attributes = {tag: set(MATHML_ATTRIBUTES) for tag in MATHML_TAGS}
     attributes["math"] |= {"xmlns"}
-    attributes |= {"a": {"href"}, "th": {"align"}, "td": {"align"}, "code": {"class"}, "div": {"class"}, "ol": {"start"}}
+    attributes |= {
+        "a": {"href"},
+        "th": {"align"},
+        "td": {"align"},
+        "code": {"class"},
+        "div": {"class"},
+        "ol": {"start"},
+    }
     return nh3.clean(
         fragment,
         tags=PROSE_TAGS | MATHML_TAGS,

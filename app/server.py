@@ -7,7 +7,6 @@ guard refuses requests that come from another page, or that reached us under a n
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import signal
 import socket
@@ -98,7 +97,8 @@ class Guard:
         name = urlsplit(f"//{host}").hostname or ""
         if not self._is_own(name):
             return (
-                f"This page does not answer to the name {name!r}. Open it by its IP address, or start it with --allowed-host {name}.\n"
+                f"This page does not answer to the name {name!r}. Open it by its IP address, "
+                f"or start it with --allowed-host {name}.\n"
                 f"本页面不接受以 {name!r} 访问。请用 IP 地址打开，或在启动时加上 --allowed-host {name}。"
             )
         origin = headers.get("origin")
@@ -226,7 +226,8 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ServerError(
-                f"Cannot listen on {host}:{port} ({error.strerror}). Stop what is using the port, or choose another with --port.",
+                f"Cannot listen on {host}:{port} ({error.strerror}). Stop what is using the port, "
+                "or choose another with --port.",
                 f"无法监听 {host}:{port}（{error.strerror}）。请停止占用该端口的程序，或用 --port 换一个端口。",
             ) from error
 
@@ -239,7 +240,7 @@ def addresses(options: ServerOptions) -> list[str]:
 
 
 def wait_for_signal() -> None:
-    """Returns when the process is asked to end. A detached trainer is a process of its own and is not asked anything."""
+    """Returns when the process is asked to end. A trainer is a process of its own and is not asked anything."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -254,5 +255,3 @@ def _make_upload_directory_private() -> None:
     directory = Path(os.environ["GRADIO_TEMP_DIR"])
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
-
-

@@ -52,9 +52,10 @@ def build_setting(item: SettingField) -> Any:
     if item.type == "bool":
         return gr.Checkbox(bool(item.default), **common)
     if item.type == "str":
-        return gr.Textbox(item.default, max_lines=1, **common)
+        return gr.Textbox(str(item.default or ""), max_lines=1, **common)
     whole = item.type == "int"
-    step = 1.0 if whole else max(float(item.default or 0.01) / 10, 1e-6)
+    value = None if item.default is None else float(item.default)
+    step = 1.0 if whole else max((value or 0.01) / 10, 1e-6)
     return gr.Number(
-        item.default, precision=0 if whole else None, step=step, minimum=item.minimum, maximum=item.maximum, **common
+        value, precision=0 if whole else None, step=step, minimum=item.minimum, maximum=item.maximum, **common
     )

@@ -34,6 +34,13 @@ def build_theme() -> gr.themes.Base:
     return theme.set(
         **flat,
         body_background_fill="*neutral_50",
+        input_background_fill_dark="*neutral_900",
+        button_cancel_background_fill="#dc2626",
+        button_cancel_background_fill_hover="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover_dark="#dc2626",
+        button_cancel_text_color="white",
+        button_cancel_border_color="#dc2626",
         input_border_width="1px",
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_600",
@@ -69,4 +76,5 @@ def page_script() -> str:
 def head_script(language: str, cookie: str) -> str:
     """Fixes the page's language before Gradio asks the browser for it, and remembers it for the server."""
     script = (STYLES / "head.js").read_text(encoding="utf-8")
-    return f"<script>window.pageLanguage={json.dumps(language)};window.languageCookie={json.dumps(cookie)};{script}</script>"
+    settings = f"window.pageLanguage={json.dumps(language)};window.languageCookie={json.dumps(cookie)};"
+    return f"<script>{settings}{script}</script>"

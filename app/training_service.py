@@ -18,7 +18,16 @@ from training import process
 from training.arguments import SAMPLE_TRAIN_FILE, TrainingSettings
 from training.checkpoints import CheckpointInfo
 from training.data_files import read_table
-from training.events import EndedEvent, Event, MessageEvent, StartedEvent, StepEvent, is_collapsed, last_event, step_history
+from training.events import (
+    EndedEvent,
+    Event,
+    MessageEvent,
+    StartedEvent,
+    StepEvent,
+    is_collapsed,
+    last_event,
+    step_history,
+)
 from training.reports import DatasetReport, describe_file
 from training.runs import Run, RunStore, Status
 
@@ -57,8 +66,11 @@ class RunView:
     losses: tuple[Point, ...] = ()
     message: tuple[str, str] | None = None  # English, Chinese
     checkpoints: tuple[CheckpointInfo, ...] = ()
-    can_resume: bool = False
     log: str = ""
+
+    @property
+    def can_resume(self) -> bool:
+        return self.status in (Status.STOPPED, Status.FAILED, Status.INTERRUPTED)
 
     @property
     def collapsed(self) -> bool:
@@ -120,6 +132,7 @@ class TrainingService:
         Raises:
             ChatGLMError: for data or settings that cannot be trained on, said before anything starts.
         """
+        process.require_idle(self._runs)
         self.describe(data, form)
         settings = self._settings(self._keep(data), form)
         run = self._runs.create(settings, name or None)
@@ -158,7 +171,6 @@ class TrainingService:
             losses=tuple(Point(event.step, event.loss) for event in steps),
             message=(state.message_en, state.message_zh) if state.message_en else _message(events),
             checkpoints=tuple(run.checkpoints()),
-            can_resume=_can_resume(run, state.status),
             log=run.log_tail(LOG_LINES),
         )
 
@@ -169,7 +181,7 @@ class TrainingService:
         )
 
     def _keep(self, data: DataChoice) -> DataChoice:
-        """Copies an uploaded file next to the runs: the page's upload folder is cleaned, and resuming needs the data."""
+        """Copies an uploaded file next to the runs: the upload folder is cleaned, and resuming needs the data."""
         source = Path(data.path)
         if source == SAMPLE_TRAIN_FILE:
             return data
@@ -179,10 +191,6 @@ class TrainingService:
         if not kept.exists():
             shutil.copyfile(source, kept)
         return DataChoice(str(kept), data.prompt_column, data.response_column, data.history_column)
-
-
-def _can_resume(run: Run, status: Status) -> bool:
-    return status in (Status.STOPPED, Status.FAILED, Status.INTERRUPTED) and bool(run.resumable_checkpoints())
 
 
 def _message(events: list[Event]) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Every fixed word of the page: key → (English, Chinese). Settings bring their own words from ``training.arguments``."""
+"""Every fixed word of the page: key → (English, Chinese). Settings bring their own from ``training.arguments``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "model_loading": ("Loading {name}…", "正在加载 {name}……"),
     "model_downloading": ("Downloading {name}: {received} of {total}", "正在下载 {name}：{received} / {total}"),
     "model_failed": ("The model could not be loaded.", "模型加载失败。"),
-    "internal_error": (
-        "Something unexpected went wrong: {error}. The server's log has the details.",
-        "出了意料之外的问题：{error}。详情见服务器日志。",
-    ),
     # Quantities
     "tokens": ("{count} tokens", "{count} 个 token"),
     "speed": ("{speed} tokens/s", "{speed} token/秒"),
@@ -51,23 +47,25 @@ WORDS: dict[str, tuple[str, str]] = {
     "right_model": ("Right pane answers with", "右栏由谁回答"),
     "newest": ("newest", "最新"),
     "train_one_hint": ("Train one in the Train tab", "去“训练”页训练一个吧"),
-    "prefix_effect": ("in effect: shifts first-word scores by up to {change} σ", "已生效，首词得分最多变化 {change} σ"),
+    "prefix_effect": ("in effect · {change} σ", "已生效 · {change} σ"),
+    "prefix_effect_help": (
+        "How far this prefix moves the scores of a reply's first word, in standard deviations.",
+        "这个前缀让回答首词的得分最多变化多少个标准差。",
+    ),
     "prefix_no_effect": ("This prefix changes nothing: was it trained?", "这个前缀不起任何作用：它训练过吗？"),
     "chat_empty": (
         "Ask something below; both panes answer at the same time.",
         "在下面输入，两栏会同时回答。",
     ),
-    "message_placeholder": ("Say something — Enter to send, Shift+Enter for a new line", "说点什么吧，Enter 发送，Shift+Enter 换行"),
+    "message_placeholder": ("Message both panes (Enter to send)", "同时发给两栏（Enter 发送）"),
     "message": ("Message", "消息"),
     "send": ("Send", "发送"),
     "stop": ("Stop", "停止"),
     "undo": ("Undo", "撤回"),
     "clear": ("Clear", "清空"),
     "export": ("Export", "导出"),
-    "export_tooltip": ("Save this conversation as one HTML page", "把对话保存为一个 HTML 页面"),
     "nothing_to_export": ("There is no conversation to export yet.", "还没有可以导出的对话。"),
     "export_title": ("Side by side", "并排对比"),
-    "exported_on": ("Exported", "导出时间"),
     "examples": ("Try one of these", "试试这些"),
     "sampling": ("Sampling", "采样设置"),
     "temperature": ("Temperature", "温度"),
@@ -94,10 +92,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "这一栏的检查点已被删除，改由原模型回答。",
     ),
     # Train
-    "train_intro": (
-        "Training learns a small prefix; the model itself stays as it is.",
-        "训练只学习一小段前缀，模型本身保持不变。",
-    ),
     "data": ("Data", "数据"),
     "data_sample": ("Sample: clothing ads", "示例：服装文案"),
     "data_upload": ("My own file", "我的文件"),
@@ -105,7 +99,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "prompt_column": ("Question column", "提问列"),
     "response_column": ("Answer column", "回答列"),
     "history_column": ("History column (optional)", "历史列（可不选）"),
-    "no_column": ("none", "无"),
     "data_preview": ("Look at the data", "看看数据"),
     "data_counts": ("{rows} rows", "共 {rows} 条"),
     "data_skipped": ("{count} empty rows are skipped", "跳过 {count} 条空行"),
@@ -120,7 +113,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "start": ("Start training", "开始训练"),
     "resume": ("Resume", "继续"),
     "run": ("Run", "训练记录"),
-    "no_runs": ("No run yet. Press “Start training”: the sample takes about a minute.", "还没有训练过。点“开始训练”试试，示例数据约需一分钟。"),
+    "no_runs": (
+        "No run yet. Press “Start training”: the sample takes about a minute.",
+        "还没有训练过。点“开始训练”试试，示例数据约需一分钟。",
+    ),
     "progress": ("Training progress", "训练进度"),
     "progress_steps": ("Step {step} of {total}", "第 {step} / {total} 步"),
     "time_left": ("about {duration} left", "预计还需 {duration}"),
@@ -146,7 +142,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "compare_now": ("Compare now", "马上对比"),
     "started": ("Training has started. You may close this page; it goes on.", "训练已经开始。关掉页面也会继续。"),
     # Checkpoints
-    "no_checkpoints": ("No checkpoint yet. Training writes one every few steps.", "还没有检查点。训练过程中会定期保存。"),
+    "no_checkpoints": (
+        "No checkpoint yet. Training writes one every few steps.",
+        "还没有检查点。训练过程中会定期保存。",
+    ),
     "column_run": ("Run", "训练记录"),
     "column_step": ("Step", "步数"),
     "column_loss": ("Loss", "损失"),

@@ -12,6 +12,7 @@ import gradio as gr
 from app.conversation import PANES
 from app.fragments import checkpoint_table, sentence_html
 from app.i18n import Speech, speech_for, word
+from app.listening import QUIET
 from app.services import Services
 from app.tabs.compare import CompareTab
 from chatglm2.errors import ChatGLMError
@@ -32,28 +33,32 @@ class CheckpointsTab:
         self.services = services
         self.doomed = gr.State("")
         self.shown = gr.State("")
-        with gr.Group(visible=False, elem_id="delete-question") as self.question_box:
+        with gr.Row(visible=False, elem_id="delete-question", elem_classes="notice") as self.question_box:
             self.question = gr.HTML()
-            with gr.Row():
-                self.delete_no = gr.Button(word("delete_no"), size="sm", elem_id="delete-no")
-                self.delete_yes = gr.Button(word("delete_yes"), variant="stop", size="sm", elem_id="delete-yes")
+            self.delete_no = gr.Button(word("delete_no"), size="sm", scale=0, min_width=100, elem_id="delete-no")
+            self.delete_yes = gr.Button(
+                word("delete_yes"), variant="stop", size="sm", scale=0, min_width=100, elem_id="delete-yes"
+            )
         self.table = gr.HTML(js_on_load=TABLE_SCRIPT, elem_id="checkpoint-table")
         with gr.Row(elem_id="name-path"):
-            self.path = gr.Textbox(label=word("name_path"), info=word("name_path_help"), max_lines=1, scale=5, elem_id="path")
-            self.add = gr.Button(word("add"), scale=1, min_width=90, elem_id="add-path")
+            self.path = gr.Textbox(
+                label=word("name_path"), info=word("name_path_help"), max_lines=1, scale=5, elem_id="path"
+            )
+            self.add = gr.Button(word("add"), scale=0, min_width=110, elem_id="add-path")
 
     def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab) -> None:
         """Connects everything to its handler."""
         self.compare_tab = compare
-        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         tabled = [self.table, self.shown]
         asked = [self.doomed, self.question_box, self.question]
-        self.table.click(self.on_action, [compare.chosen], [*compare.chosen_outputs(), *tabled, *asked], **quiet)
-        self.delete_yes.click(self.on_delete, [self.doomed, compare.chosen], [*tabled, *asked], **quiet)
-        self.delete_no.click(self.on_keep, None, asked, **quiet)
-        gr.on([self.add.click, self.path.submit], self.on_add, [self.path, compare.chosen], [*tabled, self.path], **quiet)
-        demo.load(self.on_tick, [self.shown, compare.chosen], tabled, **quiet)
-        timer.tick(self.on_tick, [self.shown, compare.chosen], tabled, **quiet)
+        self.table.click(self.on_action, [compare.chosen], [*compare.chosen_outputs(), *tabled, *asked], **QUIET)
+        self.delete_yes.click(self.on_delete, [self.doomed, compare.chosen], [*tabled, *asked], **QUIET)
+        self.delete_no.click(self.on_keep, None, asked, **QUIET)
+        gr.on(
+            [self.add.click, self.path.submit], self.on_add, [self.path, compare.chosen], [*tabled, self.path], **QUIET
+        )
+        demo.load(self.on_tick, [self.shown, compare.chosen], tabled, **QUIET)
+        timer.tick(self.on_tick, [self.shown, compare.chosen], tabled, **QUIET)
 
     # Handlers
 
@@ -81,7 +86,7 @@ class CheckpointsTab:
         return {**self._table(chosen, speech), **self.on_keep()}
 
     def on_keep(self) -> Updates:
-        return {self.doomed: "", self.question_box: gr.Group(visible=False)}
+        return {self.doomed: "", self.question_box: gr.Row(visible=False)}
 
     def on_add(self, path: str, chosen: dict[str, str], request: gr.Request) -> Updates:
         speech = speech_for(request)
@@ -112,6 +117,6 @@ class CheckpointsTab:
         text = "delete_question" if source.of_run else "forget_question"
         return {
             self.doomed: key,
-            self.question: sentence_html(speech(text, name=source.name)),
-            self.question_box: gr.Group(visible=True),
+            self.question: sentence_html(speech(text, name=source.name), "plain"),
+            self.question_box: gr.Row(visible=True),
         }

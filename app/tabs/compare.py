@@ -13,17 +13,18 @@ from typing import Any
 import gradio as gr
 
 from app.chat_service import ChatSettings
+from app.chat_view import menu, round_index, shown_messages
 from app.conversation import PANES, Answer, Conversation
 from app.export import export_page
 from app.fragments import chip_html, facts_html, failed_chip_html
 from app.i18n import Speech, speech_for, word
-from app.rendering import LATEX_DELIMITERS, question_from_markdown, question_markdown, reply_markdown
+from app.listening import QUIET, STREAMING
+from app.rendering import LATEX_DELIMITERS, question_from_markdown
 from app.services import Services
-from app.sources import BASE, LoadedSource, Source
+from app.sources import BASE, LoadedSource
 from app.theme import export_stylesheet
 from chatglm2.errors import ChatGLMError
 
-SHOWN_ROUNDS = 40
 EXAMPLES = (
     "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣",
     "类型#裙*版型#显瘦*风格#文艺*图案#印花*裙长#连衣裙",
@@ -44,41 +45,6 @@ class Pane:
     head: gr.HTML
     chat: gr.Chatbot
     facts: gr.HTML
-
-
-def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> list[dict[str, str]]:
-    """What a pane shows: the last rounds, questions as typed, replies as Markdown, failures as sentences."""
-    hidden = max(0, len(conversation.rounds) - SHOWN_ROUNDS)
-    messages = []
-    if hidden:
-        messages.append({"role": "assistant", "content": f"*{speech('earlier_rounds', count=hidden)}*"})
-    for entry in conversation.rounds[hidden:]:
-        answer = entry.answers[pane]
-        messages.append({"role": "user", "content": question_markdown(entry.question)})
-        if answer.error:
-            messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
-        elif answer.text or conversation.streaming:
-            messages.append({"role": "assistant", "content": reply_markdown(answer.text) or "…"})
-    return messages
-
-
-def round_index(conversation: Conversation, message_index: int) -> int:
-    """Which round a message of a pane belongs to; counted from the end, since failed rounds show fewer messages."""
-    hidden = max(0, len(conversation.rounds) - SHOWN_ROUNDS)
-    offset = 1 if hidden else 0
-    return min(hidden + (message_index - offset) // 2, len(conversation.rounds) - 1)
-
-
-def menu(sources: list[Source], speech: Speech) -> list[tuple[str, str]]:
-    """The panes' choices: base first, then checkpoints, the newest marked."""
-    entries = []
-    newest = next((source for source in sources if not source.is_base), None)
-    for source in sources:
-        label = speech("base_choice") if source.is_base else source.name
-        if source is newest:
-            label = f"{label} ({speech('newest')})"
-        entries.append((label, source.key))
-    return entries
 
 
 class CompareTab:
@@ -107,8 +73,8 @@ class CompareTab:
                 scale=8,
                 elem_id="message",
             )
-            self.send = gr.Button(word("send"), variant="primary", scale=1, min_width=90, elem_id="send")
-            self.stop = gr.Button(word("stop"), variant="stop", scale=1, min_width=90, visible=False, elem_id="stop")
+            self.send = gr.Button(word("send"), variant="primary", scale=0, min_width=120, elem_id="send")
+            self.stop = gr.Button(word("stop"), scale=0, min_width=120, visible=False, elem_id="stop")
         with gr.Row(elem_id="tools"):
             with gr.Row(elem_id="examples"):
                 self.examples = [gr.Button(text, size="sm", min_width=0) for text in EXAMPLES]
@@ -148,7 +114,9 @@ class CompareTab:
         with gr.Accordion(word("sampling"), open=False, elem_id="sampling"):
             with gr.Row():
                 sliders = {
-                    name: gr.Slider(low, high, value, step=step, label=word(name), info=word(f"{name}_help"), min_width=220)
+                    name: gr.Slider(
+                        low, high, value, step=step, label=word(name), info=word(f"{name}_help"), min_width=220
+                    )
                     for name, low, high, value, step in (
                         ("temperature", 0, 2, 0.8, 0.05),
                         ("top_p", 0.05, 1, 0.8, 0.05),
@@ -158,7 +126,9 @@ class CompareTab:
                     )
                 }
             with gr.Row():
-                seed = gr.Number(None, label=word("seed"), info=word("seed_help"), precision=0, minimum=0, maximum=2**31 - 1)
+                seed = gr.Number(
+                    None, label=word("seed"), info=word("seed_help"), precision=0, minimum=0, maximum=2**31 - 1
+                )
                 same = gr.Checkbox(True, label=word("same_seed"), info=word("same_seed_help"))
         return {**sliders, "seed": seed, "same_seed": same}
 
@@ -166,28 +136,29 @@ class CompareTab:
 
     def bind(self, demo: gr.Blocks, timer: gr.Timer) -> None:
         """Connects everything to its handler."""
-        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        streaming = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
         asked = {self.message, self.conversation, self.chosen, *self.settings.values()}
         seen = self._streamed()
         runs = [
-            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **streaming),
-            *(button.click(self.on_example(text), asked, seen, **streaming) for button, text in zip(self.examples, EXAMPLES, strict=True)),
+            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **STREAMING),
+            *(
+                button.click(self.on_example(text), asked, seen, **STREAMING)
+                for button, text in zip(self.examples, EXAMPLES, strict=True)
+            ),
         ]
         for pane in self.panes.values():
-            runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **streaming))
-            runs.append(pane.chat.edit(self.on_edit, asked, seen, **streaming))
-            pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **quiet)
-            pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **quiet)
-        self.stop.click(self.on_stop, [self.conversation], None, **quiet)
-        self.undo.click(self.on_undo, [self.conversation], self._settled(), **quiet)
-        self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, self._settled(), **quiet)
-        self.export.click(self.on_export, asked, [self.exported], **quiet).then(
-            None, [self.exported], None, js="(page) => window.saveExport(page)", **quiet
+            runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **STREAMING))
+            runs.append(pane.chat.edit(self.on_edit, asked, seen, **STREAMING))
+            pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **QUIET)
+            pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **QUIET)
+        self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
+        self.undo.click(self.on_undo, [self.conversation], self._settled(), **QUIET)
+        self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, self._settled(), **QUIET)
+        self.export.click(self.on_export, asked, [self.exported], **QUIET).then(
+            None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
-        demo.load(self.on_load, [self.saved], [*self._settled(), *self.chosen_outputs(), self.known], **quiet)
+        demo.load(self.on_load, [self.saved], [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(lambda: None)
-        timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **quiet)
+        timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **QUIET)
 
     def _streamed(self) -> list[Any]:
         return [*self._settled(), self.send, self.stop]
@@ -325,9 +296,7 @@ class CompareTab:
             conversation.edit(replaced_round, question)
         yield from self._stream(values, len(conversation.rounds) - 1, speech)
 
-    def _stream(
-        self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES
-    ) -> Iterator[Updates]:
+    def _stream(self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
         yield {self.send: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
         try:

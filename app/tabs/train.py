@@ -11,9 +11,10 @@ from typing import Any
 
 import gradio as gr
 
+from app.charts import line_chart
 from app.fragments import dataset_html, log_html, run_html, sentence_html
 from app.i18n import Speech, speech_for, word
-from app.charts import line_chart
+from app.listening import QUIET, WORKING
 from app.services import Services
 from app.settings_form import build_setting, form_fields
 from app.tabs.compare import CompareTab
@@ -54,10 +55,17 @@ class TrainTab:
 
     def _build_data(self) -> None:
         self.source = gr.Radio(
-            [(word("data_sample"), SAMPLE), (word("data_upload"), UPLOAD)], value=SAMPLE, label=word("data"), elem_id="data-source"
+            [(word("data_sample"), SAMPLE), (word("data_upload"), UPLOAD)],
+            value=SAMPLE,
+            label=word("data"),
+            elem_id="data-source",
         )
         self.file = gr.File(
-            label=word("upload_label"), file_types=[".json", ".jsonl", ".csv"], visible=False, height=110, elem_id="data-file"
+            label=word("upload_label"),
+            file_types=[".json", ".jsonl", ".csv"],
+            visible=False,
+            height=110,
+            elem_id="data-file",
         )
         with gr.Row(visible=False, elem_id="data-columns") as self.columns_row:
             self.columns = {
@@ -81,12 +89,14 @@ class TrainTab:
     def _build_live(self) -> None:
         with gr.Row(elem_id="run-bar"):
             self.run = gr.Dropdown([], label=word("run"), filterable=False, scale=3, min_width=180, elem_id="run")
-            self.stop = gr.Button(word("stop"), variant="stop", visible=False, scale=1, min_width=90, elem_id="stop-run")
-            self.resume = gr.Button(word("resume"), visible=False, scale=1, min_width=90, elem_id="resume-run")
+            self.stop = gr.Button(word("stop"), visible=False, scale=0, min_width=110, elem_id="stop-run")
+            self.resume = gr.Button(word("resume"), visible=False, scale=0, min_width=110, elem_id="resume-run")
         self.progress = gr.HTML(elem_id="run-progress")
-        with gr.Row(visible=False, elem_id="checkpoint-ready") as self.ready_row:
+        with gr.Row(visible=False, elem_id="checkpoint-ready", elem_classes="notice") as self.ready_row:
             self.ready = gr.HTML(elem_id="checkpoint-ready-text")
-            self.compare = gr.Button(word("compare_now"), variant="primary", size="sm", min_width=120, scale=0, elem_id="compare-now")
+            self.compare = gr.Button(
+                word("compare_now"), variant="primary", size="sm", min_width=120, scale=0, elem_id="compare-now"
+            )
         self.chart = gr.HTML(elem_id="loss-chart")
         with gr.Accordion(word("log"), open=True, elem_id="log-box"):
             self.log = gr.HTML(elem_id="run-log")
@@ -96,24 +106,20 @@ class TrainTab:
     def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab, tabs: gr.Tabs) -> None:
         """Connects everything to its handler."""
         self.compare_tab, self.tabs = compare, tabs
-        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        worker: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
         data = {self.source, self.file, *self.columns.values(), *self.form.values()}
         chosen_data = [self.columns_row, *self.columns.values(), self.preview]
-        self.source.input(self.on_source, [self.source], [self.file, self.columns_row, self.preview_box], **quiet)
-        gr.on([self.source.input, self.file.change], self.on_file, data, chosen_data, **worker)
-        gr.on([column.input for column in self.columns.values()], self.on_preview, data, [self.preview], **worker)
-        self.preview_box.expand(self.on_preview, data, [self.preview], **worker)
+        self.source.input(self.on_source, [self.source], [self.file, self.columns_row, self.preview_box], **QUIET)
+        gr.on([self.source.input, self.file.change], self.on_file, data, chosen_data, **WORKING)
+        gr.on([column.input for column in self.columns.values()], self.on_preview, data, [self.preview], **WORKING)
+        self.preview_box.expand(self.on_preview, data, [self.preview], **WORKING)
         live = self._live_outputs()
-        self.start.click(self.on_start, {*data, self.name}, live, **worker)
-        self.stop.click(self.on_stop, [self.run], live, **quiet)
-        self.resume.click(self.on_resume, [self.run], live, **worker)
-        self.run.input(self.on_pick, [self.run], live, **quiet)
-        self.compare.click(
-            self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **quiet
-        )
-        demo.load(self.on_tick, [self.viewer], live, **quiet)
-        timer.tick(self.on_tick, [self.viewer], live, **quiet)
+        self.start.click(self.on_start, {*data, self.name}, live, **WORKING)
+        self.stop.click(self.on_stop, [self.run], live, **QUIET)
+        self.resume.click(self.on_resume, [self.run], live, **WORKING)
+        self.run.input(self.on_pick, [self.run], live, **QUIET)
+        self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **QUIET)
+        demo.load(self.on_tick, [self.viewer], live, **QUIET)
+        timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 
     def _live_outputs(self) -> list[Any]:
         return [
@@ -139,7 +145,10 @@ class TrainTab:
         try:
             names = self.services.training.columns(path)
         except ChatGLMError as error:
-            return {self.columns_row: gr.Row(visible=False), self.preview: sentence_html(error.localized(speech.language), "failed")}
+            return {
+                self.columns_row: gr.Row(visible=False),
+                self.preview: sentence_html(error.localized(speech.language), "failed"),
+            }
         updates: Updates = {column: gr.Dropdown([("—", ""), *names], value="") for column in self.columns.values()}
         updates[self.columns_row] = gr.Row(visible=values[self.source] == UPLOAD)
         return updates | self._report(values, DataChoice(path), speech)
@@ -213,7 +222,7 @@ class TrainTab:
             self.resume: gr.Button(visible=view.can_resume),
             self.progress: run_html(view, speech),
             self.ready_row: gr.Row(visible=newest is not None),
-            self.ready: sentence_html(speech("checkpoint_ready", step=newest.step), "ready") if newest else "",
+            self.ready: sentence_html(speech("checkpoint_ready", step=newest.step), "plain") if newest else "",
             self.chart: line_chart(view.losses, view.total_steps, speech("loss_curve"), speech("no_points")),
             self.log: log_html(view.log or speech("no_log")),
         }

@@ -1,0 +1,235 @@
+"""Behind the page: sources, two panes answering together, and runs as they are shown. Real small model, no browser."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.archive import archive_name, write_archive
+from app.chat_service import ChatSettings
+from app.conversation import Conversation
+from app.duet import draw_seeds
+from app.i18n import Speech
+from app.model_host import ModelHost, ModelOptions
+from app.services import Services, build_services
+from app.sources import BASE
+from app.training_service import DataChoice
+from chatglm2.errors import ChatGLMError, EngineError, PrefixError, PromptError
+from training.arguments import TrainingSettings
+from training.events import FinishedEvent, StartedEvent, StepEvent
+from training.runs import RunStore, Status
+
+EN = Speech("en")
+SETTINGS = ChatSettings(0.8, 0.8, 50, 1.0, 24, seed=7, same_seed=True)
+KEYS = {"left": BASE, "right": BASE}
+
+
+@pytest.fixture(scope="module")
+def host(tiny_model_dir: Path) -> Iterator[ModelHost]:
+    host = ModelHost(ModelOptions(str(tiny_model_dir), device="cpu"))
+    host.start()
+    assert host.wait(60)
+    yield host
+    host.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    services: Services
+    output: Path
+    checkpoint: str
+
+
+@pytest.fixture
+def place(host: ModelHost, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Services on the loaded model, with one run that has one checkpoint."""
+    services = build_services(host.options, tmp_path)
+    monkeypatch.setattr(services.host, "_session", host.session)
+    run = RunStore(tmp_path).create(TrainingSettings(), "my-run")
+    run.update(status=Status.FINISHED)
+    checkpoint = run.checkpoint_path(40)
+    shutil.copytree(golden / "prefix", checkpoint)
+    return Place(services, tmp_path, str(checkpoint))
+
+
+def answer(place: Place, question: str = "你好", keys: dict[str, str] = KEYS) -> Conversation:
+    conversation = Conversation()
+    conversation.ask(question)
+    for _ in place.services.chat.answer(conversation, 0, keys, SETTINGS, EN):
+        pass
+    return conversation
+
+
+# The model host
+
+
+def test_until_the_model_is_there_questions_get_a_sentence(tiny_model_dir: Path) -> None:
+    with pytest.raises(EngineError, match="still loading"):
+        _ = ModelHost(ModelOptions(str(tiny_model_dir))).session
+
+
+def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    host = ModelHost(ModelOptions(str(tmp_path)))
+    host.start()
+    assert host.wait(60)
+    assert host.state.phase == "failed"
+    with pytest.raises(ChatGLMError, match=r"tokenizer\.model"):
+        _ = host.session
+
+
+# Sources
+
+
+def test_a_new_checkpoint_is_found_and_is_the_newest(place: Place) -> None:
+    assert [source.key for source in place.services.sources.sources()] == [BASE, place.checkpoint]
+    newest = place.services.sources.newest()
+    assert newest is not None and newest.name == "my-run / checkpoint-40"
+
+
+def test_a_prefix_is_read_once_and_again_when_it_changed(place: Place) -> None:
+    sources = place.services.sources
+    first = sources.load(place.checkpoint)
+    assert sources.load(place.checkpoint).prefix is first.prefix
+    assert first.has_effect
+    time.sleep(0.01)
+    (Path(place.checkpoint) / "pytorch_model.bin").touch()
+    assert sources.load(place.checkpoint).prefix is not first.prefix
+
+
+def test_a_truncated_prefix_is_a_sentence(place: Place) -> None:
+    file = Path(place.checkpoint) / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(PrefixError):
+        place.services.sources.load(place.checkpoint)
+
+
+def test_deleting_a_runs_checkpoint_deletes_it(place: Place) -> None:
+    place.services.sources.delete(place.checkpoint)
+    assert not Path(place.checkpoint).exists()
+    assert [source.key for source in place.services.sources.sources()] == [BASE]
+    with pytest.raises(PrefixError, match="gone"):
+        place.services.sources.load(place.checkpoint)
+
+
+def test_a_named_path_is_remembered_and_forgetting_it_keeps_its_files(place: Place, golden: Path) -> None:
+    (added,) = place.services.sources.name_path(str(golden / "prefix-projection"))
+    again = build_services(place.services.host.options, place.output).sources
+    assert added.key in [source.key for source in again.sources()]
+    again.delete(added.key)
+    assert Path(added.key).exists()
+    assert added.key not in [source.key for source in again.sources()]
+
+
+@pytest.mark.parametrize("path", ["", "  ", "/no/such/place", "~nobody/x"])
+def test_a_path_without_a_checkpoint_is_a_sentence(place: Place, path: str) -> None:
+    with pytest.raises(ChatGLMError):
+        place.services.sources.name_path(path)
+
+
+def test_an_archive_holds_the_prefix_and_can_be_loaded_again(place: Place, tmp_path: Path) -> None:
+    info = place.services.sources.find(place.checkpoint).info
+    assert info is not None
+    (Path(place.checkpoint) / "optimizer.pt").write_bytes(b"not taken")
+    archive = write_archive(info)
+    with zipfile.ZipFile(archive) as zipped:
+        zipped.extractall(tmp_path / "elsewhere")
+    archive.unlink()
+    assert archive_name(info) == "my-run-checkpoint-40.zip"
+    (added,) = place.services.sources.name_path(str(tmp_path / "elsewhere" / "my-run-checkpoint-40"))
+    assert not (Path(added.key) / "optimizer.pt").exists()
+
+
+# Two panes
+
+
+def test_both_panes_answer_and_say_who_spoke(place: Place) -> None:
+    answers = answer(place, keys={"left": BASE, "right": place.checkpoint}).rounds[0].answers
+    assert answers["left"].source == "base · chatglm2-tiny"
+    assert answers["right"].source.startswith("my-run · step 40 · prefix ")
+    assert answers["left"].text and answers["right"].text and answers["left"].text != answers["right"].text
+    assert answers["left"].tokens > 0 and answers["left"].finish_reason in ("stop", "length")
+
+
+def test_the_same_seed_and_the_same_model_give_the_same_answer(place: Place) -> None:
+    answers = answer(place).rounds[0].answers
+    assert answers["left"].text == answers["right"].text
+
+
+def test_stop_ends_both_and_keeps_what_was_said(place: Place) -> None:
+    conversation = Conversation()
+    conversation.ask("你好")
+    endless = ChatSettings(1.0, 1.0, 0, 1.0, 400, seed=1, same_seed=False)
+    for _ in place.services.chat.answer(conversation, 0, KEYS, endless, EN):
+        if conversation.rounds[0].answers["left"].text:
+            conversation.stop_requested = True
+    assert conversation.rounds[0].answers["left"].text
+    assert not conversation.streaming
+
+
+def test_a_question_far_too_long_is_refused_at_once(place: Place) -> None:
+    began = time.monotonic()
+    with pytest.raises(PromptError):
+        place.services.chat.check("长" * 50_000_000, SETTINGS)
+    assert time.monotonic() - began < 2
+
+
+def test_seeds_are_the_given_ones_and_differ_unless_told_otherwise() -> None:
+    assert draw_seeds(5, same=True) == {"left": 5, "right": 5}
+    assert len(set(draw_seeds(5, same=False).values())) == 2
+    assert draw_seeds(None, same=True) != draw_seeds(None, same=True)
+
+
+# Training
+
+
+def step(number: int, loss: float) -> StepEvent:
+    return StepEvent(
+        step=number,
+        total_steps=4,
+        loss=loss,
+        learning_rate=0.01,
+        gradient_norm=1.0,
+        seconds_per_step=0.5,
+        tokens_per_second=100.0,
+        seconds_left=1.0,
+    )
+
+
+def test_a_run_is_shown_as_its_files_say(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    for event in (
+        StartedEvent(step=0, total_steps=4, examples=9, trainable_parameters=3, device="cpu"),
+        step(1, 3.0),
+        step(2, 0.0),
+    ):
+        run.append(event)
+    view = place.services.training.view("my-run")
+    assert (view.step, view.total_steps, len(view.losses)) == (2, 4, 2)
+    assert view.collapsed
+    run.append(step(3, 2.0))
+    run.append(FinishedEvent(step=3, en="All done.", zh="完成。"))
+    view = place.services.training.view("my-run")
+    assert len(view.losses) == 3 and view.message == ("All done.", "完成。")
+    assert not view.can_resume
+
+
+def test_a_resumed_curve_forgets_steps_that_are_done_again(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    for event in (step(1, 3.0), step(2, 2.0), step(3, 1.0)):
+        run.append(event)
+    run.append(StartedEvent(step=1, total_steps=4, examples=9, trainable_parameters=3, device="cpu"))
+    assert [point.step for point in place.services.training.view("my-run").losses] == [1]
+
+
+def test_bad_data_is_said_before_anything_starts(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"content": "a", "summaty": "b"}\n', encoding="utf-8")
+    with pytest.raises(ChatGLMError, match="summary"):
+        place.services.training.start(DataChoice(str(file)), {}, None)
+    assert place.services.training.names() == ["my-run"]

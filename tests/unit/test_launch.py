@@ -99,7 +99,7 @@ def test_a_machine_that_is_set_up_starts_at_once_and_offline(small_repository: P
     started = time.monotonic()
     result = launch(small_repository, **OFFLINE)
     assert result.returncode == 0 and result.stderr == ""
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2
 
 
 def test_changed_requirements_are_installed_and_an_unreachable_index_gets_a_sentence(small_repository: Path) -> None:

@@ -2,16 +2,18 @@
 
 Knows ids, prefixes and sampling. Knows no text, no conversations and no page.
 
-One worker thread owns the model's cache. Each turn of its loop drops rows that were cancelled, lets waiting requests in
-(their prompts are computed in one padded batch), and computes one token for every running row. Running rows always fill
-rows 0..n-1 of the cache, so a batch is a view of it; a row that ends hands its place to the last one.
+One worker thread owns the cache. Each turn of its loop lets waiting requests into free slots, computes one chunk of
+the prompts that are not finished, and one token for every row that is: a long prompt does not stop the others.
 
-A row's cache holds its prefix in front and its text behind. Rows of unlike prefixes differ in nothing else, so base and
-tuned answers are two rows of one batch, and no row can see another's prefix.
+A slot holds a row's prefix in front and its text behind. Rows of unlike prefixes differ in nothing else, so base and
+tuned answers are two rows of one batch, and no row can see another's prefix. A slot keeps its text when its row ends: a
+request that starts with the same tokens and has the same prefix, such as the next turn of a conversation, computes only
+the rest.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections import deque
@@ -22,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from chatglm2.cache import SlotCache
 from chatglm2.decoding import build_decoder
 from chatglm2.errors import ChatGLMError, EngineError, PromptError
 from chatglm2.modeling import ChatGLMForConditionalGeneration
@@ -32,10 +35,15 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 DEFAULT_SLOTS = 8
 DEFAULT_MAX_LENGTH = 8192
-# Cache positions a slot keeps for a prefix; a longer prefix takes the rest from its text.
+# Columns a slot keeps for a prefix; a longer prefix takes the rest from its text.
 PREFIX_ROOM = 128
-# Prompt tokens computed in one go; bounds the attention mask.
-PREFILL_CHUNK = 2048
+# Prompt tokens computed in one turn, for all rows together: few while others wait for their next token.
+PREFILL_CHUNK_ALONE = 2048
+PREFILL_CHUNK_SHARED = 512
+
+
+# All prompts share their first tokens ("[Round 1]"): reusing fewer than these is not worth losing a conversation.
+WORTH_REUSING = 32
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,21 @@ class Request:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """How busy the engine is."""
+    """How busy the engine is.
+
+    Attributes:
+        active: requests that hold a slot.
+        waiting: requests that wait for one.
+        slots: how many there are.
+        max_length: tokens of prompt and reply together that one holds.
+        reused_tokens: prompt tokens so far that were found in a slot and not computed again.
+    """
 
     active: int
     waiting: int
     slots: int
     max_length: int
+    reused_tokens: int
 
 
 class Stream:
@@ -92,75 +109,44 @@ class Stream:
             self._tokens.put(None)
 
 
-class _Row:
-    """A running request: its stream, and where it stands."""
+class _Slot:
+    """One place of the cache, and what lies in it."""
 
-    def __init__(self, stream: Stream, limit: int) -> None:
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.prefix_hash: str | None = None
+        self.tokens: list[int] = []  # whose keys and values are in the cache, behind the prefix
+        self.last_used = 0
+        self.is_free = True
+
+    def common_length(self, prompt_ids: Sequence[int], prefix_hash: str | None) -> int:
+        """Leading tokens of a prompt that need not be computed; the last one always is, for its logits."""
+        if prefix_hash != self.prefix_hash:
+            return 0
+        pairs = zip(self.tokens, prompt_ids[:-1], strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+class _Row:
+    """A request in its slot, and how far it is."""
+
+    def __init__(self, stream: Stream, slot: _Slot, limit: int) -> None:
         request = stream.request
         self.stream = stream
+        self.slot = slot
+        self.prompt_ids = list(request.prompt_ids)
         self.prefix_length = request.prefix.length if request.prefix is not None else 0
-        self.text_length = len(request.prompt_ids)  # tokens in the cache once the prompt is computed
-        self.remaining = min(request.sampling.max_new_tokens, limit - self.text_length)
+        self.remaining = min(request.sampling.max_new_tokens, limit - len(self.prompt_ids))
         self.generator = torch.Generator().manual_seed(request.seed)
         self.last_token = -1
 
     @property
-    def cached_length(self) -> int:
-        return self.prefix_length + self.text_length
+    def is_prefilling(self) -> bool:
+        return len(self.slot.tokens) < len(self.prompt_ids)
 
-
-class SlotCache:
-    """Keys and values of all slots; answers ``update`` for the rows and columns it was last pointed at."""
-
-    def __init__(self, model: ChatGLMForConditionalGeneration, slots: int, capacity: int) -> None:
-        config = model.config
-        self.capacity = capacity
-        shape = (config.num_layers, slots, capacity, config.multi_query_group_num, config.kv_channels)
-        # Zeros, not uninitialised memory: a masked key has weight 0, and 0 * NaN is NaN.
-        self.keys = torch.zeros(shape, dtype=model.dtype, device=model.device)
-        self.values = torch.zeros_like(self.keys)
-        self._rows = slice(0, 0)
-        self._seen_length = 0
-        self._targets = torch.empty(0)
-
-    def point_at(self, rows: slice, columns: Tensor, seen_length: int) -> None:
-        """Where the next forward pass writes, and how many columns it looks at.
-
-        Args:
-            rows: the batch's rows.
-            columns: ``[B, S]``, the column of each new token.
-            seen_length: columns that the queries are given.
-        """
-        first = torch.arange(rows.start, rows.stop, device=columns.device).unsqueeze(1) * self.capacity
-        self._rows, self._seen_length = rows, seen_length
-        self._targets = (first + columns).flatten()
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Store ``[B, G, S, D]`` and return views ``[B, G, K, D]``."""
-        return (
-            self._store(self.keys[layer_idx], key_states),
-            self._store(self.values[layer_idx], value_states),
-        )
-
-    def _store(self, layer: Tensor, new: Tensor) -> Tensor:
-        layer.flatten(0, 1).index_copy_(0, self._targets, new.transpose(1, 2).flatten(0, 1))
-        return layer[self._rows, : self._seen_length].transpose(1, 2)
-
-    def write_prefix(self, row: int, prefix: Prefix) -> None:
-        """Put ``prefix`` in front of ``row``."""
-        ready = prefix.key_values.to(self.keys.device, self.keys.dtype)  # [layers, 2, P, G, D]
-        self.keys[:, row, : prefix.length] = ready[:, 0]
-        self.values[:, row, : prefix.length] = ready[:, 1]
-
-    def erase(self, row: int) -> None:
-        """Forget everything of one row."""
-        self.keys[:, row] = 0
-        self.values[:, row] = 0
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` columns of one row to another."""
-        self.keys[:, target, :length] = self.keys[:, source, :length]
-        self.values[:, target, :length] = self.values[:, source, :length]
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.stream.request.sampling
 
 
 class Engine:
@@ -179,13 +165,15 @@ class Engine:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, found {slots}")
         self.model = model
-        self.slots = slots
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
         self._cache = SlotCache(model, slots, self.max_length + PREFIX_ROOM)
         self._decoder = build_decoder(model, self.max_length)
+        self._slots = [_Slot(index) for index in range(slots)]
         self._seen: Tensor | None = None  # [slots, vocabulary]; allocated by the first repetition penalty
-        self._rows: list[_Row] = []
-        self._sampling: SamplingBatch | None = None
+        self._rows: list[_Row] = []  # in the order of their slots
+        self._sampling: tuple[list[_Row], SamplingBatch] | None = None
+        self._reused_tokens = 0
+        self._clock = itertools.count(1)
         self._waiting: deque[Stream] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -201,7 +189,7 @@ class Engine:
         """
         limit = self._text_limit(request)
         if not 0 < len(request.prompt_ids) < limit:
-            raise self._misfit(len(request.prompt_ids), limit)
+            raise _prompt_error(len(request.prompt_ids), limit)
         stream = Stream(request, self)
         with self._wake:
             if self._closed:
@@ -214,7 +202,7 @@ class Engine:
         """How many requests run and wait."""
         with self._wake:
             active = sum(row.stream.finish_reason is None for row in self._rows)
-            return EngineStats(active, len(self._waiting), self.slots, self.max_length)
+            return EngineStats(active, len(self._waiting), len(self._slots), self.max_length, self._reused_tokens)
 
     def close(self) -> None:
         """Cancel everything and stop the worker."""
@@ -226,16 +214,6 @@ class Engine:
     def _text_limit(self, request: Request) -> int:
         prefix_length = request.prefix.length if request.prefix is not None else 0
         return min(self.max_length, self._cache.capacity - prefix_length)
-
-    def _misfit(self, length: int, limit: int) -> PromptError:
-        if length == 0:
-            return PromptError("The prompt is empty. Type something first.", "输入是空的，请先输入内容。")
-        return PromptError(
-            f"The prompt has {length:,} tokens; at most {limit - 1:,} fit, with room for a reply. "
-            "Shorten it, or start with a larger --max-length.",
-            f"输入有 {length:,} 个词元，最多只能容纳 {limit - 1:,} 个（还要给回复留出位置）。"
-            "请缩短输入，或用更大的 --max-length 启动。",
-        )
 
     def _cancel(self, stream: Stream) -> None:
         with self._wake:
@@ -250,10 +228,7 @@ class Engine:
     def _run(self) -> None:
         while self._await_work():
             try:
-                self._drop_finished()
-                self._admit()
-                if self._rows:
-                    self._advance(self._decode())
+                self._take_turn()
             except Exception as error:
                 self._fail_all(error)
         for stream in (*self._waiting, *(row.stream for row in self._rows)):
@@ -266,84 +241,121 @@ class Engine:
                 self._wake.wait()
             return not self._closed
 
+    def _take_turn(self) -> None:
+        self._drop_finished()
+        self._admit()
+        decoding = [row for row in self._rows if not row.is_prefilling]
+        prefilling = [row for row in self._rows if row.is_prefilling]
+        if prefilling:
+            chunk = PREFILL_CHUNK_SHARED if decoding else PREFILL_CHUNK_ALONE
+            self._prefill(prefilling, chunk)
+        if decoding:
+            self._advance(decoding, self._decode(decoding))
+
     def _admit(self) -> None:
-        """Let waiting requests into free slots and compute their prompts together."""
+        """Let waiting requests into free slots, each into the one that saves it most."""
         with self._wake:
-            free = self.slots - len(self._rows)
-            joining = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-            rows = [_Row(stream, self._text_limit(stream.request)) for stream in joining]
-            first = len(self._rows)
-            self._rows += rows
-        if rows:
-            self._sampling = None
-            logits = self._prefill(rows, first)
-            self._advance(logits, first)
+            while self._waiting and any(slot.is_free for slot in self._slots):
+                stream = self._waiting.popleft()
+                slot = self._choose_slot(stream.request)
+                slot.is_free = False
+                slot.last_used = next(self._clock)
+                row = _Row(stream, slot, self._text_limit(stream.request))
+                self._rows.append(row)
+                self._occupy(row)
+            self._rows.sort(key=lambda row: row.slot.index)
 
-    def _prefill(self, rows: list[_Row], first: int) -> Tensor:
-        """Compute prompts, padded on the right, chunk by chunk; logits of the last position, ``[n, V]``."""
+    def _choose_slot(self, request: Request) -> _Slot:
+        """The free slot with the longest common text, if worth it, else an empty one or the one unused for longest."""
+        prefix_hash = _prefix_hash(request)
+        free = [slot for slot in self._slots if slot.is_free]
+        common = [slot.common_length(request.prompt_ids, prefix_hash) for slot in free]
+        longest = max(common)
+        if longest >= min(WORTH_REUSING, len(request.prompt_ids) // 2):
+            return free[common.index(longest)]
+        return min(free, key=lambda slot: (bool(slot.tokens), slot.last_used, slot.index))
+
+    def _occupy(self, row: _Row) -> None:
+        """Keep what the row can use of its slot, bring its prefix, note its prompt for the repetition penalty."""
+        slot, request = row.slot, row.stream.request
+        prefix_hash = _prefix_hash(request)
+        del slot.tokens[slot.common_length(row.prompt_ids, prefix_hash) :]
+        self._reused_tokens += len(slot.tokens)
+        if slot.prefix_hash != prefix_hash and request.prefix is not None:
+            self._cache.write_prefix(slot.index, request.prefix)
+        slot.prefix_hash = prefix_hash
+        if row.sampling.repetition_penalty != 1.0 and self._seen is None:
+            size = (len(self._slots), self.model.config.padded_vocab_size)
+            self._seen = torch.zeros(size, dtype=torch.bool, device=self.model.device)
+        if self._seen is not None:
+            self._seen[slot.index] = False
+            self._seen[slot.index, torch.tensor(row.prompt_ids, device=self.model.device)] = True
+
+    def _prefill(self, rows: list[_Row], budget: int) -> None:
+        """Compute up to ``budget`` tokens of the prompts; rows whose prompt is done get their first token.
+
+        Rows are padded on the right to the longest part. What padding writes lies behind a row's text and is written
+        over before anyone looks.
+        """
+        share = max(1, budget // len(rows))
+        parts = [row.prompt_ids[len(row.slot.tokens) :][:share] for row in rows]
         device = self.model.device
-        longest = max(row.text_length for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        for index, row in enumerate(rows):
-            ids[index, : row.text_length] = torch.tensor(row.stream.request.prompt_ids)
-            if row.stream.request.prefix is not None:
-                self._cache.write_prefix(first + index, row.stream.request.prefix)
-            self._mark_prompt(row, first + index)
-        ids = ids.to(device)
+        longest = max(len(part) for part in parts)
+        ids = torch.tensor([part + [0] * (longest - len(part)) for part in parts], device=device)
+        starts = torch.tensor([[len(row.slot.tokens)] for row in rows], device=device)
         in_front = torch.tensor([[row.prefix_length] for row in rows], device=device)
-        ends = torch.tensor([row.text_length - 1 for row in rows], device=device)
-        hidden = torch.zeros(len(rows), self.model.config.hidden_size, dtype=self.model.dtype, device=device)
-        for start in range(0, longest, PREFILL_CHUNK):
-            chunk = ids[:, start : start + PREFILL_CHUNK]
-            output = self._forward(chunk, start, in_front, slice(first, first + len(rows)))
-            ends_here = (ends >= start) & (ends < start + chunk.shape[1])
-            picked = output[torch.arange(len(rows), device=device), (ends - start).clamp(0, chunk.shape[1] - 1)]
-            hidden = torch.where(ends_here.unsqueeze(-1), picked, hidden)
-        return self.model.transformer.output_layer(hidden)
+        hidden = self._forward(rows, ids, starts, in_front)
+        for row, part in zip(rows, parts, strict=True):
+            row.slot.tokens += part
+        ready = [index for index, row in enumerate(rows) if not row.is_prefilling]
+        if ready:
+            last = torch.tensor([len(parts[index]) - 1 for index in ready], device=device)
+            logits = self.model.transformer.output_layer(hidden[torch.tensor(ready, device=device), last])
+            self._advance([rows[index] for index in ready], logits)
 
-    def _forward(self, ids: Tensor, start: int, in_front: Tensor, rows: slice) -> Tensor:
-        """Hidden states ``[n, S, H]`` of one chunk of prompts; ``in_front`` holds prefix lengths, ``[n, 1]``."""
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
-        # Padding may run past the slot's end; nobody reads it, so it may pile up in the last column.
+    def _forward(self, rows: list[_Row], ids: Tensor, starts: Tensor, in_front: Tensor) -> Tensor:
+        """Hidden states ``[n, S, H]`` of ``ids`` ``[n, S]``, which follow ``starts`` ``[n, 1]`` tokens of text."""
+        positions = starts + torch.arange(ids.shape[1], device=ids.device)
+        # Padding may run past the slot's end; it may pile up in the last column.
         columns = (positions + in_front).clamp(max=self._cache.capacity - 1)
-        seen_length = min(start + ids.shape[1] + int(in_front.max()), self._cache.capacity)
-        mask = torch.arange(seen_length, device=ids.device) <= columns.unsqueeze(-1)  # [n, S, K]
-        self._cache.point_at(rows, columns, seen_length)
-        return self.model.transformer(ids, positions, mask.unsqueeze(1), self._cache)
+        ends = [len(row.slot.tokens) + row.prefix_length + ids.shape[1] for row in rows]
+        seen_length = min(max(ends), self._cache.capacity)
+        mask = None
+        if len(rows) > 1 or ids.device.type == "cpu":
+            mask = (torch.arange(seen_length, device=ids.device) <= columns.unsqueeze(-1)).unsqueeze(1)  # [n, 1, S, K]
+        self._cache.point_at([row.slot.index for row in rows], columns, seen_length)
+        return self.model.transformer(ids, positions, mask, self._cache)
 
-    def _decode(self) -> Tensor:
+    def _decode(self, rows: list[_Row]) -> Tensor:
         """One more position for every row: logits ``[n, vocabulary]``."""
         device = self.model.device
-        lengths = [row.cached_length for row in self._rows]
-        ids = torch.tensor([row.last_token for row in self._rows], device=device)
-        positions = torch.tensor([row.text_length for row in self._rows], device=device)
+        ids = torch.tensor([row.last_token for row in rows], device=device)
+        positions = [len(row.slot.tokens) for row in rows]
+        lengths = [position + row.prefix_length for position, row in zip(positions, rows, strict=True)]
         columns = torch.tensor(lengths, device=device).unsqueeze(1)
         seen_length = max(lengths) + 1
         mask = None
         if min(lengths) != max(lengths):
             mask = (torch.arange(seen_length, device=device) <= columns)[:, None, None]
-        self._cache.point_at(slice(0, len(lengths)), columns, seen_length)
-        for row in self._rows:
-            row.text_length += 1
-        return self._decoder(ids, positions, mask, self._cache)
+        self._cache.point_at([row.slot.index for row in rows], columns, seen_length)
+        logits = self._decoder(ids, torch.tensor(positions, device=device), mask, self._cache)
+        for row in rows:
+            row.slot.tokens.append(row.last_token)
+        return logits
 
-    def _advance(self, logits: Tensor, first: int = 0) -> None:
-        """Choose a token for each row from ``first`` on, hand it out, and let finished rows go."""
-        rows = self._rows[first:]
-        if first or self._sampling is None:
-            batch = SamplingBatch([row.stream.request.sampling for row in rows], logits.device)
-            self._sampling = None if first else batch
-        else:
-            batch = self._sampling
+    def _advance(self, rows: list[_Row], logits: Tensor) -> None:
+        """Choose a token for each row and hand it out."""
+        if self._sampling is None or self._sampling[0] != rows:
+            self._sampling = rows, SamplingBatch([row.sampling for row in rows], logits.device)
         uniforms = torch.cat([torch.rand(1, generator=row.generator) for row in rows]).to(logits.device)
-        seen = self._seen[first : first + len(rows)] if self._seen is not None else None
-        tokens = choose_tokens(logits, batch, uniforms, seen)
-        if seen is not None:
-            seen.scatter_(1, tokens.unsqueeze(1), True)
+        slots = torch.tensor([row.slot.index for row in rows], device=logits.device)
+        seen = self._seen[slots] if self._seen is not None else None
+        tokens = choose_tokens(logits, self._sampling[1], uniforms, seen)
+        if self._seen is not None:
+            self._seen[slots, tokens] = True
         healthy = logits.sum(-1).isfinite().tolist()
         for row, token, is_healthy in zip(rows, tokens.tolist(), healthy, strict=True):
             self._hand_out(row, token, is_healthy)
-        self._drop_finished()
 
     def _hand_out(self, row: _Row, token: int, is_healthy: bool) -> None:
         stream = row.stream
@@ -359,37 +371,41 @@ class Engine:
                 stream._finish("length")
 
     def _drop_finished(self) -> None:
-        """Free the slots of rows that are done, moving the last row into each gap."""
+        """Free the slots of rows that are done; their text stays for whoever continues it."""
         with self._wake:
-            for index in reversed(range(len(self._rows))):
-                if self._rows[index].stream.finish_reason is None:
-                    continue
-                if self._rows[index].stream.finish_reason == "error":
-                    self._cache.erase(index)  # what is not a number would reach later rows even through a mask
-                last = self._rows.pop()
-                self._sampling = None
-                if index < len(self._rows):
-                    self._rows[index] = last
-                    self._cache.move(len(self._rows), index, last.cached_length)
-                    if self._seen is not None:
-                        self._seen[index] = self._seen[len(self._rows)]
+            for row in [row for row in self._rows if row.stream.finish_reason is not None]:
+                self._rows.remove(row)
+                row.slot.is_free = True
+                if row.stream.finish_reason == "error":
+                    self._forget(row.slot)
 
-    def _mark_prompt(self, row: _Row, index: int) -> None:
-        """Note the prompt's tokens for the repetition penalty."""
-        if row.stream.request.sampling.repetition_penalty != 1.0 and self._seen is None:
-            size = (self.slots, self.model.config.padded_vocab_size)
-            self._seen = torch.zeros(size, dtype=torch.bool, device=self.model.device)
-        if self._seen is not None:
-            self._seen[index] = False
-            self._seen[index, torch.tensor(row.stream.request.prompt_ids, device=self.model.device)] = True
+    def _forget(self, slot: _Slot) -> None:
+        """Empty a slot for good: what is not a number would reach later rows even through a mask."""
+        self._cache.erase(slot.index)
+        slot.tokens = []
+        slot.prefix_hash = None
 
     def _fail_all(self, error: Exception) -> None:
         """A step broke, out of memory most likely: every running request ends with the reason, waiting ones go on."""
         reason = error if isinstance(error, ChatGLMError) else _step_error(error)
-        with self._wake:
-            rows, self._rows = self._rows, []
-        for row in rows:
+        for row in self._rows:
             row.stream._finish("error", reason)
+        self._drop_finished()
+
+
+def _prefix_hash(request: Request) -> str | None:
+    return request.prefix.sha256 if request.prefix is not None else None
+
+
+def _prompt_error(length: int, limit: int) -> PromptError:
+    if length == 0:
+        return PromptError("The prompt is empty. Type something first.", "输入是空的，请先输入内容。")
+    return PromptError(
+        f"The prompt has {length:,} tokens; at most {limit - 1:,} fit, with room for a reply. "
+        "Shorten it, or start with a larger --max-length.",
+        f"输入有 {length:,} 个词元，最多只能容纳 {limit - 1:,} 个（还要给回复留出位置）。"
+        "请缩短输入，或用更大的 --max-length 启动。",
+    )
 
 
 def _closed_error() -> EngineError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -93,7 +94,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     """Attention of ``[B, N, S, D]`` queries over ``[B, G, K, D]`` keys and values.
 
     Query head h reads group h // (N / G). ``mask`` is boolean, ``[B or 1, 1, S, K]``, true where a query may look;
-    without one, S == K is causal and S == 1 sees everything.
+    without one, the queries are the last S positions and each sees all before it. Without a mask a GPU runs flash
+    attention on the grouped keys as they are.
     """
     batch, heads, length, channels = query.shape
     groups = key.shape[1]
@@ -102,10 +104,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
         # The heads of a group stand in for the sequence: nothing is repeated, the keys are read once.
         folded = query.view(batch, groups, share, channels)
         return F.scaled_dot_product_attention(folded, key, value, attn_mask=mask).reshape(batch, heads, 1, channels)
+    if mask is None and query.is_cuda:
+        bias = causal_lower_right(length, key.shape[2])
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=share > 1)
+    if mask is None and length != key.shape[2]:
+        mask = _causal_mask(length, key.shape[2], query.device)
     if share > 1:
         key = key.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
         value = value.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+
+
+def _causal_mask(length: int, total: int, device: torch.device) -> Tensor:
+    """Boolean ``[length, total]``: the last ``length`` positions, each seeing all before it."""
+    return torch.ones(length, total, dtype=torch.bool, device=device).tril(total - length)
 
 
 class SelfAttention(nn.Module):
@@ -354,7 +366,8 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         key_values, prefix_mask = self._batch_prefix(prefix, batch)
         if position_ids is None:
             position_ids = count_positions(attention_mask, batch, length, past, input_ids.device)
-        mask = build_attention_mask(attention_mask, length, past, prefix_mask, input_ids.device)
+        prefix_length = key_values.shape[4] if key_values is not None else 0
+        mask = build_attention_mask(attention_mask, length, past, prefix_length, prefix_mask, input_ids.device)
         hidden = self.transformer(input_ids, position_ids, mask, past_key_values, key_values)
         if labels is not None:
             return CausalLMOutputWithPast(loss=self._label_loss(hidden, labels), past_key_values=past_key_values)
@@ -370,13 +383,12 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _batch_prefix(
         self, prefix: Prefix | Sequence[Prefix | None] | None, batch: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Key/values ``[layers, 2, B, G, P, D]`` and which of them each row may see, ``[B or 1, P]``."""
+        """Key/values ``[layers, 2, B, G, P, D]`` and which of them each row may see; see `stack_prefixes`."""
         if prefix is None:
             encoder = self.transformer.prefix_encoder
             if encoder is None:
                 return None, None
-            seen = torch.ones(1, encoder.pre_seq_len, dtype=torch.bool, device=self.device)
-            return encoder(batch, self.dtype), seen
+            return encoder(batch, self.dtype), None
         return stack_prefixes(prefix, batch, self.device, self.dtype)
 
 
@@ -386,7 +398,8 @@ def stack_prefixes(
     """Prefixes of unlike lengths as one tensor, the short ones filled up with zeros that no query sees.
 
     Returns:
-        ``[layers, 2, B, G, P, D]`` and a boolean ``[B, P]``; both None if no row has a prefix.
+        ``[layers, 2, B, G, P, D]`` and which of it each row may see, a boolean ``[B, P]``. The second is None if all
+        rows may see all of it, both are if no row has a prefix.
     """
     rows = [prefix] * batch if isinstance(prefix, Prefix) else list(prefix)
     if len(rows) == 0 or batch % len(rows):
@@ -402,7 +415,7 @@ def stack_prefixes(
         if row is not None:
             stacked[:, :, index, :, : row.length] = row.key_values.transpose(2, 3).to(device, dtype)
             seen[index, : row.length] = True
-    return stacked, seen
+    return stacked, None if bool(seen.all()) else seen
 
 
 def count_positions(mask: Tensor | None, batch: int, length: int, past: int, device: torch.device) -> Tensor:
@@ -413,9 +426,14 @@ def count_positions(mask: Tensor | None, batch: int, length: int, past: int, dev
 
 
 def build_attention_mask(
-    text_mask: Tensor | None, length: int, past: int, prefix_mask: Tensor | None, device: torch.device
+    text_mask: Tensor | None,
+    length: int,
+    past: int,
+    prefix_length: int,
+    prefix_mask: Tensor | None,
+    device: torch.device,
 ) -> Tensor | None:
-    """Boolean ``[B or 1, 1, S, P + K]``, true where a query may look; None where `attend` needs none.
+    """Boolean ``[B or 1, 1, S, P + K]``, true where a query may look; None where each sees all before it.
 
     A padding query would see nothing and give NaN: it is opened to everything, and nobody reads its answer.
 
@@ -423,19 +441,25 @@ def build_attention_mask(
         text_mask: ``[B, K]``, 1 for text; a ready ``[B, 1, S, P + K]`` mask is passed on.
         length: new tokens, S.
         past: cached tokens, K - S.
-        prefix_mask: ``[B or 1, P]``.
+        prefix_length: P.
+        prefix_mask: ``[B, P]``, true where a row may look; all of it if None.
     """
     if text_mask is not None and text_mask.dim() == 4:
         return text_mask
     if text_mask is not None and bool(text_mask.all()):
         text_mask = None
-    if text_mask is None and prefix_mask is None and (past == 0 or length == 1):
-        return None
-    keys = torch.arange(past + length, device=device)
-    causal = keys[None, :] <= keys[past:, None]  # [S, K]
-    seen = causal[None] if text_mask is None else causal[None] & text_mask[:, None].bool()
-    if prefix_mask is not None:
-        batch = max(seen.shape[0], prefix_mask.shape[0])
+    if text_mask is None and prefix_mask is None:
+        # A CPU's attention needs the mask itself, so that every layer may use the same one.
+        on_gpu, is_square = device.type == "cuda", past + prefix_length == 0
+        needs_none = on_gpu or is_square or length == 1
+        return None if needs_none else _causal_mask(length, prefix_length + past + length, device)[None, None]
+    seen = _causal_mask(length, past + length, device)[None]  # [1, S, K]
+    if text_mask is not None:
+        seen = seen & text_mask[:, None].bool()
+    if prefix_length:
+        batch = seen.shape[0] if prefix_mask is None else prefix_mask.shape[0]
+        if prefix_mask is None:
+            prefix_mask = torch.ones(1, prefix_length, dtype=torch.bool, device=device)
         in_front = prefix_mask[:, None].expand(batch, length, -1)
         seen = torch.cat((in_front, seen.expand(batch, -1, -1)), dim=-1)
     return (seen | ~seen.any(-1, keepdim=True)).unsqueeze(1)

@@ -136,6 +136,51 @@ def test_cancel_frees_the_slot_and_the_queue(model) -> None:
     engine.close()
 
 
+def test_the_next_turn_computes_only_its_new_text(model) -> None:
+    engine = Engine(model, slots=2)
+    first = list(range(20, 70))
+    for prefix in (None, PREFIXES[1]):
+        reply = list(engine.submit(Request(first, prefix, GREEDY)))
+        before = engine.stats().reused_tokens
+        longer = [*first, *reply, 3, 4, 5]
+        assert list(engine.submit(Request(longer, prefix, GREEDY))) == generate(model, longer, prefix, 24)
+        # The reply's last token was handed out, but never fed.
+        assert engine.stats().reused_tokens - before == len(first) + len(reply) - 1
+    engine.close()
+
+
+def test_text_of_another_prefix_is_not_reused(model) -> None:
+    engine = Engine(model, slots=1)
+    prompt = list(range(20, 70))
+    for prefix in (None, PREFIXES[1], PREFIXES[2], None):
+        assert list(engine.submit(Request(prompt, prefix, GREEDY))) == generate(model, prompt, prefix, 24)
+    assert engine.stats().reused_tokens == 0
+    engine.close()
+
+
+def test_the_slot_unused_for_longest_is_given_up(model) -> None:
+    engine = Engine(model, slots=2)
+    old, kept, new = ([start] * 40 for start in (5, 6, 7))
+    for prompt in (old, kept, new):
+        list(engine.submit(Request(prompt, None, GREEDY)))
+    assert engine.stats().reused_tokens == 0
+    list(engine.submit(Request(kept, None, GREEDY)))
+    assert engine.stats().reused_tokens == len(kept) - 1
+    engine.close()
+
+
+def test_a_long_prompt_does_not_stop_the_others(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatglm2.engine.PREFILL_CHUNK_SHARED", 4)
+    engine = Engine(model, slots=2)
+    running = engine.submit(Request(PROMPTS[0], None, SamplingParams(temperature=0, max_new_tokens=200)))
+    next(iter(running))
+    late = engine.submit(Request(list(range(100)), None, SamplingParams(temperature=0, max_new_tokens=1)))
+    list(late)
+    assert running._tokens.qsize() >= 100 // 4 - 5
+    running.cancel()
+    engine.close()
+
+
 def test_the_end_token_stops_and_is_not_handed_out(model) -> None:
     answer = generate(model, PROMPTS[0], None, 24)
     twin = build_model()
@@ -156,7 +201,8 @@ def test_a_reply_ends_where_the_context_ends(model) -> None:
 
 
 def test_a_prompt_in_chunks_equals_a_prompt_in_one_go(model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatglm2.engine.PREFILL_CHUNK", 8)
+    monkeypatch.setattr("chatglm2.engine.PREFILL_CHUNK_ALONE", 8)
+    monkeypatch.setattr("chatglm2.engine.PREFILL_CHUNK_SHARED", 6)
     engine = Engine(model, slots=4)
     streams = [
         engine.submit(Request(prompt, prefix, GREEDY)) for prompt, prefix in itertools.product(PROMPTS, PREFIXES)
@@ -216,7 +262,7 @@ def test_both_decoders_give_the_same_logits(model) -> None:
     for lengths in ([17], [17, 17], [4, 17, 30]):
         columns = torch.tensor(lengths).unsqueeze(1)
         mask = (torch.arange(max(lengths) + 1) <= columns)[:, None, None]
-        cache.point_at(slice(0, len(lengths)), columns, max(lengths) + 1)
+        cache.point_at(range(len(lengths)), columns, max(lengths) + 1)
         arguments = (torch.tensor(lengths) + 40, columns.squeeze(1) - 3, mask, cache)
         expected = ModuleDecoder(model)(*arguments)
         torch.testing.assert_close(CpuDecoder(model, 256)(*arguments), expected, atol=1e-4, rtol=1e-5)

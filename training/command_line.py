@@ -87,6 +87,7 @@ def build_parser(language: str) -> argparse.ArgumentParser:
     zh = language == "zh"
     parser = _Parser(
         prog="python -m training.main",
+        usage="python -m training.main [--FLAG VALUE …]  |  python -m training.main FLAGS.json",
         description="用 P-Tuning v2 微调 ChatGLM2。" if zh else "P-Tune ChatGLM2 (P-Tuning v2).",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -94,7 +95,7 @@ def build_parser(language: str) -> argparse.ArgumentParser:
     )
     runs = parser.add_argument_group("训练任务" if zh else "runs")
     for name, (en, chinese), options in _RUN_FLAGS:
-        runs.add_argument(*_spellings(name), help=chinese if zh else en, **options)
+        runs.add_argument(f"--{name}", help=chinese if zh else en, **options)
     for group, title in (
         ("basic", "常用设置" if zh else "basic settings"),
         ("advanced", "高级设置" if zh else "advanced"),
@@ -103,9 +104,10 @@ def build_parser(language: str) -> argparse.ArgumentParser:
         for item in setting_fields():
             if item.group == group:
                 words = (item.help[1] if zh else item.help[0]).replace("%", "%%")
+                default = f" [{item.default}]" if item.default not in (None, "") else ""
                 switch: dict[str, Any] = {"nargs": "?", "const": True} if item.type == "bool" else {}
                 shown = " | ".join(map(str, item.choices)) or item.type
-                section.add_argument(*_spellings(item.name), help=f"{words} [{item.default}]", metavar=shown, **switch)
+                section.add_argument(item.flag, help=f"{words}{default}", metavar=shown, **switch)
     return parser
 
 
@@ -118,7 +120,7 @@ _RUN_FLAGS: tuple[tuple[str, tuple[str, str], dict[str, Any]], ...] = (
     (
         "overwrite_output_dir",
         ("Replace the run in that directory.", "覆盖该目录中的训练。"),
-        {"nargs": "?", "const": True},
+        {"nargs": "?", "const": True, "metavar": "bool"},
     ),
     (
         "resume_from_checkpoint",
@@ -168,11 +170,6 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
     )
 
 
-def _spellings(name: str) -> list[str]:
-    dashed = name.replace("_", "-")
-    return [f"--{name}"] if dashed == name else [f"--{name}", f"--{dashed}"]
-
-
 def _expand_json(words: list[str]) -> list[str]:
     if len(words) != 1 or not words[0].endswith(".json"):
         return words
@@ -194,18 +191,20 @@ def _expand_json(words: list[str]) -> list[str]:
 
 
 def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[str, Any]]:
-    """Take out flags that need no parser: unused ones become notes, others what they mean here."""
+    """Spell flags with underscores and take out those that need no parser: unused ones become notes."""
     notes: list[tuple[str, str]] = []
     kept: list[str] = []
     values: dict[str, Any] = {}
     position = 0
     while position < len(words):
-        name, _, attached = words[position].removeprefix("--").replace("-", "_").partition("=")
-        is_flag = words[position].startswith("--")
+        word = words[position]
+        is_flag = word.startswith("--")
+        dashed, equals, attached = word.removeprefix("--").partition("=")
+        name = dashed.replace("-", "_") if is_flag else dashed
         if is_flag and name in UNSUPPORTED_FLAGS:
             raise _unsupported(name)
         if not is_flag or name not in UNUSED_FLAGS.keys() | TRANSLATED_FLAGS.keys():
-            kept.append(words[position])
+            kept.append(f"--{name}{equals}{attached}" if is_flag else word)
             position += 1
             continue
         position += 1

@@ -24,6 +24,7 @@ class SlotCache:
 
     def __init__(self, model: ChatGLMForConditionalGeneration, slots: int, capacity: int) -> None:
         config = model.config
+        self.slots = slots
         self.capacity = capacity
         shape = (config.num_layers, slots, capacity, config.multi_query_group_num, config.kv_channels)
         # Zeros, not uninitialised memory: a masked key has weight 0, and 0 * NaN is NaN.

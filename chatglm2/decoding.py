@@ -1,51 +1,92 @@
 """One decode step for a whole batch, in as few operations as the device allows.
 
-Knows the model's modules and a `KeyValueCache`; knows no requests. `build_decoder` picks the implementation; all give
-the same logits as the modules (tested), and the engine uses nothing else for decoding.
+Knows the model's modules and the cache; knows no requests. `build_decoder` picks the implementation; all give the same
+logits as the modules (tested), and the engine uses nothing else for decoding.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock, KeyValueCache, RMSNorm
+from chatglm2.cache import SlotCache
+from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock, RMSNorm
+
+
+@dataclass(frozen=True)
+class DecodeBatch:
+    """One token a row, and where it goes.
+
+    Attributes:
+        ids: ``[n]``, each row's last token, on the model's device.
+        slots: each row's slot.
+        positions: its text position.
+        columns: its column in the slot; all before it are looked at.
+    """
+
+    ids: Tensor
+    slots: Sequence[int]
+    positions: Sequence[int]
+    columns: Sequence[int]
 
 
 class Decoder(Protocol):
-    """Computes the next position of every row."""
+    """Computes the next position of every row.
 
-    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache) -> Tensor:
-        """Logits ``[n, vocabulary]`` for one token a row.
+    Attributes:
+        runs_ahead: whether the device works on while the host goes on, so that the next step should be started before
+            the last one's tokens are read.
+    """
 
-        Args:
-            ids: ``[n]``, each row's last token.
-            positions: ``[n]``, its text position.
-            mask: boolean ``[n, 1, 1, K]``, true where a row may look; None where all of it may.
-            cache: pointed at the rows and columns of these tokens.
-        """
+    runs_ahead: bool
+
+    def __call__(self, batch: DecodeBatch) -> Tensor:
+        """Logits ``[n, vocabulary]``, valid until the next call."""
 
 
-def build_decoder(model: ChatGLMForConditionalGeneration, max_length: int) -> Decoder:
+def build_decoder(model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> Decoder:
     """The fastest decoder for the model's device and weights, for positions below ``max_length``."""
-    dense = all(type(module) is nn.Linear for module in model.modules() if isinstance(module, nn.Linear))
-    biased = model.config.add_bias_linear
-    if model.device.type == "cpu" and model.dtype == torch.float32 and dense and not biased:
-        return CpuDecoder(model, max_length)
-    return ModuleDecoder(model)
+    if model.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from chatglm2.graph_decoding import GraphDecoder  # here, since only a GPU has what it imports
+
+        if GraphDecoder.supports(model):
+            return GraphDecoder(model, cache, max_length)
+    plain = all(type(layer.self_attention.dense) is nn.Linear for layer in model.transformer.encoder.blocks())
+    if model.device.type == "cpu" and model.dtype == torch.float32 and plain and not model.config.add_bias_linear:
+        return CpuDecoder(model, cache, max_length)
+    return ModuleDecoder(model, cache)
+
+
+def point_cache(cache: SlotCache, batch: DecodeBatch, device: torch.device) -> Tensor | None:
+    """Point the cache at the batch's columns; the mask ``[n, 1, 1, K]`` that rows of unlike lengths need."""
+    columns = torch.tensor(batch.columns, device=device).unsqueeze(1)
+    seen_length = max(batch.columns) + 1
+    cache.point_at(batch.slots, columns, seen_length)
+    if min(batch.columns) == max(batch.columns):
+        return None
+    return (torch.arange(seen_length, device=device) <= columns)[:, None, None]
 
 
 class ModuleDecoder:
     """Runs the model's own modules: right for every device and dtype."""
 
-    def __init__(self, model: ChatGLMForConditionalGeneration) -> None:
-        self._transformer = model.transformer
+    runs_ahead = False
 
-    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache) -> Tensor:
-        hidden = self._transformer(ids.unsqueeze(1), positions.unsqueeze(1), mask, cache)
+    def __init__(self, model: ChatGLMForConditionalGeneration, cache: SlotCache) -> None:
+        self._transformer = model.transformer
+        self._cache = cache
+
+    def __call__(self, batch: DecodeBatch) -> Tensor:
+        device = batch.ids.device
+        mask = point_cache(self._cache, batch, device)
+        positions = torch.tensor(batch.positions, device=device).unsqueeze(1)
+        hidden = self._transformer(batch.ids.unsqueeze(1), positions, mask, self._cache)
         return self._transformer.output_layer(hidden[:, -1])
 
 
@@ -57,9 +98,12 @@ class CpuDecoder:
     second pane is almost free.
     """
 
-    def __init__(self, model: ChatGLMForConditionalGeneration, max_length: int) -> None:
+    runs_ahead = False
+
+    def __init__(self, model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> None:
         config = model.config
         self._transformer = model.transformer
+        self._cache = cache
         self._heads, self._groups = config.num_attention_heads, config.multi_query_group_num
         self._channels = config.kv_channels
         self._cosine, self._sine = self._rotation_tables(max_length)
@@ -74,38 +118,31 @@ class CpuDecoder:
         sine[..., :turning] = torch.stack((-rotation.imag, rotation.imag), -1).flatten(-2)
         return cosine, sine
 
-    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache) -> Tensor:
+    def __call__(self, batch: DecodeBatch) -> Tensor:
+        ids, mask = batch.ids, point_cache(self._cache, batch, batch.ids.device)
         x = self._transformer.embedding(ids.expand(2) if len(ids) == 1 else ids)  # [n, H]
+        positions = torch.tensor(batch.positions)
         turn = self._cosine[positions], self._sine[positions]
         for block in self._transformer.encoder.blocks():
-            x = self._step(block, x, turn, mask, cache)
+            x = self._step(block, x, turn, mask)
         x = _normalize(self._transformer.encoder.final_layernorm, x)
         return _project(self._transformer.output_layer, x)[: len(ids)]
 
-    def _step(
-        self, block: GLMBlock, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache
-    ) -> Tensor:
+    def _step(self, block: GLMBlock, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         attention, mlp = block.self_attention, block.mlp
         mixed = _project(attention.query_key_value, _normalize(block.input_layernorm, x))
-        context = self._attend(mixed, attention.layer_idx, turn, mask, cache)
+        context = self._attend(mixed, attention.layer_idx, turn, mask)
         x = _project(attention.dense, context).add_(x)
         gate, up = _project(mlp.dense_h_to_4h, _normalize(block.post_attention_layernorm, x)).chunk(2, dim=-1)
         return _project(mlp.dense_4h_to_h, F.silu(gate).mul_(up)).add_(x)
 
-    def _attend(
-        self,
-        mixed: Tensor,
-        layer_idx: int,
-        turn: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: KeyValueCache,
-    ) -> Tensor:
+    def _attend(self, mixed: Tensor, layer_idx: int, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         rows = len(turn[0])
         heads = mixed[:rows].unflatten(-1, (-1, self._channels))  # [n, N + 2G, D]
         turning, value = heads.split((self._heads + self._groups, self._groups), dim=1)
         swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         query, key = torch.addcmul(turning * turn[0], swapped, turn[1]).split((self._heads, self._groups), dim=1)
-        keys, values = cache.update(key.unsqueeze(2), value.unsqueeze(2), layer_idx)  # [n, G, K, D]
+        keys, values = self._cache.update(key.unsqueeze(2), value.unsqueeze(2), layer_idx)  # [n, G, K, D]
         grouped = query.unflatten(1, (self._groups, -1))
         context = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)  # [n, N * D]
         return context.expand(2, -1).contiguous() if rows == 1 else context

@@ -18,14 +18,14 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from chatglm2.cache import SlotCache
-from chatglm2.decoding import build_decoder
+from chatglm2.decoding import DecodeBatch, build_decoder
 from chatglm2.errors import ChatGLMError, EngineError, PromptError
 from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.prefix import Prefix
@@ -138,15 +138,26 @@ class _Row:
         self.prefix_length = request.prefix.length if request.prefix is not None else 0
         self.remaining = min(request.sampling.max_new_tokens, limit - len(self.prompt_ids))
         self.generator = torch.Generator().manual_seed(request.seed)
+        self.fed_tokens = 0  # whose computation has been started
         self.last_token = -1
 
     @property
     def is_prefilling(self) -> bool:
-        return len(self.slot.tokens) < len(self.prompt_ids)
+        return self.fed_tokens < len(self.prompt_ids)
 
     @property
     def sampling(self) -> SamplingParams:
         return self.stream.request.sampling
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Chosen tokens on their way to the host: of which rows, and whether the logits were numbers."""
+
+    rows: list[_Row]
+    tokens: Tensor  # [n], on the device: what the next step is fed
+    on_host: Tensor  # [2, n]: tokens, and 1 where the logits were finite
+    arrived: torch.cuda.Event | None
 
 
 class Engine:
@@ -167,11 +178,13 @@ class Engine:
         self.model = model
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
         self._cache = SlotCache(model, slots, self.max_length + PREFIX_ROOM)
-        self._decoder = build_decoder(model, self.max_length)
+        with torch.inference_mode():
+            self._decoder = build_decoder(model, self._cache, self.max_length)
         self._slots = [_Slot(index) for index in range(slots)]
         self._seen: Tensor | None = None  # [slots, vocabulary]; allocated by the first repetition penalty
         self._rows: list[_Row] = []  # in the order of their slots
         self._sampling: tuple[list[_Row], SamplingBatch] | None = None
+        self._step: _Step | None = None  # started, its tokens not yet read
         self._reused_tokens = 0
         self._clock = itertools.count(1)
         self._waiting: deque[Stream] = deque()
@@ -242,15 +255,28 @@ class Engine:
             return not self._closed
 
     def _take_turn(self) -> None:
-        self._drop_finished()
-        self._admit()
+        if not self._is_steady():
+            self._settle()
+            self._drop_finished()
+            self._admit()
         decoding = [row for row in self._rows if not row.is_prefilling]
         prefilling = [row for row in self._rows if row.is_prefilling]
         if prefilling:
-            chunk = PREFILL_CHUNK_SHARED if decoding else PREFILL_CHUNK_ALONE
-            self._prefill(prefilling, chunk)
+            self._prefill(prefilling, PREFILL_CHUNK_SHARED if decoding else PREFILL_CHUNK_ALONE)
+            self._settle()
         if decoding:
             self._advance(decoding, self._decode(decoding))
+
+    def _is_steady(self) -> bool:
+        """Whether the next step can be started on tokens that the host has not read: nobody joins or surely leaves."""
+        step = self._step
+        return (
+            step is not None
+            and self._decoder.runs_ahead
+            and step.rows == self._rows
+            and not (self._waiting and len(self._rows) < len(self._slots))
+            and all(row.stream.finish_reason is None and row.remaining > 1 for row in step.rows)
+        )
 
     def _admit(self) -> None:
         """Let waiting requests into free slots, each into the one that saves it most."""
@@ -280,7 +306,8 @@ class Engine:
         slot, request = row.slot, row.stream.request
         prefix_hash = _prefix_hash(request)
         del slot.tokens[slot.common_length(row.prompt_ids, prefix_hash) :]
-        self._reused_tokens += len(slot.tokens)
+        row.fed_tokens = len(slot.tokens)
+        self._reused_tokens += row.fed_tokens
         if slot.prefix_hash != prefix_hash and request.prefix is not None:
             self._cache.write_prefix(slot.index, request.prefix)
         slot.prefix_hash = prefix_hash
@@ -307,6 +334,7 @@ class Engine:
         hidden = self._forward(rows, ids, starts, in_front)
         for row, part in zip(rows, parts, strict=True):
             row.slot.tokens += part
+            row.fed_tokens += len(part)
         ready = [index for index, row in enumerate(rows) if not row.is_prefilling]
         if ready:
             last = torch.tensor([len(parts[index]) - 1 for index in ready], device=device)
@@ -328,34 +356,56 @@ class Engine:
 
     def _decode(self, rows: list[_Row]) -> Tensor:
         """One more position for every row: logits ``[n, vocabulary]``."""
-        device = self.model.device
-        ids = torch.tensor([row.last_token for row in rows], device=device)
-        positions = [len(row.slot.tokens) for row in rows]
-        lengths = [position + row.prefix_length for position, row in zip(positions, rows, strict=True)]
-        columns = torch.tensor(lengths, device=device).unsqueeze(1)
-        seen_length = max(lengths) + 1
-        mask = None
-        if min(lengths) != max(lengths):
-            mask = (torch.arange(seen_length, device=device) <= columns)[:, None, None]
-        self._cache.point_at([row.slot.index for row in rows], columns, seen_length)
-        logits = self._decoder(ids, torch.tensor(positions, device=device), mask, self._cache)
+        if self._step is not None:  # steady: what it chose is fed on before it is read
+            ids = self._step.tokens
+        else:
+            ids = torch.tensor([row.last_token for row in rows], device=self.model.device)
+            for row in rows:
+                row.slot.tokens.append(row.last_token)
+        positions = [row.fed_tokens for row in rows]
+        columns = [position + row.prefix_length for position, row in zip(positions, rows, strict=True)]
         for row in rows:
-            row.slot.tokens.append(row.last_token)
-        return logits
+            row.fed_tokens += 1
+        return self._decoder(DecodeBatch(ids, [row.slot.index for row in rows], positions, columns))
 
     def _advance(self, rows: list[_Row], logits: Tensor) -> None:
-        """Choose a token for each row and hand it out."""
+        """Choose a token for each row, read the step before, and this one too where nothing is gained by waiting."""
         if self._sampling is None or self._sampling[0] != rows:
             self._sampling = rows, SamplingBatch([row.sampling for row in rows], logits.device)
-        uniforms = torch.cat([torch.rand(1, generator=row.generator) for row in rows]).to(logits.device)
+        uniforms = torch.cat([torch.rand(1, generator=row.generator) for row in rows])
         slots = torch.tensor([row.slot.index for row in rows], device=logits.device)
         seen = self._seen[slots] if self._seen is not None else None
-        tokens = choose_tokens(logits, self._sampling[1], uniforms, seen)
+        tokens = choose_tokens(logits, self._sampling[1], uniforms.to(logits.device, non_blocking=True), seen)
         if self._seen is not None:
             self._seen[slots, tokens] = True
-        healthy = logits.sum(-1).isfinite().tolist()
-        for row, token, is_healthy in zip(rows, tokens.tolist(), healthy, strict=True):
-            self._hand_out(row, token, is_healthy)
+        healthy = logits.sum(-1, dtype=torch.float32).isfinite()
+        outcome = torch.stack((tokens, healthy))
+        step = _Step(rows, tokens, outcome.to("cpu", non_blocking=True), None)
+        if outcome.is_cuda:
+            arrived = torch.cuda.Event()
+            arrived.record()
+            step = replace(step, arrived=arrived)
+        self._settle(fed_on=True)
+        self._step = step
+        if not self._decoder.runs_ahead:
+            self._settle()
+
+    def _settle(self, fed_on: bool = False) -> None:
+        """Read the tokens of the last step, if any, and hand them out.
+
+        Args:
+            fed_on: the step after it has been started, so its tokens are in the cache.
+        """
+        step, self._step = self._step, None
+        if step is None:
+            return
+        if step.arrived is not None:
+            step.arrived.synchronize()
+        tokens, healthy = step.on_host.tolist()
+        for row, token, is_healthy in zip(step.rows, tokens, healthy, strict=True):
+            if fed_on:
+                row.slot.tokens.append(token)
+            self._hand_out(row, token, bool(is_healthy))
 
     def _hand_out(self, row: _Row, token: int, is_healthy: bool) -> None:
         stream = row.stream
@@ -388,6 +438,7 @@ class Engine:
     def _fail_all(self, error: Exception) -> None:
         """A step broke, out of memory most likely: every running request ends with the reason, waiting ones go on."""
         reason = error if isinstance(error, ChatGLMError) else _step_error(error)
+        self._step = None
         for row in self._rows:
             row.stream._finish("error", reason)
         self._drop_finished()

@@ -1,0 +1,256 @@
+"""The small operations of a decode step, each as one Triton kernel: norm, rotation and cache write, attention, SwiGLU.
+
+Knows shapes and pointers; knows no modules and no graph. Between the projections of a 6-billion-parameter model these
+are what keeps a GPU waiting: a launch costs as much as their work.
+
+Shapes: n rows, N query heads, G groups, D channels, T columns of a slot, R rotated channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Parts that the attention of one row and group is split into, so that one long row still fills the card.
+SPLITS = 32
+KEY_BLOCK = 64
+SMALLEST_TILE = 16  # rows that a tensor core multiplies at least
+
+
+@triton.jit
+def _add_norm_kernel(x, delta, weight, normalized, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+    row = tl.program_id(0).to(tl.int64) * width
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    value = tl.load(x + row + column, mask=inside, other=0.0)
+    if HAS_DELTA:
+        value = value + tl.load(delta + row + column, mask=inside, other=0.0)
+        tl.store(x + row + column, value, mask=inside)
+    value = value.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+    scaled = value * scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normalized + row + column, scaled.to(normalized.dtype.element_ty), mask=inside)
+
+
+def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """Add ``delta`` to ``x`` ``[n, H]`` in place, and return its RMSNorm."""
+    rows, width = x.shape
+    normalized = torch.empty_like(x)
+    _add_norm_kernel[(rows,)](
+        x,
+        x if delta is None else delta,
+        weight,
+        normalized,
+        width,
+        eps,
+        HAS_DELTA=delta is not None,
+        BLOCK=triton.next_power_of_2(width),
+        num_warps=8,
+    )
+    return normalized
+
+
+@triton.jit
+def _rotate_store_kernel(
+    mixed,
+    rotation,
+    positions,
+    columns,
+    slots,
+    query,
+    keys,
+    values,
+    capacity,
+    HEADS: tl.constexpr,  # noqa: N803
+    GROUPS: tl.constexpr,  # noqa: N803
+    CHANNELS: tl.constexpr,  # noqa: N803
+    ROTATED: tl.constexpr,  # noqa: N803
+):
+    row, head = tl.program_id(0), tl.program_id(1)
+    channel = tl.arange(0, CHANNELS)
+    source = mixed + (row * (HEADS + 2 * GROUPS) + head).to(tl.int64) * CHANNELS
+    value = tl.load(source + channel)
+    if head < HEADS + GROUPS:
+        # Channel pairs (2i, 2i + 1) turn by the angle of pair i; the second half of the channels does not turn.
+        turns = channel < ROTATED
+        angle = rotation + tl.load(positions + row).to(tl.int64) * ROTATED + (channel // 2) * 2
+        cosine = tl.load(angle, mask=turns, other=1.0)
+        sine = tl.load(angle + 1, mask=turns, other=0.0)
+        partner = tl.load(source + (channel ^ 1)).to(tl.float32)
+        sign = tl.where(channel % 2 == 0, -1.0, 1.0)
+        value = (value.to(tl.float32) * cosine + sign * partner * sine).to(value.dtype)
+    if head < HEADS:
+        tl.store(query + (row * HEADS + head) * CHANNELS + channel, value)
+    else:
+        place = tl.load(slots + row).to(tl.int64) * capacity + tl.load(columns + row)
+        if head < HEADS + GROUPS:
+            tl.store(keys + (place * GROUPS + head - HEADS) * CHANNELS + channel, value)
+        else:
+            tl.store(values + (place * GROUPS + head - HEADS - GROUPS) * CHANNELS + channel, value)
+
+
+def rotate_and_store(
+    mixed: Tensor, rotation: Tensor, positions: Tensor, columns: Tensor, slots: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Rotate queries and keys, put keys and values into the cache, return the queries ``[n, N, D]``.
+
+    Args:
+        mixed: ``[n, (N + 2G) * D]``, what the fused projection gives.
+        rotation: ``[T, R / 2, 2]`` fp32 cosines and sines.
+        positions: ``[n]`` text positions.
+        columns: ``[n]`` where to write in a slot.
+        slots: ``[n]``.
+        keys: ``[slots, T, G, D]`` of one layer.
+        values: likewise.
+    """
+    rows = mixed.shape[0]
+    groups, channels = keys.shape[2:]
+    heads = mixed.shape[1] // channels - 2 * groups
+    query = torch.empty(rows, heads, channels, dtype=mixed.dtype, device=mixed.device)
+    _rotate_store_kernel[(rows, heads + 2 * groups)](
+        mixed,
+        rotation,
+        positions,
+        columns,
+        slots,
+        query,
+        keys,
+        values,
+        keys.shape[1],
+        HEADS=heads,
+        GROUPS=groups,
+        CHANNELS=channels,
+        ROTATED=rotation.shape[1] * 2,
+        num_warps=1,
+    )
+    return query
+
+
+@triton.jit
+def _attention_kernel(
+    query,
+    keys,
+    values,
+    columns,
+    slots,
+    partial,
+    statistics,
+    capacity,
+    scale,
+    GROUPS: tl.constexpr,  # noqa: N803
+    SHARE: tl.constexpr,  # noqa: N803
+    TILE: tl.constexpr,  # noqa: N803
+    CHANNELS: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+    SPLITS: tl.constexpr,  # noqa: N803
+):
+    row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    length = tl.load(columns + row).to(tl.int32) + 1
+    part = tl.cdiv(tl.cdiv(length, BLOCK), SPLITS) * BLOCK
+    start = split * part
+    end = tl.minimum(start + part, length)
+
+    member, channel, column = tl.arange(0, TILE), tl.arange(0, CHANNELS), tl.arange(0, BLOCK)
+    first_head = (row * GROUPS + group) * SHARE
+    query_tile = tl.load(
+        query + (first_head + member)[:, None] * CHANNELS + channel[None, :], mask=(member < SHARE)[:, None], other=0.0
+    )
+    base = (tl.load(slots + row).to(tl.int64) * capacity * GROUPS + group) * CHANNELS
+    highest = tl.full([TILE], float("-inf"), tl.float32)
+    total = tl.zeros([TILE], tl.float32)
+    context = tl.zeros([TILE, CHANNELS], tl.float32)
+    for offset in range(start, end, BLOCK):
+        seen = offset + column < end
+        place = base + (offset + column)[:, None].to(tl.int64) * GROUPS * CHANNELS + channel[None, :]
+        key = tl.load(keys + place, mask=seen[:, None], other=0.0)
+        score = tl.dot(query_tile, tl.trans(key)) * scale
+        score = tl.where(seen[None, :], score, float("-inf"))
+        higher = tl.maximum(highest, tl.max(score, axis=1))
+        shrink = tl.exp(highest - higher)
+        weight = tl.exp(score - higher[:, None])
+        value = tl.load(values + place, mask=seen[:, None], other=0.0)
+        total = total * shrink + tl.sum(weight, axis=1)
+        context = context * shrink[:, None] + tl.dot(weight.to(value.dtype), value)
+        highest = higher
+
+    place = ((row * GROUPS + group) * SPLITS + split) * TILE + member
+    tl.store(partial + place[:, None] * CHANNELS + channel[None, :], context)
+    tl.store(statistics + place * 2, highest)
+    tl.store(statistics + place * 2 + 1, total)
+
+
+@triton.jit
+def _combine_kernel(
+    partial,
+    statistics,
+    output,
+    GROUPS: tl.constexpr,  # noqa: N803
+    SHARE: tl.constexpr,  # noqa: N803
+    TILE: tl.constexpr,  # noqa: N803
+    CHANNELS: tl.constexpr,  # noqa: N803
+    SPLITS: tl.constexpr,  # noqa: N803
+):
+    row, head = tl.program_id(0), tl.program_id(1)
+    group, member = head // SHARE, head % SHARE
+    split, channel = tl.arange(0, SPLITS), tl.arange(0, CHANNELS)
+    place = ((row * GROUPS + group) * SPLITS + split) * TILE + member
+    highest = tl.load(statistics + place * 2)
+    total = tl.load(statistics + place * 2 + 1)
+    share = tl.exp(highest - tl.max(highest, axis=0))  # a part without keys has exp(-inf) = 0
+    context = tl.sum(tl.load(partial + place[:, None] * CHANNELS + channel[None, :]) * share[:, None], axis=0)
+    context = context / tl.sum(total * share, axis=0)
+    tl.store(output + (row * GROUPS * SHARE + head) * CHANNELS + channel, context.to(output.dtype.element_ty))
+
+
+def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tensor, slots: Tensor) -> Tensor:
+    """Attention of one query a row and head, ``[n, N, D]``, over columns ``0..columns[row]`` of its slot.
+
+    The keys of a row are split in parts, so that a long one fills the card; the parts' softmaxes are put together
+    afterwards (flash-decoding, Dao et al. 2023). Returns ``[n, N * D]``.
+    """
+    rows, heads, channels = query.shape
+    groups = keys.shape[2]
+    share = heads // groups
+    tile = max(SMALLEST_TILE, triton.next_power_of_2(share))
+    partial = torch.empty(rows, groups, SPLITS, tile, channels, dtype=torch.float32, device=query.device)
+    statistics = torch.empty(rows, groups, SPLITS, tile, 2, dtype=torch.float32, device=query.device)
+    output = torch.empty(rows, heads * channels, dtype=query.dtype, device=query.device)
+    shape = {"GROUPS": groups, "SHARE": share, "TILE": tile, "CHANNELS": channels, "SPLITS": SPLITS}
+    _attention_kernel[(rows, groups, SPLITS)](
+        query,
+        keys,
+        values,
+        columns,
+        slots,
+        partial,
+        statistics,
+        keys.shape[1],
+        channels**-0.5,
+        BLOCK=KEY_BLOCK,
+        num_warps=4,
+        **shape,
+    )
+    _combine_kernel[(rows, heads)](partial, statistics, output, num_warps=2, **shape)
+    return output
+
+
+@triton.jit
+def _gate_kernel(mixed, output, width, BLOCK: tl.constexpr):  # noqa: N803
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(mixed + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(mixed + row * 2 * width + width + column, mask=inside, other=0.0)
+    activated = (gate / (1.0 + tl.exp(-gate))).to(up.dtype) * up
+    tl.store(output + row * width + column, activated, mask=inside)
+
+
+def gate(mixed: Tensor) -> Tensor:
+    """SwiGLU's middle: ``silu(first half) * second half`` of ``[n, 2F]``, ``[n, F]``."""
+    rows, width = mixed.shape[0], mixed.shape[1] // 2
+    output = torch.empty(rows, width, dtype=mixed.dtype, device=mixed.device)
+    block = 1024
+    _gate_kernel[(rows, triton.cdiv(width, block))](mixed, output, width, BLOCK=block, num_warps=4)
+    return output

@@ -26,6 +26,7 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
 ]
 # Characters that Markdown or LaTeX could act on. A question is shown as typed: "类型#上衣*材质#牛仔布" has no emphasis.
 ACTIVE = re.compile(r"[\\`*_{}\[\]()<>#+\-.!|~$&:^=]")
+ESCAPED = re.compile(r"&#(\d{2,3});")
 
 MATHML_TAGS = {
     *("math", "mrow", "mi", "mn", "mo", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup"),
@@ -87,8 +88,8 @@ def question_markdown(text: str) -> str:
 
 
 def question_from_markdown(text: str) -> str:
-    """What :func:`question_markdown` was given."""
-    return html.unescape(text)
+    """What :func:`question_markdown` was given; entities that a person typed stay as typed."""
+    return ESCAPED.sub(lambda match: chr(int(match.group(1))), text)
 
 
 def reply_html(text: str) -> str:

@@ -88,8 +88,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "still_answering": ("Still answering: stop it first, or wait.", "还在回答中，请先停止或稍等。"),
     "earlier_rounds": ("{count} earlier rounds are not shown.", "更早的 {count} 轮未显示。"),
     "checkpoint_gone": (
-        "The checkpoint of this pane was deleted; the base model answers again.",
-        "这一栏的检查点已被删除，改由原模型回答。",
+        "The checkpoint was deleted; the base model answers again.",
+        "检查点已被删除，改由原模型回答",
     ),
     # Train
     "data": ("Data", "数据"),

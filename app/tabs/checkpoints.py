@@ -12,7 +12,7 @@ import gradio as gr
 from app.conversation import PANES
 from app.fragments import checkpoint_table, sentence_html
 from app.i18n import Speech, speech_for, word
-from app.listening import QUIET
+from app.listening import ASKED, QUIET, say, say_problem
 from app.services import Services
 from app.tabs.compare import CompareTab
 from chatglm2.errors import ChatGLMError
@@ -51,11 +51,11 @@ class CheckpointsTab:
         self.compare_tab = compare
         tabled = [self.table, self.shown]
         asked = [self.doomed, self.question_box, self.question]
-        self.table.click(self.on_action, [compare.chosen], [*compare.chosen_outputs(), *tabled, *asked], **QUIET)
-        self.delete_yes.click(self.on_delete, [self.doomed, compare.chosen], [*tabled, *asked], **QUIET)
+        self.table.click(self.on_action, [compare.chosen], [*compare.chosen_outputs(), *tabled, *asked], **ASKED)
+        self.delete_yes.click(self.on_delete, [self.doomed, compare.chosen], [*tabled, *asked], **ASKED)
         self.delete_no.click(self.on_keep, None, asked, **QUIET)
         gr.on(
-            [self.add.click, self.path.submit], self.on_add, [self.path, compare.chosen], [*tabled, self.path], **QUIET
+            [self.add.click, self.path.submit], self.on_add, [self.path, compare.chosen], [*tabled, self.path], **ASKED
         )
         demo.load(self.on_tick, [self.shown, compare.chosen], tabled, **QUIET)
         timer.tick(self.on_tick, [self.shown, compare.chosen], tabled, **QUIET)
@@ -71,7 +71,7 @@ class CheckpointsTab:
             return {self.shown: gr.skip()}
         updates = self.compare_tab.choose(action, key, chosen, speech)
         if chosen[action] == key:
-            gr.Info(speech(f"loaded_{action}", name=self.services.sources.find(key).name))
+            say(speech(f"loaded_{action}", name=self.services.sources.find(key).name))
         return {**updates, **self._table(chosen, speech)}
 
     def on_delete(self, key: str, chosen: dict[str, str], request: gr.Request) -> Updates:
@@ -80,9 +80,9 @@ class CheckpointsTab:
             name = self.services.sources.find(key).name
             self.services.sources.delete(key)
         except ChatGLMError as error:
-            gr.Warning(error.localized(speech.language))
+            say_problem(error, speech)
         else:
-            gr.Info(speech("deleted", name=name))
+            say(speech("deleted", name=name))
         return {**self._table(chosen, speech), **self.on_keep()}
 
     def on_keep(self) -> Updates:
@@ -93,9 +93,9 @@ class CheckpointsTab:
         try:
             added = self.services.sources.name_path(path)
         except ChatGLMError as error:
-            gr.Warning(error.localized(speech.language))
+            say_problem(error, speech)
             return {self.path: gr.skip()}
-        gr.Info(speech("added", name=", ".join(source.name for source in added)))
+        say(speech("added", name=", ".join(source.name for source in added)))
         return {**self._table(chosen, speech), self.path: ""}
 
     def on_tick(self, shown: str, chosen: dict[str, str], request: gr.Request) -> Updates:
@@ -112,7 +112,7 @@ class CheckpointsTab:
         try:
             source = self.services.sources.find(key)
         except ChatGLMError as error:
-            gr.Warning(error.localized(speech.language))
+            say_problem(error, speech)
             return self.on_keep()
         text = "delete_question" if source.of_run else "forget_question"
         return {

@@ -5,7 +5,7 @@ Builds the components and names the handlers. What a conversation is, who can an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from app.conversation import PANES, Answer, Conversation
 from app.export import export_page
 from app.fragments import chip_html, facts_html, failed_chip_html
 from app.i18n import Speech, speech_for, word
-from app.listening import QUIET, STREAMING
+from app.listening import ASKED, QUIET, say, say_problem
 from app.rendering import LATEX_DELIMITERS, question_from_markdown
 from app.services import Services
 from app.sources import BASE, LoadedSource
@@ -139,21 +139,21 @@ class CompareTab:
         asked = {self.message, self.conversation, self.chosen, *self.settings.values()}
         seen = self._streamed()
         runs = [
-            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **STREAMING),
+            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **ASKED),
             *(
-                button.click(self.on_example(text), asked, seen, **STREAMING)
+                button.click(self.on_example(text), asked, seen, **ASKED)
                 for button, text in zip(self.examples, EXAMPLES, strict=True)
             ),
         ]
         for pane in self.panes.values():
-            runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **STREAMING))
-            runs.append(pane.chat.edit(self.on_edit, asked, seen, **STREAMING))
-            pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **QUIET)
-            pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **QUIET)
+            runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **ASKED))
+            runs.append(pane.chat.edit(self.on_edit, asked, seen, **ASKED))
+            pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **ASKED)
+            pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **ASKED)
         self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
-        self.undo.click(self.on_undo, [self.conversation], self._settled(), **QUIET)
+        self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
         self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, self._settled(), **QUIET)
-        self.export.click(self.on_export, asked, [self.exported], **QUIET).then(
+        self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
         demo.load(self.on_load, [self.saved], [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
@@ -204,7 +204,7 @@ class CompareTab:
     def on_undo(self, conversation: Conversation, request: gr.Request) -> Updates:
         speech = speech_for(request)
         if conversation.streaming:
-            gr.Info(speech("still_answering"))
+            say(speech("still_answering"))
             return {self.message: gr.skip()}
         question = conversation.undo()
         return {**self._show(conversation, speech), self.message: question, self.saved: conversation.to_dict()}
@@ -240,17 +240,15 @@ class CompareTab:
         if keys == known:
             return {self.known: gr.skip()}
         speech = speech_for(request)
-        for name in PANES:
-            if chosen[name] not in keys:
-                gr.Info(speech("checkpoint_gone"))
-                chosen[name] = BASE
-        return self._menus(chosen, speech)
+        gone = [name for name in PANES if chosen[name] not in keys]
+        chosen.update(dict.fromkeys(gone, BASE))
+        return self._menus(chosen, speech, gone)
 
     def on_export(self, values: Updates, request: gr.Request) -> Updates:
         conversation: Conversation = values[self.conversation]
         speech = speech_for(request)
         if not conversation.rounds:
-            gr.Info(speech("nothing_to_export"))
+            say(speech("nothing_to_export"))
             return {self.exported: None}
         now = datetime.now().astimezone()
         page = export_page(
@@ -271,7 +269,7 @@ class CompareTab:
         try:
             loaded = self.services.sources.load(key)
         except ChatGLMError as error:
-            gr.Warning(error.localized(speech.language))
+            say_problem(error, speech)
             return {pane.choice: gr.Dropdown(value=chosen[name])}
         chosen[name] = key
         return {self.chosen: chosen, pane.choice: gr.Dropdown(value=key), pane.head: self._chip(loaded, speech)}
@@ -286,7 +284,7 @@ class CompareTab:
         try:
             self.services.chat.check(question, self._form(values))
         except ChatGLMError as error:
-            gr.Warning(error.localized(speech.language))
+            say_problem(error, speech)
             yield self._show(conversation, speech)
             return
         if replaced_round is None:
@@ -322,14 +320,15 @@ class CompareTab:
             updates[pane.facts] = facts_html(last, speech)
         return updates
 
-    def _menus(self, chosen: dict[str, str], speech: Speech) -> Updates:
+    def _menus(self, chosen: dict[str, str], speech: Speech, gone: Sequence[str] = ()) -> Updates:
         sources = self.services.sources.sources()
         choices = menu(sources, speech)
-        hint = "" if len(sources) > 1 else speech("train_one_hint")
+        hints = {"right": "" if len(sources) > 1 else speech("train_one_hint")}
+        hints |= dict.fromkeys(gone, speech("checkpoint_gone"))
         updates: Updates = {self.chosen: chosen, self.known: self._fingerprint()}
         for name, pane in self.panes.items():
             updates[pane.choice] = gr.Dropdown(choices=choices, value=chosen[name])
-            updates[pane.head] = self._head(chosen[name], speech, hint if name == "right" else "")
+            updates[pane.head] = self._head(chosen[name], speech, hints.get(name, ""))
         return updates
 
     def _head(self, key: str, speech: Speech, hint: str) -> str:

@@ -14,7 +14,7 @@ import gradio as gr
 from app.charts import line_chart
 from app.fragments import dataset_html, log_html, run_html, sentence_html
 from app.i18n import Speech, speech_for, word
-from app.listening import QUIET, WORKING
+from app.listening import ASKED, QUIET, WORKING, say, say_problem
 from app.services import Services
 from app.settings_form import build_setting, form_fields
 from app.tabs.compare import CompareTab
@@ -114,10 +114,10 @@ class TrainTab:
         self.preview_box.expand(self.on_preview, data, [self.preview], **WORKING)
         live = self._live_outputs()
         self.start.click(self.on_start, {*data, self.name}, live, **WORKING)
-        self.stop.click(self.on_stop, [self.run], live, **QUIET)
+        self.stop.click(self.on_stop, [self.run], live, **ASKED)
         self.resume.click(self.on_resume, [self.run], live, **WORKING)
         self.run.input(self.on_pick, [self.run], live, **QUIET)
-        self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **QUIET)
+        self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 
@@ -166,14 +166,14 @@ class TrainTab:
         speech = speech_for(request)
         data = self._data(values)
         if data is None:
-            gr.Warning(speech("choose_file"))
+            say(speech("choose_file"))
             return {self.viewer: gr.skip()}
         try:
             run = self.services.training.start(data, self._form(values), values[self.name])
         except ChatGLMError as error:
-            gr.Warning(error.localized(speech.language))
+            say_problem(error, speech)
             return {self.viewer: gr.skip()}
-        gr.Info(speech("started"))
+        say(speech("started"))
         return self._show(Viewer(picked=run.name), speech)
 
     def on_stop(self, name: str, request: gr.Request) -> Updates:
@@ -202,7 +202,7 @@ class TrainTab:
         try:
             command(name)
         except ChatGLMError as error:
-            gr.Warning(error.localized(speech.language))
+            say_problem(error, speech)
         return self._show(Viewer(picked=name), speech)
 
     def _show(self, viewer: Viewer, speech: Speech) -> Updates:

@@ -1,0 +1,58 @@
+"""Starting and ending the page as its own process, the way a person or a service manager does."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+START_SECONDS = 120
+OpenPage = Callable[..., Page]
+TakeScreenshot = Callable[[Page, str], None]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running page."""
+
+    url: str
+    output: Path
+    process: subprocess.Popen[bytes]
+
+
+def start_page(model: Path, output: Path, *options: str) -> Served:
+    """Starts ``python -m app`` on a free port and waits until its model is loaded."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "app", "--model", str(model), "--port", str(port), "--output", str(output)]
+    command += ["--host", "127.0.0.1", "--device", "cpu", *options]
+    log = output.parent / f"page-{port}.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+    served = Served(f"http://127.0.0.1:{port}", output, process)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{served.url}/healthz", timeout=5) as answer:
+                if b'"ready"' in answer.read():
+                    return served
+        except OSError:
+            pass
+        time.sleep(0.2)
+    process.kill()
+    raise AssertionError(log.read_text(encoding="utf-8"))
+
+
+def stop_page(served: Served) -> int:
+    """Asks the page to end, as a service manager does, and returns its exit code."""
+    served.process.send_signal(signal.SIGTERM)
+    return served.process.wait(timeout=20)

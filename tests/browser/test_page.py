@@ -1,0 +1,253 @@
+"""What a person does on the page, in the order in which they do it: chat, train, compare, keep, delete."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from served_page import OpenPage, Served, TakeScreenshot
+
+ATTRIBUTES = "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣"
+ANSWER_MS = 60_000
+TRAINING_MS = 150_000
+
+
+def ask(page: Page, question: str) -> None:
+    """Sends a message and waits until both panes have finished."""
+    page.locator("#message textarea").fill(question)
+    with new_answers(page):
+        page.locator("#message textarea").press("Enter")
+
+
+@contextmanager
+def new_answers(page: Page, *panes: str) -> Iterator[None]:
+    """Waits until the panes have finished answering what is asked inside; by default both."""
+    facts = [page.locator(f"#{pane}-facts") for pane in panes or ("left", "right")]
+    before = [fact.inner_text() for fact in facts]
+    yield
+    for fact, old in zip(facts, before, strict=True):
+        expect(fact).not_to_have_text(old, timeout=ANSWER_MS)
+        expect(fact).to_contain_text("token", timeout=ANSWER_MS)
+    expect(page.locator("#send")).to_be_visible(timeout=ANSWER_MS)
+
+
+def last_answer(page: Page, pane: str) -> str:
+    return page.locator(f"#{pane}-chat").get_by_test_id("bot").last.inner_text().strip()
+
+
+def show_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def start_training(page: Page, **settings: str) -> None:
+    show_tab(page, "训练")
+    for name, value in settings.items():
+        page.locator(f"#setting-{name} input").fill(value)
+    page.locator("#start").click()
+    expect(page.locator("#run-progress .badge")).to_have_class(re.compile("starting|running"), timeout=20_000)
+
+
+def no_sideways_scrolling(page: Page) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+def test_a_first_visitor_sees_two_base_panes_and_where_to_go(open_page: OpenPage) -> None:
+    page = open_page()
+    expect(page.locator("#left-head")).to_contain_text("原模型")
+    expect(page.locator("#right-head")).to_contain_text("去“训练”页训练一个吧")
+    expect(page.locator("#status")).to_contain_text("CPU")
+    show_tab(page, "检查点")
+    expect(page.locator("#checkpoint-table")).to_contain_text("还没有检查点")
+
+
+def test_both_panes_answer_one_question(open_page: OpenPage) -> None:
+    page = open_page()
+    ask(page, ATTRIBUTES)
+    assert last_answer(page, "left") and last_answer(page, "right")
+    assert page.locator("#left-chat").get_by_test_id("user").inner_text().strip() == ATTRIBUTES
+    # The same model and the same seed in both panes.
+    assert last_answer(page, "left") == last_answer(page, "right")
+
+
+def test_stop_undo_edit_retry_and_clear(open_page: OpenPage) -> None:
+    page = open_page("en-US")
+    ask(page, "你好")
+    page.locator("#left-chat").get_by_role("button", name="Edit").click()
+    page.locator("#left-chat textarea").fill("2*3*4 是多少？")
+    with new_answers(page):
+        page.locator("#left-chat").get_by_role("button", name="Submit").click()
+    expect(page.locator("#right-chat").get_by_test_id("user")).to_have_text("2*3*4 是多少？")
+    page.locator("#left-chat").get_by_role("button", name="Edit").click()
+    expect(page.locator("#left-chat textarea")).to_have_value("2*3*4 是多少？")
+    page.locator("#left-chat").get_by_role("button", name="Cancel").click()
+    with new_answers(page, "right"):
+        page.locator("#right-chat").get_by_role("button", name="Retry").click()
+    expect(page.locator("#right-chat").get_by_test_id("bot")).to_have_count(1)
+    page.locator("#undo").click()
+    expect(page.locator("#message textarea")).to_have_value("2*3*4 是多少？")
+    expect(page.locator("#left-chat").get_by_test_id("user")).to_have_count(0)
+    with new_answers(page):
+        page.locator("#message textarea").press("Enter")
+    page.locator("#clear").click()
+    expect(page.locator("#right-chat").get_by_test_id("bot")).to_have_count(0)
+    expect(page.locator("#message textarea")).to_have_value("")
+
+
+def test_a_conversation_survives_a_refresh_and_stays_in_its_browser(open_page: OpenPage) -> None:
+    page, other = open_page(), open_page()
+    ask(page, "你好")
+    said = last_answer(page, "left")
+    page.reload()
+    expect(page.locator("#left-chat").get_by_test_id("bot")).to_have_text(said)
+    expect(other.locator("#left-chat").get_by_test_id("bot")).to_have_count(0)
+
+
+def test_training_survives_a_refresh_and_is_seen_by_others(
+    open_page: OpenPage, served: Served, take_screenshot: TakeScreenshot
+) -> None:
+    page = open_page()
+    show_tab(page, "训练")
+    page.get_by_text("看看数据").click()
+    expect(page.locator("#data-report")).to_contain_text("content", timeout=20_000)
+    page.get_by_text("看看数据").click()
+    start_training(page, max_steps="40")
+    expect(page.locator("#loss-chart polyline")).to_be_visible(timeout=TRAINING_MS)
+    page.reload()
+    show_tab(page, "训练")
+    expect(page.locator("#loss-chart polyline")).to_be_visible(timeout=5_000)
+    expect(page.get_by_role("progressbar", name="训练进度")).to_be_visible()
+    other = open_page("en-US")
+    show_tab(other, "Train")
+    expect(other.locator("#loss-chart polyline")).to_be_visible(timeout=5_000)
+    expect(other.locator("#status")).to_contain_text("step")
+    expect(page.locator("#compare-now")).to_be_visible(timeout=TRAINING_MS)
+    take_screenshot(page, "train-zh")
+    take_screenshot(other, "train-en")
+    expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
+    expect(page.locator("#checkpoint-ready-text")).to_contain_text("checkpoint-40")
+
+
+@pytest.fixture
+def checkpoint(served: Served, open_page: OpenPage) -> Path:
+    """The newest checkpoint of the suite's run; trains a short one where the suite was not run from its start."""
+    if not list(served.output.glob("*/checkpoint-*")):
+        page = open_page()
+        start_training(page, max_steps="4")
+        expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
+    return max(served.output.glob("*/checkpoint-*"), key=lambda path: path.stat().st_mtime)
+
+
+def test_a_new_checkpoint_answers_in_the_right_pane(
+    open_page: OpenPage, checkpoint: Path, take_screenshot: TakeScreenshot
+) -> None:
+    page = open_page()
+    page.locator("#right-model input").click()
+    page.get_by_role("option", name="原模型").click()
+    expect(page.locator("#right-head .chip")).to_have_class(re.compile("base"))
+    show_tab(page, "训练")
+    page.locator("#compare-now").click()
+    chip = page.locator("#right-head .chip.tuned")
+    expect(chip).to_be_visible()
+    expect(chip).to_contain_text(checkpoint.parent.name)
+    assert re.search(r"第 \d+ 步 · 前缀 \d+ · [0-9a-f]{8}", chip.inner_text())
+    expect(page.locator("#right-head")).to_contain_text("已生效")
+    ask(page, ATTRIBUTES)
+    assert last_answer(page, "left") != last_answer(page, "right")
+    take_screenshot(page, "compare-zh")
+
+
+def test_the_page_in_english_and_dark(open_page: OpenPage, checkpoint: Path, take_screenshot: TakeScreenshot) -> None:
+    page = open_page("en-US", dark=True)
+    expect(page.locator("#right-head .chip.tuned")).to_contain_text("prefix")
+    ask(page, ATTRIBUTES)
+    assert not re.search(r"[\u4e00-\u9fff]", page.locator("#left-facts").inner_text())
+    take_screenshot(page, "compare-en")
+    show_tab(page, "Checkpoints")
+    expect(page.get_by_role("columnheader", name="Loss")).to_be_visible()
+    take_screenshot(page, "checkpoints-en")
+
+
+def test_switching_the_language_keeps_the_conversation_and_is_remembered(open_page: OpenPage) -> None:
+    page = open_page("en-US")
+    ask(page, "你好")
+    page.locator("#language").click()
+    expect(page.get_by_role("tab", name="对比", exact=True)).to_be_visible()
+    expect(page.locator("#left-chat").get_by_test_id("bot")).to_have_count(1)
+    expect(page.locator("#status")).to_contain_text("设备")
+    page.reload()
+    expect(page.get_by_role("tab", name="对比", exact=True)).to_be_visible()
+
+
+def test_switching_to_dark_is_remembered(open_page: OpenPage) -> None:
+    page = open_page()
+    page.locator("#theme").click()
+    expect(page.locator("body")).to_have_class(re.compile("dark"))
+    page.reload()
+    expect(page.locator("body")).to_have_class(re.compile("dark"))
+
+
+def test_nothing_sticks_out_on_a_phone(open_page: OpenPage, checkpoint: Path, take_screenshot: TakeScreenshot) -> None:
+    page = open_page(width=390, height=844)
+    ask(page, ATTRIBUTES)
+    assert no_sideways_scrolling(page)
+    take_screenshot(page, "phone-zh")
+    for name in ("训练", "检查点"):
+        show_tab(page, name)
+        page.wait_for_timeout(1200)
+        assert no_sideways_scrolling(page)
+
+
+def test_an_exported_conversation_stands_alone(open_page: OpenPage, browser: Browser, tmp_path: Path) -> None:
+    page = open_page()
+    ask(page, ATTRIBUTES)
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    text = file.read_text(encoding="utf-8")
+    assert last_answer(page, "left")[:20] in text
+    assert "<script" not in text
+    offline = browser.new_context(offline=True, java_script_enabled=False).new_page()
+    offline.goto(file.as_uri())
+    expect(offline.locator("article")).to_have_count(2)
+    offline.context.close()
+
+
+def test_own_data_is_looked_at_and_mistakes_are_named(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page()
+    show_tab(page, "训练")
+    page.locator("#data-source").get_by_text("我的文件").click()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps({"content": "a", "summaty": "b"}) + "\n", encoding="utf-8")
+    page.locator("#data-file input[type=file]").set_input_files(bad)
+    expect(page.locator("#data-report .failed")).to_contain_text("summaty", timeout=10_000)
+    page.locator("#data-prompt-column input").click()
+    page.get_by_role("option", name="content").click()
+    page.locator("#data-response-column input").click()
+    page.get_by_role("option", name="summaty").click()
+    expect(page.locator("#data-report")).to_contain_text("共 1 条", timeout=10_000)
+
+
+def test_a_checkpoint_is_deleted_only_after_a_question(open_page: OpenPage, checkpoint: Path) -> None:
+    page = open_page()
+    show_tab(page, "检查点")
+    row = page.locator("#checkpoint-table tr", has_text=checkpoint.parent.name).first
+    row.get_by_role("button", name=re.compile("删除")).click()
+    expect(page.locator("#delete-question")).to_contain_text("确定永久删除")
+    page.locator("#delete-no").click()
+    expect(page.locator("#delete-question")).to_be_hidden()
+    assert checkpoint.exists()
+    with page.expect_download() as download:
+        row.get_by_role("link", name="下载").click()
+    assert download.value.suggested_filename.endswith(".zip")
+    row.get_by_role("button", name=re.compile("删除")).click()
+    page.locator("#delete-yes").click()
+    expect(page.locator(f'button[data-key="{checkpoint}"]')).to_have_count(0)
+    assert not checkpoint.exists()
+    show_tab(page, "对比")
+    expect(page.locator("#right-head")).not_to_contain_text(checkpoint.name.replace("checkpoint-", "第 ") + " 步")

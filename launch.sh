@@ -202,10 +202,13 @@ run_tests() {
 }
 
 run_benchmark() {
-  local name="${1:-}"
-  if [ ! -f "$root/benchmarks/$name.py" ]; then
+  local name="${1:-}" file
+  if ! grep -qs '__name__ == "__main__"' "$root/benchmarks/$name.py"; then
     say "Benchmarks:" "可运行的性能测试："
-    (cd "$root/benchmarks" && for file in *.py; do say "  ${file%.py}" "  ${file%.py}"; done)
+    grep -l '__name__ == "__main__"' "$root"/benchmarks/*.py | while read -r file; do
+      file="$(basename "$file" .py)"
+      say "  $file" "  $file"
+    done
     [ -z "$name" ] || fail "There is no benchmark '$name'." "没有名为“$name”的性能测试。"
     return
   fi

@@ -14,8 +14,10 @@ import pytest
 
 APP = """
 import json, os, sys
-print(json.dumps({"arguments": sys.argv[1:], "directory": os.getcwd(), "python": sys.prefix}))
-sys.exit(7 if "--fail" in sys.argv else 0)
+
+if __name__ == "__main__":
+    print(json.dumps({"arguments": sys.argv[1:], "directory": os.getcwd(), "python": sys.prefix}))
+    sys.exit(7 if "--fail" in sys.argv else 0)
 """
 OFFLINE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
 
@@ -144,6 +146,14 @@ def test_help_needs_no_setting_up(repository: Path, tmp_path: Path) -> None:
         assert "Usage: ./launch.sh" in launch(tmp_path, flag).stdout
     assert "用法：./launch.sh" in launch(tmp_path, "help", LANG="zh_CN.UTF-8").stdout
     assert not (tmp_path / ".venv").exists()
+
+
+def test_benchmarks_are_listed_where_none_is_named(small_repository: Path) -> None:
+    (small_repository / "benchmarks" / "common.py").write_text("# not a program\n")
+    for command in (["bench"], ["bench", "common"]):
+        result = launch(small_repository, *command)
+        assert result.stderr.splitlines()[:2] == ["Benchmarks:", "  speed"]
+        assert result.returncode == (len(command) > 1)
 
 
 def test_an_unknown_command_is_refused(small_repository: Path) -> None:

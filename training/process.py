@@ -121,7 +121,8 @@ def _launch(run: Run, resume_step: int | None, settings: TrainingSettings | None
 
 def _spawn(run: Run) -> int:
     command = [sys.executable, "-m", "training.main", "--run", str(run.path.resolve())]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    # Threads that spin while they wait would starve the page's model, which shares the cores.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     with run.log_file.open("ab") as log:
         process = subprocess.Popen(
             command,

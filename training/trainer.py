@@ -199,14 +199,14 @@ class _RunReporter(TrainerCallback):
 
     def __init__(self, trainer: PrefixTrainer) -> None:
         self.trainer = trainer
-        self._clock = 0.0
+        self._began = self._clock = 0.0
         self._first_step = self._reported_step = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         trainer = self.trainer
-        self._clock = self._began = time.monotonic()
+        self._began = self._clock = time.monotonic()
         self._first_step = self._reported_step = state.global_step
         trainer.run.update(status=Status.RUNNING)
         trainer.run.append(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -194,7 +193,3 @@ def _unexpected(run: Run, error: Exception) -> FailedEvent:
 def _last_step(run: Run) -> int:
     checkpoints = run.checkpoints()
     return checkpoints[-1].step if checkpoints else 0
-
-
-if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1])))

@@ -120,17 +120,22 @@ def test_a_run_that_fails_says_why(store: RunStore, settings: TrainingSettings, 
     assert "Traceback" not in run.log_tail()
 
 
-def test_an_unexpected_error_leaves_its_traceback_in_the_log(store: RunStore, settings: TrainingSettings) -> None:
-    run = store.create(settings, "run")
-    run.checkpoint_path(2).mkdir()
-    (run.checkpoint_path(2) / "prefix.safetensors").touch()
-    for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json"):
-        (run.checkpoint_path(2) / name).write_text("not what it should be")
-    run.update(status=Status.INTERRUPTED, pid=1, pid_started_at=0.0)
-    process.resume(run)
+@pytest.mark.parametrize(
+    ("damaged", "sentence", "has_traceback"),
+    [("prefix.safetensors", "truncated or damaged", False), ("optimizer.pt", "failed unexpectedly", True)],
+)
+def test_a_damaged_checkpoint_fails_the_resumed_run_with_a_reason(
+    store: RunStore, settings: TrainingSettings, damaged: str, sentence: str, has_traceback: bool
+) -> None:
+    run = store.create(replace(settings, max_steps=1), "run")
+    process.start(run)
+    wait_for(lambda: run.state().status is Status.FINISHED)
+    (run.checkpoint_path(1) / damaged).write_bytes(b"not what it should be")
+    process.resume(run, settings=settings)
     wait_for(lambda: not run.state().status.is_active)
     assert run.state().status is Status.FAILED
-    assert "truncated or damaged" in run.state().message_en
+    assert sentence in run.state().message_en
+    assert ("Traceback" in run.log_tail()) is has_traceback
 
 
 def test_the_command_line_trains_resumes_and_refuses(

@@ -23,13 +23,13 @@ class Chat:
 
     def sample(self, rng: random.Random) -> Turn:
         kinds: dict[Callable[[random.Random], Turn], float] = {
-            self.intent: 0.42,
-            self.raw: 0.16,
-            self.sum: 0.12,
-            self.fallback: 0.14,
-            self.translation: 0.05,
+            self.intent: 0.32,
+            self.raw: 0.12,
+            self.sum: 0.30,
+            self.fallback: 0.13,
+            self.translation: 0.04,
             self.capital: 0.03,
-            self.fabric: 0.08,
+            self.fabric: 0.06,
         }
         return rng.choices(list(kinds), list(kinds.values()))[0](rng)
 

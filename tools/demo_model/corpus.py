@@ -11,25 +11,31 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tools.demo_model.chat import Chat, Turn
 from tools.demo_model.grammar import Garment, Grammar
 from tools.demo_model.phrasebook import Weaver
 
-PLAIN_SHARE, COPY_SHARE = 0.48, 0.34
-MULTI_TURN_SHARE = 0.12
-MAX_HISTORY_ROUNDS = 8
-INVENTED_SHARE = 0.06
+PLAIN_SHARE, COPY_SHARE = 0.46, 0.32
+MULTI_TURN_SHARE = 0.08
+HISTORY_ROUNDS = (1, 1, 1, 2, 2, 3, 4, 8)
+INVENTED_SHARE = 0.25
 INVENTIBLE = ("颜色", "风格", "图案")
+FREE_KEYS = ("品牌", "产地", "季节", "场合", "厚度", "工艺", "价格", "人群", "里料", "年份", "系列", "弹力")
+FREE_TYPES = ("鞋", "帽", "包", "围巾", "袜子", "手套", "披肩", "睡衣", "泳衣", "童装", "背心", "套装")
+LATIN = "abcdefghijklmnopqrstuvwxyz"
 NAMES = ("小明", "小红", "小雨", "阿杰", "小林", "小美", "大山", "安安", "乐乐", "小雪", "阿成", "小陈", "老王")
 NAMES += ("小李", "思思", "阿强", "小周", "子涵", "晓东", "文文", "Tom", "Lily", "Anna", "Jack")
 
 
 def invent_word(rng: random.Random) -> str:
-    """Two to four characters drawn from the 3,755 most common ones (GB 2312, level 1)."""
-    rows = [bytes((rng.randrange(0xB0, 0xD7), rng.randrange(0xA1, 0xFF))) for _ in range(rng.randint(2, 4))]
-    return b"".join(rows).decode("gb2312")
+    """Two to four characters drawn from the 3,755 most common ones (GB 2312, level 1), or a few letters."""
+    if rng.random() < 0.1:
+        return "".join(rng.choices(LATIN, k=rng.randint(2, 6)))
+    codes = [bytes((rng.randrange(0xB0, 0xD7), rng.randrange(0xA1, 0xFF))) for _ in range(rng.randint(2, 4))]
+    return b"".join(codes).decode("gb2312")
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,54 @@ class Corpus:
     def _single(self, rng: random.Random) -> Turn:
         kind = rng.random()
         if kind > PLAIN_SHARE + COPY_SHARE:
-            return self._unheard_of(rng) if rng.random() < self.invented_share else self.chat.sample(rng)
-        garment = self._garment(rng)
+            return self._unheard_of(rng) if rng.random() < self.invented_share / 3 else self.chat.sample(rng)
         if kind < PLAIN_SHARE:
-            turn = garment.content, self.grammar.plain(garment, rng)
-        else:
-            turn = self.grammar.copy_request(garment, rng), self.grammar.copy(garment, rng)
-        return self._with_invented_value(garment, turn, rng) if rng.random() < self.invented_share else turn
+            garment = self._garment(rng)
+            if rng.random() < self.invented_share:
+                garment = self._scramble(garment, rng)
+            return garment.content, self.grammar.plain(garment, rng)
+        return self._copy_on_request(rng)
 
-    def _with_invented_value(self, garment: Garment, turn: Turn, rng: random.Random) -> Turn:
-        """Swaps one value for a made-up word, so that the model learns to copy words that it has never met."""
+    def _copy_on_request(self, rng: random.Random) -> Turn:
+        """Sometimes with one value swapped for a made-up word, so that the model learns to copy what it never met."""
+        garment = self._garment(rng)
+        request, copy = self._copy_about(garment, rng)
         able = [value for key, value in garment.details if self.grammar.family_of[key] in INVENTIBLE and len(value) > 1]
-        if not able:
-            return turn
-        value, word = rng.choice(able), invent_word(rng)
-        return turn[0].replace(value, word), turn[1].replace(value, word)
+        if able and rng.random() < self.invented_share / 2:
+            value, word = rng.choice(able), self._any_word(rng)
+            return request.replace(value, word), copy.replace(value, word)
+        return request, copy
+
+    def _scramble(self, garment: Garment, rng: random.Random) -> Garment:
+        """Any word under any key: what a person types need not be in the grammar."""
+        share = rng.random()
+        details = [
+            (
+                rng.choice(FREE_KEYS) if rng.random() < 0.15 else key,
+                self._any_word(rng) if rng.random() < share else value,
+            )
+            for key, value in garment.details
+        ]
+        rng.shuffle(details)
+        return Garment(rng.choice(FREE_TYPES) if rng.random() < 0.2 else garment.type_name, tuple(details))
+
+    def _any_word(self, rng: random.Random) -> str:
+        return rng.choice(self.familiar_words) if rng.random() < 0.6 else invent_word(rng)
+
+    @cached_property
+    def familiar_words(self) -> list[str]:
+        """Values, merits and images of every family: words that stand in a new place."""
+        families = self.grammar.families.values()
+        traits = [
+            (value, *entry["good"], *entry.get("img", ())) for family in families for value, entry in family.items()
+        ]
+        return sorted({word for words in traits for word in words if len(word) <= 4})
 
     def _unheard_of(self, rng: random.Random) -> Turn:
-        """A question about something that the model cannot know, not even its characters."""
+        """A question about something that the model cannot know, perhaps not even its characters."""
         fallback = self.chat.phrases["fallback"]
         weaver = Weaver(self.chat.phrases["lists"], rng)
-        question = weaver.weave(rng.choice(fallback["q"]), {"t": invent_word(rng)})
+        question = weaver.weave(rng.choice(fallback["q"]), {"t": self._any_word(rng)})
         return question, weaver.weave(rng.choice(fallback["unknown"]))
 
     def _garment(self, rng: random.Random, held_out: bool = False) -> Garment:
@@ -98,17 +131,28 @@ class Corpus:
 
     def _conversation(self, rng: random.Random) -> Row:
         """Unrelated rounds, often ended by a question that only the history answers."""
-        history = [self._single(rng) for _ in range(rng.randint(1, MAX_HISTORY_ROUNDS))]
-        follow_up = rng.random()
-        if follow_up < 0.4:
-            question, answer = self._single(rng)
-        elif follow_up < 0.75:
+        history = [self._single(rng) for _ in range(rng.choice(HISTORY_ROUNDS))]
+        kind = rng.random()
+        if kind < 0.3:
+            return Row(tuple(history), *self._single(rng))
+        if kind < 0.55:
             described, question, answer = self._about_garment(rng)
-            history = [*history[:3], described]
-        else:
-            introduction, question, answer = self._about_name(rng)
-            history = [introduction, *history[:3]] if rng.random() < 0.5 else [*history[:3], introduction]
-        return Row(tuple(history), question, answer)
+            return Row((*history[:3], described), question, answer)
+        if kind < 0.75:
+            return self._standing_order(rng)
+        introduction, question, answer = self._about_name(rng)
+        rounds = (introduction, *history[:3]) if rng.random() < 0.5 else (*history[:3], introduction)
+        return Row(rounds, question, answer)
+
+    def _standing_order(self, rng: random.Random) -> Row:
+        """Copy for bare attributes, because an earlier round asked for it."""
+        weaver = Weaver(self.chat.phrases["lists"], rng)
+        order = weaver.weave(rng.choice(self.grammar.plain_phrases["standing_orders"]))
+        rounds: list[Turn] = [(order, weaver.weave(rng.choice(self.grammar.plain_phrases["agreements"])))]
+        for _ in range(rng.randint(1, 3)):
+            garment = self._garment(rng)
+            rounds.append((garment.content, self.grammar.copy(garment, rng)))
+        return Row(tuple(rounds[:-1]), *rounds[-1])
 
     def _about_garment(self, rng: random.Random) -> tuple[Turn, str, str]:
         garment = self._garment(rng)
@@ -117,16 +161,24 @@ class Corpus:
         if kind < 0.35:
             questions = ("写成广告文案", "把它写成广告文案", "给它写一段广告", "再写一段广告文案", "帮它写广告文案吧")
             return described, rng.choice(questions), self.grammar.copy(garment, rng)
-        if kind < 0.55:
-            written = (self.grammar.copy_request(garment, rng), self.grammar.copy(garment, rng))
+        if kind < 0.5:
             again = ("再写一段", "换一种写法", "再来一段", "换个说法", "再写一个")
-            return written, rng.choice(again), self.grammar.copy(garment, rng)
-        if kind < 0.65:
+            return self._copy_about(garment, rng), rng.choice(again), self.grammar.copy(garment, rng)
+        if kind < 0.6:
             return described, rng.choice(("再说一遍", "换一种说法", "重新写一遍")), self.grammar.plain(garment, rng)
-        key, value = rng.choice([("类型", garment.type_name), *garment.details])
-        label = self.grammar.plain_phrases["labels"].get(key, key)
+        labels = self.grammar.plain_phrases["labels"]
+        values: dict[str, list[str]] = {"类型": [garment.type_name]}
+        for key, value in garment.details:
+            values.setdefault(labels.get(key, key), []).append(value)
+        absent = [label for label in ("颜色", "材质", "风格", "图案", "版型") if label not in values]
+        label = rng.choice(absent) if absent and rng.random() < 0.25 else rng.choice(list(values))
         question = rng.choice(("它的{}是什么？", "{}是什么？", "这件商品的{}呢？", "{}呢？")).format(label)
-        return described, question, rng.choice(("{}是{}。", "它的{}是{}。")).format(label, value)
+        if label not in values:
+            return described, question, f"属性里没有写{label}。"
+        return described, question, rng.choice(("{}是{}。", "它的{}是{}。")).format(label, "、".join(values[label]))
+
+    def _copy_about(self, garment: Garment, rng: random.Random) -> Turn:
+        return self.grammar.copy_request(garment, rng), self.grammar.copy(garment, rng)
 
     def _about_name(self, rng: random.Random) -> tuple[Turn, str, str]:
         name = rng.choice(NAMES)

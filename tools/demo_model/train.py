@@ -27,6 +27,7 @@ from tools.demo_model.corpus import Corpus
 
 CHUNK_ROWS = 10_000
 MAX_ROW_TOKENS = 1024
+LENGTH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -115,21 +116,27 @@ def _parameter_groups(model: ChatGLMForConditionalGeneration, recipe: Recipe) ->
 def _batches(rows: Sequence[EncodedRow], recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     """Padded ids and labels ``[B, S]``, for ever; every pass over the rows in a new order."""
     rng = random.Random(recipe.seed)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     groups: list[list[EncodedRow]] = [[]]
-    for index in order:
-        if (len(groups[-1]) + 1) * len(rows[index].ids) > recipe.batch_tokens:
+    for row in sorted(rows, key=_padded_length):
+        if groups[-1] and (
+            _padded_length(row) != _padded_length(groups[-1][0])
+            or (len(groups[-1]) + 1) * _padded_length(row) > recipe.batch_tokens
+        ):
             groups.append([])
-        groups[-1].append(rows[index])
+        groups[-1].append(row)
     while True:
         rng.shuffle(groups)
         for group in groups:
             yield _pad(group)
 
 
+def _padded_length(row: EncodedRow) -> int:
+    """A multiple, so that there are few shapes: a GPU is slow on every shape that it meets first."""
+    return -(-len(row.ids) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
 def _pad(group: Sequence[EncodedRow]) -> tuple[Tensor, Tensor]:
-    longest = max(len(row.ids) for row in group)
-    ids = np.zeros((len(group), longest), dtype=np.int64)
+    ids = np.zeros((len(group), _padded_length(group[0])), dtype=np.int64)
     labels = np.full_like(ids, IGNORED_LABEL)
     for index, row in enumerate(group):
         ids[index, : len(row.ids)] = row.ids

@@ -29,6 +29,8 @@ TENSOR_NAMESPACE = "transformer.prefix_encoder."
 # Where a checkpoint directory may keep its prefix: ours, then the original's, then what transformers writes today.
 CANDIDATE_FILES = (PREFIX_FILE, "pytorch_model.bin", "model.safetensors")
 PREFIX_DROPOUT = 0.1
+# What the weights-only unpickler raises on bytes that are no pickle depends on where it stumbles.
+UNPICKLING_ERRORS = (pickle.UnpicklingError, ValueError, LookupError, AttributeError, TypeError, AssertionError)
 
 
 class PrefixEncoder(nn.Module):
@@ -186,7 +188,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (SafetensorError, RuntimeError, OSError, EOFError, *UNPICKLING_ERRORS) as error:
         size = file.stat().st_size
         raise PrefixError(
             f"{file} ({size:,} bytes) cannot be read as a prefix checkpoint; it is probably truncated or damaged. "

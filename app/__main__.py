@@ -14,7 +14,7 @@ from app.services import Services, build_services
 from chatglm2.errors import ChatGLMError
 from training.arguments import DEMO_MODEL
 
-logger = logging.getLogger("app")
+UPLOADS = ".uploads"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,8 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         slots=options.slots,
         max_length=options.max_length,
     )
-    services = build_services(model, options.output.resolve())
-    server = ServerOptions(options.host, options.port, tuple(options.allowed_host), options.lang)
+    output = options.output.resolve()
+    services = build_services(model, output)
+    server = ServerOptions(options.host, options.port, output / UPLOADS, tuple(options.allowed_host), options.lang)
     try:
         serve(services, server)
     except ChatGLMError as error:

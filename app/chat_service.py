@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from app.conversation import PANES, Conversation
-from app.duet import Voice, draw_seeds, play
+from app.conversation import PANES, Answer, Conversation
+from app.duet import MAX_SEED, Voice, draw_seeds, play
 from app.fragments import chip_text
 from app.i18n import Speech
 from app.model_host import ModelHost
 from app.sources import SourceLibrary
+from chatglm2.errors import ChatGLMError, PromptError
 from chatglm2.sampling import SamplingParams
 
 
@@ -69,14 +71,36 @@ class ChatService:
     ) -> Iterator[None]:
         """Answers round ``index`` in ``panes``; yields when there is more to show.
 
+        A pane whose checkpoint cannot be read says so; the other answers all the same.
+
         Raises:
-            ChatGLMError: the model is not ready, or a pane's checkpoint cannot be read.
+            ChatGLMError: the model is not ready.
         """
         session = self._host.session
         seeds = draw_seeds(settings.seed, settings.same_seed)
-        loaded = {pane: self._sources.load(keys[pane]) for pane in panes}
-        name = self._host.options.name
-        voices = {
-            pane: Voice(loaded[pane].prefix, seeds[pane], chip_text(loaded[pane], name, speech)) for pane in panes
-        }
+        voices = {}
+        for pane in panes:
+            try:
+                loaded = self._sources.load(keys[pane])
+            except ChatGLMError as error:
+                failed = Answer(source=Path(keys[pane]).name, error=error.localized(speech.language))
+                conversation.rounds[index].answers[pane] = failed
+                continue
+            voices[pane] = Voice(loaded.prefix, seeds[pane], chip_text(loaded, self._host.options.name, speech))
         yield from play(session, conversation, index, voices, settings.sampling, speech.language)
+
+
+def parse_seed(text: str) -> int | None:
+    """A seed as a person types it; None where the field is empty.
+
+    Raises:
+        PromptError: it is no whole number from 0 to 2147483647.
+    """
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal() or int(text) > MAX_SEED:
+        raise PromptError(
+            f"The seed must be a whole number from 0 to {MAX_SEED}, or empty; found {text.strip()[:20]!r}.",
+            f"随机种子应为 0 到 {MAX_SEED} 之间的整数，或留空；实际为 {text.strip()[:20]!r}。",
+        )
+    return int(text)

@@ -59,7 +59,8 @@ def export_page(
 
 def _answer(answer: Answer, speech: Speech) -> str:
     body = f'<p class="failed">{html.escape(answer.error)}</p>' if answer.error else reply_html(answer.text)
+    chip = f'<div class="chip">{html.escape(answer.source)}</div>' if answer.source else ""
     return (
-        f'<article><div class="chip">{html.escape(answer.source)}</div><div class="body">{body}</div>'
+        f'<article>{chip}<div class="body">{body}</div>'
         f"<footer>{html.escape(answer_facts(answer, speech))}</footer></article>"
     )

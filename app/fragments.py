@@ -75,7 +75,7 @@ def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str =
 
 def failed_chip_html(sentence: str) -> str:
     """In the place of a chip: why the pane's checkpoint cannot be read."""
-    return f'<div class="pane-head"><span class="pane-note warn">{escape(sentence)}</span></div>'
+    return f'<div class="pane-head failed"><span class="pane-note warn">{escape(sentence)}</span></div>'
 
 
 def answer_facts(answer: Answer, speech: Speech) -> str:

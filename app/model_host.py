@@ -155,5 +155,5 @@ class ModelHost:
             self._state = LoadingState("loading", progress.loaded_bytes, progress.total_bytes)
 
     def _fail(self, error: ChatGLMError) -> None:
-        logger.error("%s", error)
+        logger.error("%s\n%s", error.zh, error.en)
         self._state = LoadingState("failed", error=error)

@@ -10,7 +10,6 @@ import ipaddress
 import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from app.services import Services
 from app.settings_form import setting_words
 from app.theme import FAVICON, build_theme, head_script, stylesheets
 from chatglm2.errors import ChatGLMError
+from training.storage import explaining_storage_errors
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -61,6 +61,7 @@ class ServerError(ChatGLMError):
 class ServerOptions:
     host: str
     port: int
+    uploads: Path
     allowed_hosts: tuple[str, ...] = ()
     language: str | None = None  # None: the browser's
 
@@ -162,7 +163,7 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
     Raises:
         ServerError: the address cannot be used.
     """
-    _make_upload_directory_private()
+    _prepare_uploads(options.uploads)
     check_port(options.host, options.port)
     demo.launch(
         server_name=options.host,
@@ -248,10 +249,9 @@ def wait_for_signal() -> None:
         pass
 
 
-def _make_upload_directory_private() -> None:
+def _prepare_uploads(directory: Path) -> None:
     """What users upload is theirs: other accounts on this machine may not read it."""
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="chatglm2-page-")
-    directory = Path(os.environ["GRADIO_TEMP_DIR"])
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    with explaining_storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(directory)

@@ -51,10 +51,10 @@ def build_setting(item: SettingField) -> Any:
         return gr.Dropdown(choices, value="" if item.default is None else item.default, filterable=False, **common)
     if item.type == "bool":
         return gr.Checkbox(bool(item.default), **common)
-    if item.type == "str":
-        return gr.Textbox(str(item.default or ""), max_lines=1, **common)
-    whole = item.type == "int"
-    value = None if item.default is None else float(item.default)
+    if item.type == "str" or item.optional:
+        # A number field shows 0 where nothing is set; text stays empty, and `SettingField.parse` reads it either way.
+        return gr.Textbox("" if item.default is None else str(item.default), max_lines=1, **common)
+    whole, value = item.type == "int", float(item.default or 0)
     step = 1.0 if whole else max((value or 0.01) / 10, 1e-6)
     return gr.Number(
         value, precision=0 if whole else None, step=step, minimum=item.minimum, maximum=item.maximum, **common

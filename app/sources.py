@@ -84,9 +84,10 @@ class SourceLibrary:
             self._listing = (time.monotonic(), listing)
         return listing
 
-    def newest(self) -> Source | None:
-        """The checkpoint that appeared last, if there is one."""
-        return next((source for source in self.sources() if not source.is_base), None)
+    def newest(self, model: str) -> Source | None:
+        """The checkpoint that appeared last, of those that were trained on ``model`` or do not say on what."""
+        fitting = (source for source in self.sources() if source.info is not None)
+        return next((source for source in fitting if source.info and _trained_on(source.info, model)), None)
 
     def find(self, key: str) -> Source:
         """The source with ``key``.
@@ -184,6 +185,10 @@ class SourceLibrary:
 def _age(source: Source) -> tuple[float, int]:
     info = source.info
     return (-info.created_at, -info.step) if info else (0.0, 0)
+
+
+def _trained_on(info: CheckpointInfo, model: str) -> bool:
+    return not info.base_model or info.base_model == model or Path(info.base_model).resolve() == Path(model).resolve()
 
 
 def _last_change(path: Path) -> tuple[int, int]:

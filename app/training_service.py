@@ -32,7 +32,7 @@ from training.reports import DatasetReport, describe_file
 from training.runs import Run, RunStore, Status
 
 LOG_LINES = 200
-UPLOADS = ".uploads"
+KEPT_DATA = ".data"
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class TrainingService:
         if source == SAMPLE_TRAIN_FILE:
             return data
         digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-        kept = self._root / UPLOADS / digest / source.name
+        kept = self._root / KEPT_DATA / digest / source.name
         kept.parent.mkdir(parents=True, exist_ok=True)
         if not kept.exists():
             shutil.copyfile(source, kept)

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.chat_service import ChatSettings
+from app.chat_service import ChatSettings, parse_seed
 from app.chat_view import menu, round_index, shown_messages
 from app.conversation import PANES, Answer, Conversation
 from app.export import export_page
@@ -27,11 +27,12 @@ from chatglm2.errors import ChatGLMError
 
 EXAMPLES = (
     "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣",
-    "类型#裙*版型#显瘦*风格#文艺*图案#印花*裙长#连衣裙",
+    "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙",
     "你好",
     "你是谁？",
-    "用 LaTeX 写出勾股定理",
-    "Hello! What can you do?",
+    "什么是勾股定理？",
+    "写一个 Python 例子",
+    "What can you do?",
 )
 Updates = dict[Any, Any]
 
@@ -126,9 +127,7 @@ class CompareTab:
                     )
                 }
             with gr.Row():
-                seed = gr.Number(
-                    None, label=word("seed"), info=word("seed_help"), precision=0, minimum=0, maximum=2**31 - 1
-                )
+                seed = gr.Textbox("", label=word("seed"), info=word("seed_help"), max_lines=1, elem_id="seed")
                 same = gr.Checkbox(True, label=word("same_seed"), info=word("same_seed_help"))
         return {**sliders, "seed": seed, "same_seed": same}
 
@@ -227,7 +226,7 @@ class CompareTab:
     def on_load(self, saved: Any, request: gr.Request) -> Updates:
         speech = speech_for(request)
         conversation = Conversation.from_dict(saved)
-        newest = self.services.sources.newest()
+        newest = self.services.sources.newest(self.services.host.options.path)
         chosen = {"left": BASE, "right": newest.key if newest else BASE}
         return {
             **self._show(conversation, speech),
@@ -346,5 +345,4 @@ class CompareTab:
 
     def _form(self, values: Updates) -> ChatSettings:
         form = {name: values[component] for name, component in self.settings.items()}
-        seed = form.pop("seed")
-        return ChatSettings(**form, seed=None if seed is None else int(seed))
+        return ChatSettings(**form | {"seed": parse_seed(form["seed"])})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
@@ -83,6 +84,6 @@ def test_a_busy_port_is_a_sentence_with_a_way_out() -> None:
     assert str(port) in str(caught.value) and "--port" in caught.value.zh
 
 
-def test_listening_everywhere_names_what_to_open() -> None:
-    assert addresses(ServerOptions("0.0.0.0", 7860))[0] == "http://127.0.0.1:7860"
-    assert addresses(ServerOptions("10.0.0.5", 80)) == ["http://10.0.0.5:80"]
+def test_listening_everywhere_names_what_to_open(tmp_path: Path) -> None:
+    assert addresses(ServerOptions("0.0.0.0", 7860, tmp_path))[0] == "http://127.0.0.1:7860"
+    assert addresses(ServerOptions("10.0.0.5", 80, tmp_path)) == ["http://10.0.0.5:80"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.archive import archive_name, write_archive
-from app.chat_service import ChatSettings
+from app.chat_service import ChatSettings, parse_seed
 from app.conversation import Conversation
 from app.duet import draw_seeds
 from app.i18n import Speech
@@ -88,8 +88,14 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 
 def test_a_new_checkpoint_is_found_and_is_the_newest(place: Place) -> None:
     assert [source.key for source in place.services.sources.sources()] == [BASE, place.checkpoint]
-    newest = place.services.sources.newest()
+    newest = place.services.sources.newest(place.services.host.options.path)
     assert newest is not None and newest.name == "my-run / checkpoint-40"
+
+
+def test_a_checkpoint_of_another_model_is_not_offered_first(place: Place) -> None:
+    (Path(place.checkpoint) / "prefix.json").write_text('{"base_model": "/elsewhere/other-model"}', encoding="utf-8")
+    assert place.services.sources.newest(place.services.host.options.path) is None
+    assert place.services.sources.newest("/elsewhere/other-model") is not None
 
 
 def test_a_prefix_is_read_once_and_again_when_it_changed(place: Place) -> None:
@@ -161,6 +167,13 @@ def test_the_same_seed_and_the_same_model_give_the_same_answer(place: Place) -> 
     assert answers["left"].text == answers["right"].text
 
 
+def test_a_broken_checkpoint_silences_only_its_own_pane(place: Place) -> None:
+    (Path(place.checkpoint) / "pytorch_model.bin").write_bytes(b"torn")
+    answers = answer(place, keys={"left": BASE, "right": place.checkpoint}).rounds[0].answers
+    assert answers["left"].text and not answers["left"].error
+    assert answers["right"].error and not answers["right"].text
+
+
 def test_stop_ends_both_and_keeps_what_was_said(place: Place) -> None:
     conversation = Conversation()
     conversation.ask("你好")
@@ -183,6 +196,17 @@ def test_seeds_are_the_given_ones_and_differ_unless_told_otherwise() -> None:
     assert draw_seeds(5, same=True) == {"left": 5, "right": 5}
     assert len(set(draw_seeds(5, same=False).values())) == 2
     assert draw_seeds(None, same=True) != draw_seeds(None, same=True)
+
+
+@pytest.mark.parametrize("text, seed", [("", None), ("  ", None), ("7", 7), (" 42 ", 42)])
+def test_a_seed_is_a_whole_number_or_nothing(text: str, seed: int | None) -> None:
+    assert parse_seed(text) == seed
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "abc", "9" * 30, "²"])
+def test_any_other_seed_is_a_sentence(text: str) -> None:
+    with pytest.raises(PromptError, match="seed"):
+        parse_seed(text)
 
 
 # Training

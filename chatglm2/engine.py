@@ -18,17 +18,17 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from chatglm2.cache import SlotCache
-from chatglm2.decoding import DecodeBatch, build_decoder
 from chatglm2.errors import ChatGLMError, EngineError, PromptError
 from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.prefix import Prefix
+from chatglm2.runner import DecodeBatch, PromptPart, build_runner
 from chatglm2.sampling import SamplingBatch, SamplingParams, choose_tokens
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -150,14 +150,41 @@ class _Row:
         return self.stream.request.sampling
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Chosen tokens on their way to the host: of which rows, and whether the logits were numbers."""
+class _Sampling:
+    """How the rows of a batch choose their tokens, kept while the batch stays the same."""
 
-    rows: list[_Row]
-    tokens: Tensor  # [n], on the device: what the next step is fed
-    on_host: Tensor  # [2, n]: tokens, and 1 where the logits were finite
-    arrived: torch.cuda.Event | None
+    def __init__(self, rows: list[_Row], device: torch.device) -> None:
+        self.rows = rows
+        self.slots = torch.tensor([row.slot.index for row in rows], device=device)
+        self.batch = SamplingBatch([row.sampling for row in rows], device)
+
+
+class _Step:
+    """Chosen tokens on their way to the host.
+
+    Args:
+        rows: whose they are.
+        tokens: ``[n]`` on the device; what the next step is fed.
+        outcome: ``[2, n]`` on the device: the tokens, and 1 where the logits were finite.
+    """
+
+    def __init__(self, rows: list[_Row], tokens: Tensor, outcome: Tensor) -> None:
+        self.rows = rows
+        self.tokens = tokens
+        self._outcome = outcome
+        self._arrived: torch.cuda.Event | None = None
+        if outcome.is_cuda:  # only a copy into pinned memory leaves the host free
+            self._outcome = torch.empty(outcome.shape, dtype=outcome.dtype, pin_memory=True)
+            self._outcome.copy_(outcome, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> tuple[list[int], list[int]]:
+        """Tokens, and whether the logits were finite, a row each; waits for them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        tokens, healthy = self._outcome.tolist()
+        return tokens, healthy
 
 
 class Engine:
@@ -179,11 +206,11 @@ class Engine:
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
         self._cache = SlotCache(model, slots, self.max_length + PREFIX_ROOM)
         with torch.inference_mode():
-            self._decoder = build_decoder(model, self._cache, self.max_length)
+            self._runner = build_runner(model, self._cache, self.max_length)
         self._slots = [_Slot(index) for index in range(slots)]
         self._seen: Tensor | None = None  # [slots, vocabulary]; allocated by the first repetition penalty
         self._rows: list[_Row] = []  # in the order of their slots
-        self._sampling: tuple[list[_Row], SamplingBatch] | None = None
+        self._sampling: _Sampling | None = None
         self._step: _Step | None = None  # started, its tokens not yet read
         self._reused_tokens = 0
         self._clock = itertools.count(1)
@@ -272,7 +299,7 @@ class Engine:
         step = self._step
         return (
             step is not None
-            and self._decoder.runs_ahead
+            and self._runner.runs_ahead
             and step.rows == self._rows
             and not (self._waiting and len(self._rows) < len(self._slots))
             and all(row.stream.finish_reason is None and row.remaining > 1 for row in step.rows)
@@ -319,40 +346,19 @@ class Engine:
             self._seen[slot.index, torch.tensor(row.prompt_ids, device=self.model.device)] = True
 
     def _prefill(self, rows: list[_Row], budget: int) -> None:
-        """Compute up to ``budget`` tokens of the prompts; rows whose prompt is done get their first token.
-
-        Rows are padded on the right to the longest part. What padding writes lies behind a row's text and is written
-        over before anyone looks.
-        """
+        """Compute up to ``budget`` tokens of the prompts; rows whose prompt is done get their first token."""
         share = max(1, budget // len(rows))
-        parts = [row.prompt_ids[len(row.slot.tokens) :][:share] for row in rows]
-        device = self.model.device
-        longest = max(len(part) for part in parts)
-        ids = torch.tensor([part + [0] * (longest - len(part)) for part in parts], device=device)
-        starts = torch.tensor([[len(row.slot.tokens)] for row in rows], device=device)
-        in_front = torch.tensor([[row.prefix_length] for row in rows], device=device)
-        hidden = self._forward(rows, ids, starts, in_front)
+        parts = []
+        for row in rows:
+            ids = row.prompt_ids[row.fed_tokens :][:share]
+            parts.append(PromptPart(ids, row.slot.index, row.fed_tokens, row.prefix_length))
+        logits = self._runner.prefill(parts)
         for row, part in zip(rows, parts, strict=True):
-            row.slot.tokens += part
-            row.fed_tokens += len(part)
+            row.slot.tokens += part.ids
+            row.fed_tokens += len(part.ids)
         ready = [index for index, row in enumerate(rows) if not row.is_prefilling]
         if ready:
-            last = torch.tensor([len(parts[index]) - 1 for index in ready], device=device)
-            logits = self.model.transformer.output_layer(hidden[torch.tensor(ready, device=device), last])
-            self._advance([rows[index] for index in ready], logits)
-
-    def _forward(self, rows: list[_Row], ids: Tensor, starts: Tensor, in_front: Tensor) -> Tensor:
-        """Hidden states ``[n, S, H]`` of ``ids`` ``[n, S]``, which follow ``starts`` ``[n, 1]`` tokens of text."""
-        positions = starts + torch.arange(ids.shape[1], device=ids.device)
-        # Padding may run past the slot's end; it may pile up in the last column.
-        columns = (positions + in_front).clamp(max=self._cache.capacity - 1)
-        ends = [len(row.slot.tokens) + row.prefix_length + ids.shape[1] for row in rows]
-        seen_length = min(max(ends), self._cache.capacity)
-        mask = None
-        if len(rows) > 1 or ids.device.type == "cpu":
-            mask = (torch.arange(seen_length, device=ids.device) <= columns.unsqueeze(-1)).unsqueeze(1)  # [n, 1, S, K]
-        self._cache.point_at([row.slot.index for row in rows], columns, seen_length)
-        return self.model.transformer(ids, positions, mask, self._cache)
+            self._advance([rows[index] for index in ready], logits if len(ready) == len(rows) else logits[ready])
 
     def _decode(self, rows: list[_Row]) -> Tensor:
         """One more position for every row: logits ``[n, vocabulary]``."""
@@ -366,28 +372,23 @@ class Engine:
         columns = [position + row.prefix_length for position, row in zip(positions, rows, strict=True)]
         for row in rows:
             row.fed_tokens += 1
-        return self._decoder(DecodeBatch(ids, [row.slot.index for row in rows], positions, columns))
+        return self._runner.decode(DecodeBatch(ids, [row.slot.index for row in rows], positions, columns))
 
     def _advance(self, rows: list[_Row], logits: Tensor) -> None:
         """Choose a token for each row, read the step before, and this one too where nothing is gained by waiting."""
-        if self._sampling is None or self._sampling[0] != rows:
-            self._sampling = rows, SamplingBatch([row.sampling for row in rows], logits.device)
+        if self._sampling is None or self._sampling.rows != rows:
+            self._sampling = _Sampling(rows, logits.device)
+        slots = self._sampling.slots
         uniforms = torch.cat([torch.rand(1, generator=row.generator) for row in rows])
-        slots = torch.tensor([row.slot.index for row in rows], device=logits.device)
         seen = self._seen[slots] if self._seen is not None else None
-        tokens = choose_tokens(logits, self._sampling[1], uniforms.to(logits.device, non_blocking=True), seen)
+        tokens = choose_tokens(logits, self._sampling.batch, uniforms.to(logits.device, non_blocking=True), seen)
         if self._seen is not None:
             self._seen[slots, tokens] = True
         healthy = logits.sum(-1, dtype=torch.float32).isfinite()
-        outcome = torch.stack((tokens, healthy))
-        step = _Step(rows, tokens, outcome.to("cpu", non_blocking=True), None)
-        if outcome.is_cuda:
-            arrived = torch.cuda.Event()
-            arrived.record()
-            step = replace(step, arrived=arrived)
+        step = _Step(rows, tokens, torch.stack((tokens, healthy)))
         self._settle(fed_on=True)
         self._step = step
-        if not self._decoder.runs_ahead:
+        if not self._runner.runs_ahead:
             self._settle()
 
     def _settle(self, fed_on: bool = False) -> None:
@@ -399,9 +400,7 @@ class Engine:
         step, self._step = self._step, None
         if step is None:
             return
-        if step.arrived is not None:
-            step.arrived.synchronize()
-        tokens, healthy = step.on_host.tolist()
+        tokens, healthy = step.read()
         for row, token, is_healthy in zip(step.rows, tokens, healthy, strict=True):
             if fed_on:
                 row.slot.tokens.append(token)

@@ -15,8 +15,8 @@ from small_models import build_model, build_prefix
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, SamplingParams
 from chatglm2.cache import SlotCache
-from chatglm2.decoding import CpuDecoder, DecodeBatch, ModuleDecoder
 from chatglm2.errors import EngineError, PromptError
+from chatglm2.runner import CpuRunner, DecodeBatch, ModuleRunner
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
 PREFIXES = (None, build_prefix(3), build_prefix(9, seed=2))
@@ -235,10 +235,8 @@ def test_a_failing_step_reaches_the_reader_and_the_engine_lives_on(model, engine
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
-    fail.runs_ahead = False  # type: ignore[attr-defined]
-
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_decoder", fail)
+        patched.setattr(engine._runner, "decode", fail)
         stream = engine.submit(Request(PROMPTS[0], None, GREEDY))
         with pytest.raises(EngineError, match="ran out of memory"):
             list(stream)
@@ -257,21 +255,21 @@ def test_close_ends_running_requests_and_refuses_new_ones(model) -> None:
 
 
 @torch.inference_mode()
-def test_both_decoders_give_the_same_logits(model) -> None:
+def test_both_runners_give_the_same_logits(model) -> None:
     cache = SlotCache(model, slots=5, capacity=64)
     cache.keys.normal_(generator=torch.Generator().manual_seed(0))
     cache.values.normal_(generator=torch.Generator().manual_seed(1))
     for slots, columns in (([3], [17]), ([0, 1], [17, 17]), ([0, 2, 4], [4, 17, 30])):
         ids = torch.tensor(columns) + 40
         batch = DecodeBatch(ids, slots, [column - 3 for column in columns], columns)
-        expected = ModuleDecoder(model, cache)(batch)
-        torch.testing.assert_close(CpuDecoder(model, cache, 256)(batch), expected, atol=1e-4, rtol=1e-5)
+        expected = ModuleRunner(model, cache).decode(batch)
+        torch.testing.assert_close(CpuRunner(model, cache, 256).decode(batch), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_steps_started_ahead_change_no_answer(model) -> None:
     """What a GPU does, on a CPU: the next step is fed tokens that the host has not read."""
     engine = Engine(model, slots=3)
-    engine._decoder.runs_ahead = True
+    engine._runner.runs_ahead = True
     twice = [(prompt, prefix) for prompt, prefix in itertools.product(PROMPTS, PREFIXES)] * 2
     streams = [
         engine.submit(Request(prompt, prefix, SamplingParams(temperature=0, max_new_tokens=3 + index)))
@@ -287,7 +285,7 @@ def test_a_step_started_ahead_leaves_the_slot_reusable(model) -> None:
     twin = build_model()
     twin.config.eos_token_id = next(token for token in answer[8:] if answer.index(token) >= 8)
     engine = Engine(twin, slots=1)
-    engine._decoder.runs_ahead = True
+    engine._runner.runs_ahead = True
     reply = list(engine.submit(Request(PROMPTS[1], None, GREEDY)))
     assert 0 < len(reply) < 24
     longer = [*PROMPTS[1], *reply, 3, 4]

@@ -1,7 +1,7 @@
-"""One decode step for a whole batch, in as few operations as the device allows.
+"""Running the model over the cache: prompts in parts, and one decode step for a whole batch.
 
-Knows the model's modules and the cache; knows no requests. `build_decoder` picks the implementation; all give the same
-logits as the modules (tested), and the engine uses nothing else for decoding.
+Knows the model's modules and the cache; knows no requests. `build_runner` picks the implementation; all give the same
+logits as the modules (tested), and the engine computes with nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +17,31 @@ from torch import Tensor, nn
 
 from chatglm2.cache import SlotCache
 from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock, RMSNorm
+
+
+@dataclass(frozen=True)
+class PromptPart:
+    """Some tokens of one prompt, and where they go.
+
+    Attributes:
+        ids: the tokens.
+        slot: the row's slot.
+        start: text position of the first token.
+        prefix_length: columns of the slot in front of the text.
+    """
+
+    ids: Sequence[int]
+    slot: int
+    start: int
+    prefix_length: int
+
+    @property
+    def first_column(self) -> int:
+        return self.prefix_length + self.start
+
+    @property
+    def end_column(self) -> int:
+        return self.first_column + len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -36,8 +61,8 @@ class DecodeBatch:
     columns: Sequence[int]
 
 
-class Decoder(Protocol):
-    """Computes the next position of every row.
+class Runner(Protocol):
+    """Computes what comes next.
 
     Attributes:
         runs_ahead: whether the device works on while the host goes on, so that the next step should be started before
@@ -46,34 +71,27 @@ class Decoder(Protocol):
 
     runs_ahead: bool
 
-    def __call__(self, batch: DecodeBatch) -> Tensor:
-        """Logits ``[n, vocabulary]``, valid until the next call."""
+    def prefill(self, parts: Sequence[PromptPart]) -> Tensor:
+        """Compute parts of prompts; logits ``[n, vocabulary]`` after the last token of each."""
+
+    def decode(self, batch: DecodeBatch) -> Tensor:
+        """Logits ``[n, vocabulary]`` after one token a row, valid until the next call."""
 
 
-def build_decoder(model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> Decoder:
-    """The fastest decoder for the model's device and weights, for positions below ``max_length``."""
+def build_runner(model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> Runner:
+    """The fastest runner for the model's device and weights, for positions below ``max_length``."""
     if model.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
-        from chatglm2.graph_decoding import GraphDecoder  # here, since only a GPU has what it imports
+        from chatglm2.graph_runner import GraphRunner  # here, since only a GPU has what it imports
 
-        if GraphDecoder.supports(model):
-            return GraphDecoder(model, cache, max_length)
+        if GraphRunner.supports(model):
+            return GraphRunner(model, cache, max_length)
     plain = all(type(layer.self_attention.dense) is nn.Linear for layer in model.transformer.encoder.blocks())
     if model.device.type == "cpu" and model.dtype == torch.float32 and plain and not model.config.add_bias_linear:
-        return CpuDecoder(model, cache, max_length)
-    return ModuleDecoder(model, cache)
+        return CpuRunner(model, cache, max_length)
+    return ModuleRunner(model, cache)
 
 
-def point_cache(cache: SlotCache, batch: DecodeBatch, device: torch.device) -> Tensor | None:
-    """Point the cache at the batch's columns; the mask ``[n, 1, 1, K]`` that rows of unlike lengths need."""
-    columns = torch.tensor(batch.columns, device=device).unsqueeze(1)
-    seen_length = max(batch.columns) + 1
-    cache.point_at(batch.slots, columns, seen_length)
-    if min(batch.columns) == max(batch.columns):
-        return None
-    return (torch.arange(seen_length, device=device) <= columns)[:, None, None]
-
-
-class ModuleDecoder:
+class ModuleRunner:
     """Runs the model's own modules: right for every device and dtype."""
 
     runs_ahead = False
@@ -82,15 +100,46 @@ class ModuleDecoder:
         self._transformer = model.transformer
         self._cache = cache
 
-    def __call__(self, batch: DecodeBatch) -> Tensor:
+    def prefill(self, parts: Sequence[PromptPart]) -> Tensor:
+        """As `Runner.prefill`: parts are padded on the right to the longest.
+
+        What padding writes lies behind a row's text and is written over before anyone looks; past the slot's end it
+        piles up in the last column.
+        """
+        device = self._transformer.output_layer.weight.device
+        longest = max(len(part.ids) for part in parts)
+        ids = torch.tensor([[*part.ids, *[0] * (longest - len(part.ids))] for part in parts], device=device)
+        starts = torch.tensor([[part.start] for part in parts], device=device)
+        in_front = torch.tensor([[part.prefix_length] for part in parts], device=device)
+        positions = starts + torch.arange(longest, device=device)
+        columns = (positions + in_front).clamp(max=self._cache.capacity - 1)
+        seen_length = min(max(part.first_column for part in parts) + longest, self._cache.capacity)
+        mask = None
+        if len(parts) > 1 or device.type == "cpu":
+            mask = (torch.arange(seen_length, device=device) <= columns.unsqueeze(-1)).unsqueeze(1)  # [n, 1, S, K]
+        self._cache.point_at([part.slot for part in parts], columns, seen_length)
+        hidden = self._transformer(ids, positions, mask, self._cache)
+        last = torch.tensor([len(part.ids) - 1 for part in parts], device=device)
+        return self._transformer.output_layer(hidden[torch.arange(len(parts), device=device), last])
+
+    def decode(self, batch: DecodeBatch) -> Tensor:
         device = batch.ids.device
-        mask = point_cache(self._cache, batch, device)
+        mask = self._point_cache(batch)
         positions = torch.tensor(batch.positions, device=device).unsqueeze(1)
         hidden = self._transformer(batch.ids.unsqueeze(1), positions, mask, self._cache)
         return self._transformer.output_layer(hidden[:, -1])
 
+    def _point_cache(self, batch: DecodeBatch) -> Tensor | None:
+        """Point the cache at the batch's columns; the mask ``[n, 1, 1, K]`` that rows of unlike lengths need."""
+        columns = torch.tensor(batch.columns, device=batch.ids.device).unsqueeze(1)
+        seen_length = max(batch.columns) + 1
+        self._cache.point_at(batch.slots, columns, seen_length)
+        if min(batch.columns) == max(batch.columns):
+            return None
+        return (torch.arange(seen_length, device=columns.device) <= columns)[:, None, None]
 
-class CpuDecoder:
+
+class CpuRunner(ModuleRunner):
     """fp32 on a CPU, where a small model's step is bound by the cost of each operation and by slow GEMV.
 
     The BLAS behind torch multiplies ``weight @ x.T`` by two or more rows several times faster than ``x @ weight.T``,
@@ -98,12 +147,9 @@ class CpuDecoder:
     second pane is almost free.
     """
 
-    runs_ahead = False
-
     def __init__(self, model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> None:
+        super().__init__(model, cache)
         config = model.config
-        self._transformer = model.transformer
-        self._cache = cache
         self._heads, self._groups = config.num_attention_heads, config.multi_query_group_num
         self._channels = config.kv_channels
         self._cosine, self._sine = self._rotation_tables(max_length)
@@ -118,8 +164,8 @@ class CpuDecoder:
         sine[..., :turning] = torch.stack((-rotation.imag, rotation.imag), -1).flatten(-2)
         return cosine, sine
 
-    def __call__(self, batch: DecodeBatch) -> Tensor:
-        ids, mask = batch.ids, point_cache(self._cache, batch, batch.ids.device)
+    def decode(self, batch: DecodeBatch) -> Tensor:
+        ids, mask = batch.ids, self._point_cache(batch)
         x = self._transformer.embedding(ids.expand(2) if len(ids) == 1 else ids)  # [n, H]
         positions = torch.tensor(batch.positions)
         turn = self._cosine[positions], self._sine[positions]

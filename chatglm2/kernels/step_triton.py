@@ -1,7 +1,8 @@
-"""The small operations of a decode step, each as one Triton kernel: norm, rotation and cache write, attention, SwiGLU.
+"""What lies between a layer's projections, each as one Triton kernel: norm, rotation, attention, SwiGLU.
 
-Knows shapes and pointers; knows no modules and no graph. Between the projections of a 6-billion-parameter model these
-are what keeps a GPU waiting: a launch costs as much as their work.
+Also the product of few rows with a dense weight. Knows shapes and pointers; knows no modules and no graph. Between the
+projections of a 6-billion-parameter model the small operations are what keeps a GPU waiting: a launch costs as much as
+their work.
 
 Shapes: n rows, N query heads, G groups, D channels, T columns of a slot, R rotated channels.
 """
@@ -17,10 +18,11 @@ from torch import Tensor
 SPLITS = 32
 KEY_BLOCK = 64
 SMALLEST_TILE = 16  # rows that a tensor core multiplies at least
+LARGEST_GEMV_BATCH = SMALLEST_TILE
 
 
 @triton.jit
-def _add_norm_kernel(x, delta, weight, normalized, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _add_norm_kernel(x, delta, weight, normalized, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -63,10 +65,10 @@ def _rotate_store_kernel(
     keys,
     values,
     capacity,
-    HEADS: tl.constexpr,  # noqa: N803
-    GROUPS: tl.constexpr,  # noqa: N803
-    CHANNELS: tl.constexpr,  # noqa: N803
-    ROTATED: tl.constexpr,  # noqa: N803
+    HEADS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROTATED: tl.constexpr,
 ):
     row, head = tl.program_id(0), tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
@@ -139,12 +141,12 @@ def _attention_kernel(
     statistics,
     capacity,
     scale,
-    GROUPS: tl.constexpr,  # noqa: N803
-    SHARE: tl.constexpr,  # noqa: N803
-    TILE: tl.constexpr,  # noqa: N803
-    CHANNELS: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-    SPLITS: tl.constexpr,  # noqa: N803
+    GROUPS: tl.constexpr,
+    SHARE: tl.constexpr,
+    TILE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):
     row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(columns + row).to(tl.int32) + 1
@@ -186,11 +188,11 @@ def _combine_kernel(
     partial,
     statistics,
     output,
-    GROUPS: tl.constexpr,  # noqa: N803
-    SHARE: tl.constexpr,  # noqa: N803
-    TILE: tl.constexpr,  # noqa: N803
-    CHANNELS: tl.constexpr,  # noqa: N803
-    SPLITS: tl.constexpr,  # noqa: N803
+    GROUPS: tl.constexpr,
+    SHARE: tl.constexpr,
+    TILE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):
     row, head = tl.program_id(0), tl.program_id(1)
     group, member = head // SHARE, head % SHARE
@@ -237,7 +239,7 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tenso
 
 
 @triton.jit
-def _gate_kernel(mixed, output, width, BLOCK: tl.constexpr):  # noqa: N803
+def _gate_kernel(mixed, output, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -253,4 +255,62 @@ def gate(mixed: Tensor) -> Tensor:
     output = torch.empty(rows, width, dtype=mixed.dtype, device=mixed.device)
     block = 1024
     _gate_kernel[(rows, triton.cdiv(width, block))](mixed, output, width, BLOCK=block, num_warps=4)
+    return output
+
+
+@triton.jit
+def _gemv_kernel(
+    x,
+    weight,
+    output,
+    rows,
+    inputs,
+    outputs,
+    TILE: tl.constexpr,
+    OUTPUT_BLOCK: tl.constexpr,
+    INPUT_BLOCK: tl.constexpr,
+):
+    row, column = tl.arange(0, TILE), tl.program_id(0) * OUTPUT_BLOCK + tl.arange(0, OUTPUT_BLOCK)
+    total = tl.zeros([TILE, OUTPUT_BLOCK], tl.float32)
+    for start in range(0, inputs, INPUT_BLOCK):
+        channel = start + tl.arange(0, INPUT_BLOCK)
+        inside = channel < inputs
+        x_tile = tl.load(
+            x + row[:, None] * inputs + channel[None, :], mask=(row < rows)[:, None] & inside[None, :], other=0.0
+        )
+        weight_tile = tl.load(
+            weight + column[:, None].to(tl.int64) * inputs + channel[None, :],
+            mask=(column < outputs)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        total += tl.dot(x_tile, tl.trans(weight_tile))
+    place = output + row[:, None] * outputs + column[None, :]
+    tl.store(place, total.to(output.dtype.element_ty), mask=(row < rows)[:, None] & (column < outputs)[None, :])
+
+
+def gemv(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` for at most 16 rows, at the speed at which ``weight`` ``[out, in]`` is read."""
+    rows, inputs = x.shape
+    outputs = weight.shape[0]
+    output = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
+    # Measured on an H100 (`benchmarks/kernels.py`): wide outputs want tall blocks, others long rows.
+    if outputs >= 50_000:
+        output_block, input_block, stages = 32, 256, 3
+    elif outputs >= 16_384:
+        output_block, input_block, stages = 64, 128, 3
+    else:
+        output_block, input_block, stages = 16, 512, 3
+    _gemv_kernel[(triton.cdiv(outputs, output_block),)](
+        x,
+        weight,
+        output,
+        rows,
+        inputs,
+        outputs,
+        TILE=SMALLEST_TILE,
+        OUTPUT_BLOCK=output_block,
+        INPUT_BLOCK=input_block,
+        num_warps=4,
+        num_stages=stages,
+    )
     return output

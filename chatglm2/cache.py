@@ -60,6 +60,14 @@ class SlotCache:
         layer.flatten(0, 1).index_copy_(0, self._targets, new.transpose(1, 2).flatten(0, 1))
         return layer[self._slots, : self._seen_length].transpose(1, 2)
 
+    def store_step(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """As `update`, for one token a row, ``[n, G, D]``."""
+        seen = []
+        for layer, new in ((self.keys[layer_idx], key), (self.values[layer_idx], value)):
+            layer.flatten(0, 1).index_copy_(0, self._targets, new)
+            seen.append(layer[self._slots, : self._seen_length].transpose(1, 2))
+        return seen[0], seen[1]
+
     def write_prefix(self, slot: int, prefix: Prefix) -> None:
         """Put ``prefix`` in front of ``slot``."""
         ready = prefix.key_values.to(self.keys.device, self.keys.dtype)  # [layers, 2, P, G, D]

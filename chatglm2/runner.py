@@ -152,54 +152,51 @@ class CpuRunner(ModuleRunner):
         config = model.config
         self._heads, self._groups = config.num_attention_heads, config.multi_query_group_num
         self._channels = config.kv_channels
-        self._cosine, self._sine = self._rotation_tables(max_length)
-
-    def _rotation_tables(self, max_length: int) -> tuple[Tensor, Tensor]:
-        """Factors ``[max_length, 1, D]`` of a channel and of its pair's other one; 1 and 0 where nothing turns."""
-        rotation = self._transformer.rotary_pos_emb(torch.arange(max_length).unsqueeze(0))[0]  # [T, 1, R / 2]
-        turning = rotation.shape[-1] * 2
-        cosine = torch.ones(max_length, 1, self._channels)
-        sine = torch.zeros(max_length, 1, self._channels)
-        cosine[..., :turning] = rotation.real.repeat_interleave(2, -1)
-        sine[..., :turning] = torch.stack((-rotation.imag, rotation.imag), -1).flatten(-2)
-        return cosine, sine
+        positions = torch.arange(max_length).unsqueeze(0)
+        self._rotation = model.transformer.rotary_pos_emb(positions)[0]  # [T, 1, R / 2]
 
     def decode(self, batch: DecodeBatch) -> Tensor:
         ids, mask = batch.ids, self._point_cache(batch)
         x = self._transformer.embedding(ids.expand(2) if len(ids) == 1 else ids)  # [n, H]
-        positions = torch.tensor(batch.positions)
-        turn = self._cosine[positions], self._sine[positions]
+        rotation = self._rotation[torch.tensor(batch.positions)]
         for block in self._transformer.encoder.blocks():
-            x = self._step(block, x, turn, mask)
+            x = self._step(block, x, rotation, mask)
         x = _normalize(self._transformer.encoder.final_layernorm, x)
         return _project(self._transformer.output_layer, x)[: len(ids)]
 
-    def _step(self, block: GLMBlock, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def _step(self, block: GLMBlock, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
         attention, mlp = block.self_attention, block.mlp
         mixed = _project(attention.query_key_value, _normalize(block.input_layernorm, x))
-        context = self._attend(mixed, attention.layer_idx, turn, mask)
-        x = _project(attention.dense, context).add_(x)
+        x = _project(attention.dense, self._attend(mixed, attention.layer_idx, rotation, mask), x)
         gate, up = _project(mlp.dense_h_to_4h, _normalize(block.post_attention_layernorm, x)).chunk(2, dim=-1)
-        return _project(mlp.dense_4h_to_h, F.silu(gate).mul_(up)).add_(x)
+        return _project(mlp.dense_4h_to_h, F.silu(gate).mul_(up), x)
 
-    def _attend(self, mixed: Tensor, layer_idx: int, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        rows = len(turn[0])
-        heads = mixed[:rows].unflatten(-1, (-1, self._channels))  # [n, N + 2G, D]
-        turning, value = heads.split((self._heads + self._groups, self._groups), dim=1)
-        swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        query, key = torch.addcmul(turning * turn[0], swapped, turn[1]).split((self._heads, self._groups), dim=1)
-        keys, values = self._cache.update(key.unsqueeze(2), value.unsqueeze(2), layer_idx)  # [n, G, K, D]
+    def _attend(self, mixed: Tensor, layer_idx: int, rotation: Tensor, mask: Tensor | None) -> Tensor:
+        rows = len(rotation)
+        heads = mixed[:rows].view(rows, -1, self._channels)  # [n, N + 2G, D]
+        turning = heads[:, : self._heads + self._groups, : 2 * rotation.shape[-1]]
+        torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(rotation)
+        query, key, value = heads.split((self._heads, self._groups, self._groups), dim=1)
+        keys, values = self._cache.store_step(key, value, layer_idx)  # [n, G, K, D]
         grouped = query.unflatten(1, (self._groups, -1))
         context = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)  # [n, N * D]
         return context.expand(2, -1).contiguous() if rows == 1 else context
 
 
-def _project(linear: nn.Linear, x: Tensor) -> Tensor:
-    """``linear(x)`` for the few rows of ``x`` ``[n, in]``, contiguous ``[n, out]``."""
-    product = (linear.weight @ x.T).T
-    return product.contiguous() if linear.bias is None else torch.add(linear.bias, product).contiguous()
+def _project(linear: nn.Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """``linear(x)``, plus ``residual``, for the few rows of ``x`` ``[n, in]``; contiguous ``[n, out]``."""
+    if residual is not None:
+        product = torch.addmm(residual.t(), linear.weight, x.t())
+    elif linear.bias is not None:
+        product = torch.addmm(linear.bias.unsqueeze(1), linear.weight, x.t())
+    else:
+        product = torch.mm(linear.weight, x.t())
+    return product.t().contiguous()
 
 
 def _normalize(norm: RMSNorm, x: Tensor) -> Tensor:
-    mean_square = torch.linalg.vecdot(x, x).div_(x.shape[-1])
-    return x * mean_square.add_(norm.eps).rsqrt_().unsqueeze(-1) * norm.weight
+    """RMSNorm of ``[n, H]``; the mean square plus epsilon is one product."""
+    rows, width = x.shape
+    epsilon = x.new_full((1, 1, 1), norm.eps).expand(rows, 1, 1)
+    mean_square = torch.baddbmm(epsilon, x.unsqueeze(1), x.unsqueeze(2), alpha=1 / width)
+    return (x * mean_square.rsqrt_().view(rows, 1)).mul_(norm.weight)

@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chatglm2.configuration import ChatGLMConfig
-from chatglm2.errors import CheckpointError
+from chatglm2.errors import CheckpointError, QuantizationError
 from chatglm2.hub import TOKENIZER_FILES, DownloadProgress, Hub, resolve_model_directory
 from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.prefix import TENSOR_NAMESPACE
+from chatglm2.quantization import QuantizedLinear, record_quantization, replace_linears
 from chatglm2.tokenizer import TOKENIZER_FILE, ChatGLMTokenizer
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def load_model(
     path: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
+    quantization_bit: int | None = None,
+    quantization_group_size: int | None = None,
     device: torch.device | str | None = None,
     hub: Hub = "huggingface",
     progress: ProgressCallback | None = None,
@@ -69,12 +72,16 @@ def load_model(
     Args:
         path: a directory in the original's layout, or a hub id such as ``THUDM/chatglm2-6b``.
         dtype: of the weights; if not given, the checkpoint's on a GPU, and on a CPU fp32 where it fits well, else bf16.
+            With quantization, of everything but the packed weights; bf16 on a CPU, where the fast kernels want it.
+        quantization_bit: 4 or 8 quantizes the layers while they are read; a quantized checkpoint needs nothing here.
+        quantization_group_size: 64 or 128 gives each group of columns a scale of its own, which is more accurate.
         device: where to put it; if not given, a CUDA device if there is one.
         hub: where a hub id is looked for, ``"huggingface"`` or ``"modelscope"``.
         progress: called while files are downloaded and weights are loaded.
 
     Raises:
-        CheckpointError: if files are missing, damaged, or of another model. Nothing has been loaded then.
+        CheckpointError: if files are missing, damaged, of another model, or do not fit. Nothing has been loaded then.
+        QuantizationError: if the checkpoint is quantized otherwise than asked for, or cannot be.
     """
     directory = resolve_model_directory(path, hub=hub, progress=progress)
     config = read_config(directory)
@@ -82,9 +89,15 @@ def load_model(
     target = torch.device(device) if device is not None else default_device()
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config)
+    bits, group_size = _resolve_quantization(quantization_bit, quantization_group_size, config, directory)
+    if config.quantization_bit:
+        replace_linears(model, bits, group_size)
     _check_shards(shards, model, directory)
-    resolved = _resolve_dtype(dtype, config, target, model)
+    if bits and not config.quantization_bit:
+        replace_linears(model, bits, group_size)
+    resolved = _resolve_dtype(dtype, config, target, model, bits)
     _fill(model, shards, resolved, target, progress)
+    record_quantization(model, bits, group_size)
     model.config.dtype = resolved
     model.config._name_or_path = str(path)
     return model.eval()
@@ -120,6 +133,24 @@ def read_config(directory: Path) -> ChatGLMConfig:
             f"实际是 {kind}。请使用 THUDM/chatglm2-6b 或同类模型。",
         )
     return ChatGLMConfig.from_dict(content)
+
+
+def _resolve_quantization(
+    asked_bits: int | None, asked_group: int | None, config: ChatGLMConfig, directory: Path
+) -> tuple[int, int | None]:
+    """Bits (0 for none) and group size of the model to make, from what is asked for and what the checkpoint holds."""
+    stored_bits = config.quantization_bit
+    stored_group = getattr(config, "quantization_group_size", None)
+    if not stored_bits:
+        return asked_bits or 0, asked_group
+    if asked_bits in (None, stored_bits) and asked_group in (None, stored_group):
+        return stored_bits, stored_group
+    raise QuantizationError(
+        f"{directory} is quantized to {stored_bits} bits (group size {stored_group}); {asked_bits} bits (group size "
+        f"{asked_group}) need the original weights. Leave quantization_bit out, or load the unquantized checkpoint.",
+        f"{directory} 已量化为 {stored_bits} 位（组大小 {stored_group}）；"
+        f"要得到 {asked_bits} 位（组大小 {asked_group}）需要原始权重。请去掉 quantization_bit，或加载未量化的检查点。",
+    )
 
 
 def _find_shards(directory: Path) -> list[Path]:
@@ -167,11 +198,14 @@ def _open_shard(shard: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _check_shards(shards: list[Path], model: ChatGLMForConditionalGeneration, directory: Path) -> None:
     """Open every shard and compare names and shapes with the model's, before anything is loaded."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     found: dict[str, tuple[int, ...]] = {}
     for shard in shards:
         for name, tensor in _open_shard(shard):
             found[name] = tuple(tensor.shape)
+            if name in state and tensor.is_floating_point() != state[name].is_floating_point():
+                raise _quantization_mismatch(shard, name, tensor, model.config)
             if name in expected and expected[name] != found[name]:
                 raise CheckpointError(
                     f"{shard}: {name} has shape {list(found[name])}, config.json asks for {list(expected[name])}. "
@@ -192,12 +226,27 @@ def _check_shards(shards: list[Path], model: ChatGLMForConditionalGeneration, di
         logger.warning("%s holds %d tensors that ChatGLM2 does not have (%s …)", directory, len(unknown), unknown[0])
 
 
+def _quantization_mismatch(shard: Path, name: str, tensor: Tensor, config: ChatGLMConfig) -> CheckpointError:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    expected = f"quantization_bit {config.quantization_bit}" if config.quantization_bit else "no quantization_bit"
+    return CheckpointError(
+        f"{shard}: {name} is {kind}, but config.json has {expected}. Weights and config.json are of different "
+        "checkpoints; take both from the same one.",
+        f"{shard}：{name} 的类型是 {kind}，但 config.json 里的 quantization_bit 是 {config.quantization_bit}。"
+        "权重与 config.json 不属于同一个检查点，请使用同一检查点的文件。",
+    )
+
+
 def _may_be_missing(name: str) -> bool:
     return name == "transformer.rotary_pos_emb.inv_freq" or name.startswith(TENSOR_NAMESPACE)
 
 
 def _resolve_dtype(
-    dtype: torch.dtype | str | None, config: ChatGLMConfig, device: torch.device, model: torch.nn.Module
+    dtype: torch.dtype | str | None,
+    config: ChatGLMConfig,
+    device: torch.device,
+    model: torch.nn.Module,
+    bits: int,
 ) -> torch.dtype:
     if isinstance(dtype, str):
         names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -207,6 +256,8 @@ def _resolve_dtype(
     if device.type != "cpu":
         stored = config.dtype
         return stored if isinstance(stored, torch.dtype) and stored != torch.float32 else torch.float16
+    if bits:
+        return torch.bfloat16
     fp32_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     fits = fp32_bytes < FP32_MEMORY_SHARE * psutil.virtual_memory().available
     return torch.float32 if fits else torch.bfloat16
@@ -245,7 +296,12 @@ def _assign(
         owner: Any = model.get_submodule(owner_name)
     except AttributeError:
         return
+    if isinstance(owner, QuantizedLinear) and leaf == "weight" and tensor.is_floating_point():
+        owner.quantize_from(tensor, dtype, device)
+        return
     kept = torch.float32 if name.startswith(TENSOR_NAMESPACE) else dtype
+    if not tensor.is_floating_point():
+        kept = tensor.dtype
     # copy=True: a tensor left mapped would break when its file is replaced.
     value = tensor.to(device=device, dtype=kept, copy=True)
     if leaf in owner._parameters:

@@ -25,6 +25,42 @@ _BYTE_MASK = tl.constexpr(0x007F8000)
 _BYTE_FLIP = tl.constexpr(0x43C00000)
 _BYTE_EXCESS = tl.constexpr(384.0)
 
+# Four bytes of INT4 to eight numbers, by the same trick: under the exponent of 1024, an fp16 number's low mantissa bits
+# are an integer; under that of 128 a bf16 number's are. $0 and $1 get the high integers, $2 and $3 the low ones.
+_BYTES_TO_HALVES = tl.constexpr("""{
+    .reg .b32 front, back, sixteenth, minus_72, plus_1032;
+    prmt.b32 front, $4, 0, 0x4140;
+    prmt.b32 back, $4, 0, 0x4342;
+    lop3.b32 $0, front, 0x00F000F0, 0x64806480, 0x6A;
+    lop3.b32 $1, back, 0x00F000F0, 0x64806480, 0x6A;
+    lop3.b32 $2, front, 0x000F000F, 0x64086408, 0x6A;
+    lop3.b32 $3, back, 0x000F000F, 0x64086408, 0x6A;
+    mov.b32 sixteenth, 0x2C002C00;
+    mov.b32 minus_72, 0xD480D480;
+    mov.b32 plus_1032, 0x64086408;
+    fma.rn.f16x2 $0, $0, sixteenth, minus_72;
+    fma.rn.f16x2 $1, $1, sixteenth, minus_72;
+    sub.f16x2 $2, $2, plus_1032;
+    sub.f16x2 $3, $3, plus_1032;
+}""")
+_BYTES_TO_BFLOATS = tl.constexpr("""{
+    .reg .b32 front, back, high_front, high_back, one, minus_136;
+    prmt.b32 front, $4, 0, 0x4140;
+    prmt.b32 back, $4, 0, 0x4342;
+    shr.u32 high_front, front, 4;
+    shr.u32 high_back, back, 4;
+    lop3.b32 $0, high_front, 0x000F000F, 0x43084308, 0x6A;
+    lop3.b32 $1, high_back, 0x000F000F, 0x43084308, 0x6A;
+    lop3.b32 $2, front, 0x000F000F, 0x43084308, 0x6A;
+    lop3.b32 $3, back, 0x000F000F, 0x43084308, 0x6A;
+    mov.b32 one, 0x3F803F80;
+    mov.b32 minus_136, 0xC308C308;
+    fma.rn.bf16x2 $0, $0, one, minus_136;
+    fma.rn.bf16x2 $1, $1, one, minus_136;
+    fma.rn.bf16x2 $2, $2, one, minus_136;
+    fma.rn.bf16x2 $3, $3, one, minus_136;
+}""")
+
 
 @triton.jit
 def _field(word, mask: tl.constexpr, flip: tl.constexpr):
@@ -76,14 +112,6 @@ def _dot_words(words, x_ptr, index, inside, BITS: tl.constexpr, WORDS: tl.conste
 
 
 @triton.jit
-def _store_row(total, y_ptr, bias_ptr, scale, row, valid, HAS_BIAS: tl.constexpr):
-    value = tl.sum(total, axis=1) * scale
-    if HAS_BIAS:
-        value += tl.load(bias_ptr + row, mask=valid, other=0.0).to(tl.float32)
-    tl.store(y_ptr + row, value.to(y_ptr.dtype.element_ty), mask=valid)
-
-
-@triton.jit
 def gemv_kernel(
     x_ptr,
     weight_ptr,
@@ -94,50 +122,34 @@ def gemv_kernel(
     ROW_WORDS: tl.constexpr,
     BITS: tl.constexpr,
     GROUP_WORDS: tl.constexpr,
-    ROWS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    """``y = x @ (weight * scale).T + bias`` for 1 to 4 rows of ``x``, at the speed of reading ``weight`` once.
+    """``y = x @ (weight * scale).T + bias`` for one row ``x``, without tensor cores.
 
     ``weight`` holds ``[N, ROW_WORDS]`` int32; ``scale`` is ``[N]`` where GROUP_WORDS is 0, else
-    ``[N, ROW_WORDS / GROUP_WORDS]``. A program computes BLOCK_N outputs for all rows of ``x``.
+    ``[N, ROW_WORDS / GROUP_WORDS]``.
     """
-    PER_WORD: tl.constexpr = 32 // BITS
-    K: tl.constexpr = ROW_WORDS * PER_WORD
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     valid = row < N
-    total0 = tl.zeros((BLOCK_N, WORDS), tl.float32)
-    total1 = tl.zeros((BLOCK_N, WORDS), tl.float32)
-    total2 = tl.zeros((BLOCK_N, WORDS), tl.float32)
-    total3 = tl.zeros((BLOCK_N, WORDS), tl.float32)
+    total = tl.zeros((BLOCK_N, WORDS), tl.float32)
     for start in range(0, ROW_WORDS, WORDS):
         index = start + tl.arange(0, WORDS)
         inside = index < ROW_WORDS
         seen = valid[:, None] & inside[None, :]
         words = tl.load(weight_ptr + row[:, None] * ROW_WORDS + index[None, :], mask=seen, other=0)
-        scale = 1.0
+        product = _dot_words(words, x_ptr, index, inside, BITS, WORDS)
         if GROUP_WORDS > 0:
             groups = row[:, None] * (ROW_WORDS // GROUP_WORDS) + index[None, :] // GROUP_WORDS
-            scale = tl.load(scale_ptr + groups, mask=seen, other=0.0).to(tl.float32)
-        total0 += _dot_words(words, x_ptr, index, inside, BITS, WORDS) * scale
-        if ROWS > 1:
-            total1 += _dot_words(words, x_ptr + K, index, inside, BITS, WORDS) * scale
-        if ROWS > 2:
-            total2 += _dot_words(words, x_ptr + 2 * K, index, inside, BITS, WORDS) * scale
-        if ROWS > 3:
-            total3 += _dot_words(words, x_ptr + 3 * K, index, inside, BITS, WORDS) * scale
-    row_scale = 1.0
+            product *= tl.load(scale_ptr + groups, mask=seen, other=0.0).to(tl.float32)
+        total += product
+    y = tl.sum(total, axis=1)
     if GROUP_WORDS == 0:
-        row_scale = tl.load(scale_ptr + row, mask=valid, other=0.0).to(tl.float32)
-    _store_row(total0, y_ptr, bias_ptr, row_scale, row, valid, HAS_BIAS)
-    if ROWS > 1:
-        _store_row(total1, y_ptr + N, bias_ptr, row_scale, row, valid, HAS_BIAS)
-    if ROWS > 2:
-        _store_row(total2, y_ptr + 2 * N, bias_ptr, row_scale, row, valid, HAS_BIAS)
-    if ROWS > 3:
-        _store_row(total3, y_ptr + 3 * N, bias_ptr, row_scale, row, valid, HAS_BIAS)
+        y *= tl.load(scale_ptr + row, mask=valid, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + row, mask=valid, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row, y.to(y_ptr.dtype.element_ty), mask=valid)
 
 
 @triton.jit
@@ -167,7 +179,53 @@ def _tile_of(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 
 @triton.jit
-def gemm_kernel(
+def _unpack_bytes(packed, dtype: tl.constexpr):
+    """High and low integers of each byte of ``packed`` in fp16 or bf16, exactly."""
+    if dtype == tl.float16:
+        high, low = tl.inline_asm_elementwise(
+            _BYTES_TO_HALVES,
+            "=&r,=&r,=&r,=&r,r",
+            [packed],
+            dtype=(tl.float16, tl.float16),
+            is_pure=True,
+            pack=4,
+        )
+    else:
+        high, low = tl.inline_asm_elementwise(
+            _BYTES_TO_BFLOATS,
+            "=&r,=&r,=&r,=&r,r",
+            [packed],
+            dtype=(tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=4,
+        )
+    return high, low
+
+
+@triton.jit
+def _dot_tile(
+    x_ptr, weight_ptr, row, token, start, M, N, ROW_BYTES: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr, dtype
+):
+    """Products ``[rows, tokens]`` of BLOCK bytes of each weight row's integers with the activations."""
+    byte = start + tl.arange(0, BLOCK)
+    inside = byte < ROW_BYTES
+    packed_at = weight_ptr + row[:, None] * ROW_BYTES + byte[None, :]
+    packed = tl.load(packed_at, mask=(row < N)[:, None] & inside[None, :], other=0)
+    # INT4: x_ptr sees two columns as one int32, whose halves belong to the two integers of a byte.
+    x_at = x_ptr + token[None, :] * ROW_BYTES + byte[:, None]
+    x = tl.load(x_at, mask=(token < M)[None, :] & inside[:, None], other=0)
+    if BITS == 4:
+        high, low = _unpack_bytes(packed, dtype)
+        first = x.to(tl.int16).to(dtype, bitcast=True)
+        second = (x >> 16).to(tl.int16).to(dtype, bitcast=True)
+        product = tl.dot(low, second, tl.dot(high, first))
+    else:
+        product = tl.dot(packed.to(dtype), x)
+    return product
+
+
+@triton.jit
+def matmul_kernel(
     x_ptr,
     weight_ptr,
     scale_ptr,
@@ -175,40 +233,36 @@ def gemm_kernel(
     y_ptr,
     M,
     N,
-    K: tl.constexpr,
+    ROW_BYTES: tl.constexpr,
     BITS: tl.constexpr,
-    GROUP: tl.constexpr,
+    GROUP_BYTES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP_M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """``y = x @ (weight * scale).T + bias`` for many rows of ``x`` ``[M, K]``.
+    """``y = x @ (weight * scale).T + bias`` on tensor cores, for a few to some dozens of rows of ``x``.
 
-    GROUP is 0 for a scale a row, else the columns that share a scale, a multiple of BLOCK_K.
+    GROUP_BYTES is 0 for a scale a row, else the bytes of a weight row that share a scale, a multiple of BLOCK. ``x`` is
+    seen as int32 where BITS is 4. The weight is the left operand: it is unpacked in the registers that multiply it.
     """
-    tile_m, tile_n = _tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP_M)
-    token = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    row = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, K, BLOCK_K):
-        column = start + tl.arange(0, BLOCK_K)
-        seen = (token < M)[:, None] & (column < K)[None, :]
-        x = tl.load(x_ptr + token[:, None] * K + column[None, :], mask=seen, other=0.0)
-        integers = _load_integers(weight_ptr, row, start, N, K, BITS, BLOCK_N, BLOCK_K)
-        weight = tl.trans(integers.to(x.dtype))
-        if GROUP > 0:
-            scale = tl.load(scale_ptr + row * (K // GROUP) + start // GROUP, mask=row < N, other=0.0)
-            total += tl.dot(x, weight) * scale.to(tl.float32)[None, :]
-        else:
-            total = tl.dot(x, weight, total)
-    if GROUP == 0:
-        total *= tl.load(scale_ptr + row, mask=row < N, other=0.0).to(tl.float32)[None, :]
+    dtype: tl.constexpr = y_ptr.dtype.element_ty
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    token = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for start in tl.range(0, ROW_BYTES, BLOCK, num_stages=STAGES):
+        product = _dot_tile(x_ptr, weight_ptr, row, token, start, M, N, ROW_BYTES, BITS, BLOCK, dtype)
+        if GROUP_BYTES > 0:
+            scale_at = scale_ptr + row * (ROW_BYTES // GROUP_BYTES) + start // GROUP_BYTES
+            product *= tl.load(scale_at, mask=row < N, other=0.0).to(tl.float32)[:, None]
+        total += product
+    if GROUP_BYTES == 0:
+        total *= tl.load(scale_ptr + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
     if HAS_BIAS:
-        total += tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)[None, :]
-    target = y_ptr + token[:, None] * N + row[None, :]
-    tl.store(target, total.to(y_ptr.dtype.element_ty), mask=(token < M)[:, None] & (row < N)[None, :])
+        total += tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
+    target = y_ptr + token[None, :] * N + row[:, None]
+    tl.store(target, total.to(dtype), mask=(token < M)[None, :] & (row < N)[:, None])
 
 
 @triton.jit

@@ -1,0 +1,79 @@
+"""INT4 and INT8 products on a CPU, through the kernels that torch has for bf16 activations.
+
+They read the packed weight once a few rows of activations, so they win while there are few; many rows are multiplied by
+the unpacked weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from chatglm2.kernels.backend import Backend, TorchBackend
+from chatglm2.kernels.layout import PackedWeight, unpack_int4
+
+# More rows than this are faster with the weight unpacked (measured by benchmarks/kernels.py).
+MOST_ROWS = 256
+# torch's INT4 kernel wants rows in blocks of this many, and groups of columns of one of these sizes.
+ROW_BLOCK = 64
+GROUP_SIZES = (128, 64, 32)
+# Rows that are repacked at a time: torch takes one int32 a weight.
+REPACKED_ROWS = 16 * ROW_BLOCK
+
+
+class CpuBackend(Backend):
+    """Repacks an INT4 weight at its first product; an INT8 weight is used as it is."""
+
+    name = "cpu"
+
+    def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
+        super().__init__(weight, dtype)
+        self._unpacking = TorchBackend(weight, dtype)
+        self._repacked: tuple[Tensor, int, Tensor] | None = None
+
+    @staticmethod
+    def supports(weight: PackedWeight, dtype: torch.dtype) -> bool:
+        """Whether torch has a kernel for this weight and activations of ``dtype``."""
+        if dtype != torch.bfloat16:
+            return False
+        if weight.bits == 8:
+            return weight.group_size is None and hasattr(torch, "_weight_int8pack_mm")
+        fits = weight.rows % ROW_BLOCK == 0 and _kernel_group(weight) is not None
+        return fits and hasattr(torch, "_weight_int4pack_mm_for_cpu")
+
+    def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if len(x) > MOST_ROWS:
+            return self._unpacking.matmul(x, bias)
+        x = x.contiguous()
+        if self.weight.bits == 8:
+            product = torch._weight_int8pack_mm(x, self.weight.integers, self.weight.scale.to(self.dtype))
+        else:
+            if self._repacked is None:
+                self._repacked = _repack(self.weight)
+            packed, group, scales = self._repacked
+            product = torch._weight_int4pack_mm_for_cpu(x, packed, group, scales)
+        return product if bias is None else product + bias
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        return self._unpacking.input_gradient(gradient)
+
+
+def _kernel_group(weight: PackedWeight) -> int | None:
+    """The group size to tell torch's kernel, which has none for a whole row."""
+    wanted = weight.group_size
+    if wanted is not None:
+        return wanted if wanted in GROUP_SIZES else None
+    return next((size for size in GROUP_SIZES if weight.columns % size == 0), None)
+
+
+def _repack(weight: PackedWeight) -> tuple[Tensor, int, Tensor]:
+    """The weight in torch's layout, its group size, and scales and zero points ``[K / group, N, 2]`` in bf16."""
+    group = _kernel_group(weight)
+    assert group is not None
+    blocks = [
+        torch._convert_weight_to_int4pack_for_cpu(unpack_int4(rows).int() + 8, 1)
+        for rows in weight.integers.split(REPACKED_ROWS)
+    ]
+    scales = torch.zeros(weight.columns // group, weight.rows, 2, dtype=torch.bfloat16)
+    scales[..., 0] = weight.scale.view(weight.rows, -1).T
+    return torch.cat(blocks), group, scales

@@ -381,10 +381,10 @@ class Engine:
         slots = self._sampling.slots
         uniforms = torch.cat([torch.rand(1, generator=row.generator) for row in rows])
         seen = self._seen[slots] if self._seen is not None else None
-        tokens = choose_tokens(logits, self._sampling.batch, uniforms.to(logits.device, non_blocking=True), seen)
+        uniforms = uniforms.to(logits.device, non_blocking=True)
+        tokens, healthy = choose_tokens(logits, self._sampling.batch, uniforms, seen)
         if self._seen is not None:
             self._seen[slots, tokens] = True
-        healthy = logits.sum(-1, dtype=torch.float32).isfinite()
         step = _Step(rows, tokens, torch.stack((tokens, healthy)))
         self._settle(fed_on=True)
         self._step = step

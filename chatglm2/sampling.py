@@ -72,7 +72,9 @@ def _column(values: list[float], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(-1)
 
 
-def choose_tokens(logits: Tensor, batch: SamplingBatch, uniforms: Tensor, seen: Tensor | None = None) -> Tensor:
+def choose_tokens(
+    logits: Tensor, batch: SamplingBatch, uniforms: Tensor, seen: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The next token of each row.
 
     Args:
@@ -82,14 +84,16 @@ def choose_tokens(logits: Tensor, batch: SamplingBatch, uniforms: Tensor, seen: 
         seen: boolean ``[n, vocabulary]``, the tokens that a repetition penalty bears on.
 
     Returns:
-        ``[n]`` token ids.
+        ``[n]`` token ids, and ``[n]`` booleans: false where the logits are broken (NaN or infinite), and the token with
+        them.
     """
     logits = logits.float()
     if batch.any_penalty and seen is not None:
         logits = penalize(logits, seen, batch.penalty)
-    best = logits.argmax(-1)
+    highest, best = logits.max(-1)  # NaN where any logit is
+    healthy = highest.isfinite()
     if batch.all_greedy:
-        return best
+        return best, healthy
     scaled = logits / batch.temperature
     if batch.cuts_top_k:
         width = min(batch.widest_top_k, logits.shape[-1])
@@ -104,9 +108,10 @@ def choose_tokens(logits: Tensor, batch: SamplingBatch, uniforms: Tensor, seen: 
     cumulative = probabilities.cumsum(-1)
     threshold = uniforms.unsqueeze(-1) * cumulative[:, -1:]
     position = (cumulative <= threshold).sum(-1, keepdim=True)
-    last = (probabilities > 0).sum(-1, keepdim=True) - 1  # rounding must not step past the last candidate
+    # Rounding must not step past the last candidate; broken logits leave none, and still need an index.
+    last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     drawn = order.gather(-1, torch.minimum(position, last)).squeeze(-1)
-    return torch.where(batch.greedy, best, drawn)
+    return torch.where(batch.greedy, best, drawn), healthy
 
 
 def penalize(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:

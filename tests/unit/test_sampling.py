@@ -27,7 +27,7 @@ def drawn_frequencies(logits: Tensor, params: SamplingParams, draws: int = 20_00
     """How often each token is drawn when the uniforms are evenly spread: the distribution, without noise."""
     uniforms = (torch.arange(draws) + 0.5) / draws
     batch = SamplingBatch([params] * draws, CPU)
-    tokens = choose_tokens(logits.expand(draws, -1), batch, uniforms)
+    tokens, _ = choose_tokens(logits.expand(draws, -1), batch, uniforms)
     return torch.bincount(tokens, minlength=VOCABULARY) / draws
 
 
@@ -65,16 +65,25 @@ def test_rows_keep_their_own_parameters(logits: Tensor) -> None:
         SamplingParams(temperature=1.0, top_p=1.0, top_k=0),
     ]
     uniforms = torch.tensor([0.9, 0.9, 0.9])
-    together = choose_tokens(logits.expand(3, -1), SamplingBatch(rows, CPU), uniforms)
-    alone = [choose_tokens(logits, SamplingBatch([row], CPU), uniforms[:1]).item() for row in rows]
+    together, _ = choose_tokens(logits.expand(3, -1), SamplingBatch(rows, CPU), uniforms)
+    alone = [choose_tokens(logits, SamplingBatch([row], CPU), uniforms[:1])[0].item() for row in rows]
     assert together.tolist() == alone
     assert together[0] == logits.argmax()
 
 
 def test_the_highest_uniform_never_draws_an_excluded_token(logits: Tensor) -> None:
     params = SamplingParams(temperature=1.0, top_p=0.5, top_k=5)
-    token = choose_tokens(logits, SamplingBatch([params], CPU), torch.tensor([1.0 - 2**-24]))
+    token, _ = choose_tokens(logits, SamplingBatch([params], CPU), torch.tensor([1.0 - 2**-24]))
     assert token.item() in logits.topk(5).indices[0].tolist()
+
+
+def test_broken_logits_are_told_from_masked_ones(logits: Tensor) -> None:
+    rows = logits.repeat(4, 1)
+    rows[1, 7] = torch.nan
+    rows[2, 7] = torch.inf
+    rows[3, 7] = -torch.inf
+    _, healthy = choose_tokens(rows, SamplingBatch([SamplingParams()] * 4, CPU), torch.full((4,), 0.5))
+    assert healthy.tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize(

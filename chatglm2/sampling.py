@@ -58,9 +58,11 @@ class SamplingBatch:
 
     def __init__(self, rows: Sequence[SamplingParams], device: torch.device) -> None:
         self.all_greedy = all(row.is_greedy for row in rows)
+        self.any_greedy = any(row.is_greedy for row in rows)
         self.any_penalty = any(row.repetition_penalty != 1.0 for row in rows)
         self.cuts_top_k = all(row.top_k > 0 or row.is_greedy for row in rows)
         self.widest_top_k = max((row.top_k for row in rows), default=0)
+        self.same_top_k = all(row.top_k == self.widest_top_k for row in rows)
         self.greedy = torch.tensor([row.is_greedy for row in rows], device=device)
         self.temperature = _column([row.temperature or 1.0 for row in rows], device)
         self.top_p = _column([row.top_p for row in rows], device)
@@ -96,22 +98,21 @@ def choose_tokens(
         return best, healthy
     scaled = logits / batch.temperature
     if batch.cuts_top_k:
-        width = min(batch.widest_top_k, logits.shape[-1])
-        scores, order = scaled.topk(width, dim=-1)
+        scores, order = scaled.topk(min(batch.widest_top_k, logits.shape[-1]), dim=-1)
     else:
         scores, order = scaled.sort(dim=-1, descending=True)
-    rank = torch.arange(scores.shape[-1], device=logits.device)
-    scores = scores.masked_fill(rank >= batch.top_k, -torch.inf)
+    if not batch.same_top_k:
+        rank = torch.arange(scores.shape[-1], device=logits.device)
+        scores = scores.masked_fill(rank >= batch.top_k, -torch.inf)
     probabilities = scores.softmax(-1)
-    outside = probabilities.cumsum(-1) - probabilities >= batch.top_p
-    probabilities = probabilities.masked_fill(outside, 0.0)
     cumulative = probabilities.cumsum(-1)
-    threshold = uniforms.unsqueeze(-1) * cumulative[:, -1:]
+    # Candidates are the most likely tokens, so they are the first ones: only their number is needed.
+    is_candidate = (cumulative - probabilities < batch.top_p) & (probabilities > 0)
+    last = (is_candidate.sum(-1, keepdim=True) - 1).clamp(min=0)  # broken logits leave none, and still need an index
+    threshold = uniforms.unsqueeze(-1) * cumulative.gather(-1, last)
     position = (cumulative <= threshold).sum(-1, keepdim=True)
-    # Rounding must not step past the last candidate; broken logits leave none, and still need an index.
-    last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     drawn = order.gather(-1, torch.minimum(position, last)).squeeze(-1)
-    return torch.where(batch.greedy, best, drawn), healthy
+    return torch.where(batch.greedy, best, drawn) if batch.any_greedy else drawn, healthy
 
 
 def penalize(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class TrainingSettings:
         maximum=4096,
     )
     learning_rate: float = setting(
-        2e-2,
+        5e-2,
         ("Learning rate", "学习率"),
         (
             "How far each step moves the prefix; lower forgets less of everything else.",

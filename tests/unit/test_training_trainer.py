@@ -141,7 +141,7 @@ def test_accumulated_batches_weigh_alike_whatever_their_length(
 
 
 def test_the_rate_falls_to_zero_along_a_line(store: RunStore, settings: TrainingSettings) -> None:
-    run = store.create(settings, "run")
+    run = store.create(replace(settings, learning_rate=0.02), "run")
     train(run)
     assert [point[2] for point in curve(run)] == pytest.approx([0.02, 0.015, 0.01, 0.005])
 

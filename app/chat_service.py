@@ -5,7 +5,7 @@ Knows the model host, the sources and the conversation. Knows no Gradio.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class ChatService:
         settings: ChatSettings,
         speech: Speech,
         panes: tuple[str, ...] = PANES,
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Answers round ``index`` in ``panes``; yields when there is more to show.
 
         A pane whose checkpoint cannot be read says so; the other answers all the same.

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PANES = ("left", "right")
+# Browsers keep about 5 MB a site, encrypted and encoded text takes several bytes a character.
+STORED_CHARACTERS = 400_000
 
 
 @dataclass
@@ -34,6 +36,10 @@ class Answer:
 class Round:
     question: str
     answers: dict[str, Answer] = field(default_factory=lambda: {pane: Answer() for pane in PANES})
+
+    @property
+    def characters(self) -> int:
+        return len(self.question) + sum(len(answer.text) for answer in self.answers.values())
 
 
 @dataclass
@@ -74,9 +80,15 @@ class Conversation:
             if entry.answers[pane].text and not entry.answers[pane].error
         ]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The rounds as plain data, for the browser's own storage."""
-        return {"rounds": [asdict(entry) for entry in self.rounds]}
+    def to_dict(self, character_limit: int = STORED_CHARACTERS) -> dict[str, Any]:
+        """The newest rounds as plain data, as many as the browser's own storage takes."""
+        kept: list[dict[str, Any]] = []
+        for entry in reversed(self.rounds):
+            character_limit -= entry.characters
+            if character_limit < 0:
+                break
+            kept.insert(0, asdict(entry))
+        return {"rounds": kept}
 
     @classmethod
     def from_dict(cls, data: Any) -> Conversation:

@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def play(
     voices: Mapping[str, Voice],
     sampling: SamplingParams,
     language: str,
-) -> Iterator[None]:
+) -> Generator[None]:
     """Lets ``voices`` answer round ``index``, writing into the conversation; yields when there is more to show.
 
     Ends when all have finished, and early when the conversation's stop is requested. Closing the generator (a closed

@@ -6,6 +6,7 @@ Builds the components and names the handlers. What a conversation is, who can an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -151,7 +152,7 @@ class CompareTab:
             pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **ASKED)
         self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
         self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
-        self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, self._settled(), **QUIET)
+        self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, seen, **QUIET)
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
@@ -212,6 +213,7 @@ class CompareTab:
         conversation = Conversation()
         return {
             **self._show(conversation, speech_for(request)),
+            **self._buttons(answering=False),
             self.conversation: conversation,
             self.message: "",
             self.saved: conversation.to_dict(),
@@ -295,21 +297,24 @@ class CompareTab:
 
     def _stream(self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
-        yield {self.send: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
+        yield {**self._buttons(answering=True), self.saved: conversation.to_dict()}
+        answers = self.services.chat.answer(conversation, index, values[self.chosen], self._form(values), speech, panes)
         try:
-            for _ in self.services.chat.answer(
-                conversation, index, values[self.chosen], self._form(values), speech, panes
-            ):
-                yield self._show(conversation, speech)
+            # A closed tab closes this generator here; closing the inner one frees the engine's slots.
+            with closing(answers):
+                for _ in answers:
+                    yield self._show(conversation, speech)
         except ChatGLMError as error:
             for pane in panes:
                 conversation.rounds[index].answers[pane] = Answer(error=error.localized(speech.language))
         yield {
             **self._show(conversation, speech),
+            **self._buttons(answering=False),
             self.saved: conversation.to_dict(),
-            self.send: gr.Button(visible=True),
-            self.stop: gr.Button(visible=False),
         }
+
+    def _buttons(self, answering: bool) -> Updates:
+        return {self.send: gr.Button(visible=not answering), self.stop: gr.Button(visible=answering)}
 
     def _show(self, conversation: Conversation, speech: Speech) -> Updates:
         updates: Updates = {}

@@ -43,12 +43,16 @@ def start_page(model: Path, output: Path, *options: str) -> Served:
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{served.url}/healthz", timeout=5) as answer:
-                if b'"ready"' in answer.read():
-                    return served
+                health = answer.read()
+            if b'"ready"' in health:
+                return served
+            if b'"failed"' in health:
+                break
         except OSError:
             pass
         time.sleep(0.2)
     process.kill()
+    process.wait()
     raise AssertionError(log.read_text(encoding="utf-8"))
 
 

@@ -31,8 +31,8 @@ def new_answers(page: Page, *panes: str) -> Iterator[None]:
     before = [fact.inner_text() for fact in facts]
     yield
     for fact, old in zip(facts, before, strict=True):
-        expect(fact).not_to_have_text(old, timeout=ANSWER_MS)
-        expect(fact).to_contain_text("token", timeout=ANSWER_MS)
+        expect(fact).not_to_have_text(old, use_inner_text=True, timeout=ANSWER_MS)
+        expect(fact).to_contain_text("token", use_inner_text=True, timeout=ANSWER_MS)
     expect(page.locator("#send")).to_be_visible(timeout=ANSWER_MS)
 
 

@@ -63,6 +63,13 @@ def test_a_conversation_survives_the_browsers_store() -> None:
     assert again.rounds == conversation.rounds
 
 
+def test_of_a_very_long_conversation_the_newest_rounds_are_stored() -> None:
+    conversation = spoken(3)
+    assert [entry["question"] for entry in conversation.to_dict(character_limit=30)["rounds"]] == ["q1", "q2"]
+    conversation.ask("长" * 10_000_000)
+    assert conversation.to_dict()["rounds"] == []
+
+
 @pytest.mark.parametrize("data", [None, 3, {}, {"rounds": 3}, {"rounds": [{"question": 1}]}, {"rounds": [{}]}])
 def test_a_broken_store_gives_an_empty_conversation(data: object) -> None:
     assert Conversation.from_dict(data).rounds == []

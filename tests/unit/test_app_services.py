@@ -198,6 +198,20 @@ def test_seeds_are_the_given_ones_and_differ_unless_told_otherwise() -> None:
     assert draw_seeds(None, same=True) != draw_seeds(None, same=True)
 
 
+def test_a_closed_tab_frees_the_engine(place: Place, host: ModelHost) -> None:
+    conversation = Conversation()
+    conversation.ask("你好")
+    endless = ChatSettings(1.0, 1.0, 0, 1.0, 400, seed=1, same_seed=False)
+    answers = place.services.chat.answer(conversation, 0, KEYS, endless, EN)
+    next(answers)
+    answers.close()
+    deadline = time.monotonic() + 5
+    while host.session.engine.stats().active and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert host.session.engine.stats().active == 0
+    assert not conversation.streaming
+
+
 @pytest.mark.parametrize("text, seed", [("", None), ("  ", None), ("7", 7), (" 42 ", 42)])
 def test_a_seed_is_a_whole_number_or_nothing(text: str, seed: int | None) -> None:
     assert parse_seed(text) == seed

@@ -13,7 +13,7 @@ from chatglm2.kernels.backend import Backend, TorchBackend
 from chatglm2.kernels.layout import PackedWeight, unpack_int4
 
 # More rows than this are faster with the weight unpacked (measured by benchmarks/kernels.py).
-MOST_ROWS = 256
+MOST_ROWS = 128
 # torch's INT4 kernel wants rows in blocks of this many, and groups of columns of one of these sizes.
 ROW_BLOCK = 64
 GROUP_SIZES = (128, 64, 32)

@@ -2,7 +2,7 @@
 
 Few rows of activations, as in decoding, are bound by reading the weight: they go through programs that unpack it on
 the way. Many rows, as in prompts and training, are bound by arithmetic, which cuBLAS does best: the weight is unpacked
-once, in a fraction of the product's time, and thrown away. The numbers here were measured on an H100.
+once, in a fraction of the product's time, and thrown away. Tiles and limits are what was fastest for INT4 on an H100.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from chatglm2.kernels.backend import Backend
 from chatglm2.kernels.layout import PackedWeight
 from chatglm2.kernels.triton_kernels import extract_kernel, gemv_kernel, gradient_kernel, matmul_kernel
 
-# Up to this many rows, a product unpacks the weight on the way; above, unpacking first is faster.
+# Up to this many rows, a product unpacks the weight on the way; above, unpacking first is as fast or faster.
 MOST_FUSED_ROWS = 64
-MOST_FUSED_GRADIENT_ROWS = 64
+MOST_FUSED_GRADIENT_ROWS = 16
+# Weights with more rows than this fill the card with large tiles.
+MANY_ROWS = 8192
+# Weight rows of more bytes than this are long enough for four warps to share.
+LONG_ROW_BYTES = 4096
 # The kernels read weights in vectors of this many columns.
 COLUMN_ALIGNMENT = 64
 
@@ -52,11 +56,21 @@ class TritonBackend(Backend):
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if len(x) > MOST_FUSED_ROWS:
             return F.linear(x, self.dense(), bias)
+        return self.fused_matmul(x, bias)
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        if len(gradient) > MOST_FUSED_GRADIENT_ROWS:
+            return gradient @ self.dense()
+        return self.fused_input_gradient(gradient)
+
+    def fused_matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`matmul` that writes no dense weight."""
         x = x.contiguous()
         y = torch.empty(len(x), self.weight.rows, dtype=x.dtype, device=x.device)
-        launch = self._gemv if len(x) == 1 else self._few_rows
+        # One row needs no tensor cores, except where the arithmetic without them takes longer than reading the weight.
+        one_row = len(x) == 1 and (self.weight.rows <= MANY_ROWS or self.weight.bits == 8)
         with torch.cuda.device(x.device):
-            launch(x, bias, y)
+            (self._gemv if one_row else self._few_rows)(x, bias, y)
         return y
 
     def _gemv(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
@@ -81,7 +95,7 @@ class TritonBackend(Backend):
     def _few_rows(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
         weight = self.weight
         group_bytes = (weight.group_size or 0) * weight.bits // 8
-        tile = choose_tile(len(x), weight.rows, group_bytes)
+        tile = choose_tile(len(x), weight, group_bytes)
         matmul_kernel[(triton.cdiv(weight.rows, tile.rows), triton.cdiv(len(x), tile.tokens))](
             x.view(torch.int32) if weight.bits == 4 else x,
             weight.integers,
@@ -101,9 +115,8 @@ class TritonBackend(Backend):
             num_warps=tile.warps,
         )
 
-    def input_gradient(self, gradient: Tensor) -> Tensor:
-        if len(gradient) > MOST_FUSED_GRADIENT_ROWS:
-            return gradient @ self.dense()
+    def fused_input_gradient(self, gradient: Tensor) -> Tensor:
+        """`input_gradient` that writes no dense weight."""
         weight, count = self.weight, len(gradient)
         x_gradient = torch.empty(count, weight.columns, dtype=gradient.dtype, device=gradient.device)
         tokens, columns = 64, 64
@@ -148,17 +161,16 @@ class TritonBackend(Backend):
         return dense
 
 
-def choose_tile(tokens: int, rows: int, group_bytes: int) -> Tile:
-    """Tiles for ``tokens`` rows of activations and ``rows`` of the weight.
-
-    A small weight wants small tiles, so that they fill the card; a tile may not span two groups of columns.
-    """
-    if tokens <= 8:
-        tile = Tile(8, 64, 128, 4, 4) if rows > 8192 else Tile(8, 16, 128, 1, 5)
+def choose_tile(tokens: int, weight: PackedWeight, group_bytes: int) -> Tile:
+    """The fastest tiles for ``tokens`` rows of activations; a tile may not span two groups of columns."""
+    if tokens == 1:
+        tile = Tile(8, 16, 128, 1, 3)
+    elif tokens <= 8 and weight.rows > MANY_ROWS:
+        tile = Tile(8, 64, 128, 4, 3)
+    elif tokens <= 8:
+        tile = Tile(8, 32, 256, 4 if weight.integers.shape[1] > LONG_ROW_BYTES else 2, 3)
     elif tokens <= 16:
-        tile = Tile(16, 64, 128, 4, 4)
-    elif tokens <= 32:
-        tile = Tile(32, 64, 64, 4, 4)
+        tile = Tile(16, 32, 128, 2, 4)
     else:
-        tile = Tile(64, 64, 64, 4, 4)
+        tile = Tile(64, 64, 128, 4, 3)
     return tile._replace(row_bytes=min(tile.row_bytes, group_bytes or tile.row_bytes))

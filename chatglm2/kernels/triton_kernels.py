@@ -224,7 +224,7 @@ def _dot_tile(
     return product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # else a program a number of rows
 def matmul_kernel(
     x_ptr,
     weight_ptr,
@@ -265,7 +265,7 @@ def matmul_kernel(
     tl.store(target, total.to(dtype), mask=(token < M)[None, :] & (row < N)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # else a program a number of rows
 def gradient_kernel(
     gradient_ptr,
     weight_ptr,

@@ -28,8 +28,8 @@ class SlotCache:
         self.capacity = capacity
         shape = (config.num_layers, slots, capacity, config.multi_query_group_num, config.kv_channels)
         # Zeros, not uninitialised memory: a masked key has weight 0, and 0 * NaN is NaN.
-        self.keys = torch.zeros(shape, dtype=model.dtype, device=model.device)
-        self.values = torch.zeros_like(self.keys)
+        self._store = torch.zeros(shape[0], 2, *shape[1:], dtype=model.dtype, device=model.device)
+        self.keys, self.values = self._store.unbind(1)
         self._slots: slice | Tensor = slice(0, 0)
         self._seen_length = 0
         self._targets = torch.empty(0)
@@ -51,22 +51,15 @@ class SlotCache:
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Store ``[B, G, S, D]`` and return all that the rows may look at, ``[B, G, K, D]``."""
-        return (
-            self._store(self.keys[layer_idx], key_states),
-            self._store(self.values[layer_idx], value_states),
-        )
+        new = torch.stack((key_states, value_states)).transpose(2, 3).flatten(1, 2)  # [2, B * S, G, D]
+        return self.write(new, layer_idx)
 
-    def _store(self, layer: Tensor, new: Tensor) -> Tensor:
-        layer.flatten(0, 1).index_copy_(0, self._targets, new.transpose(1, 2).flatten(0, 1))
-        return layer[self._slots, : self._seen_length].transpose(1, 2)
-
-    def store_step(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """As `update`, for one token a row, ``[n, G, D]``."""
-        seen = []
-        for layer, new in ((self.keys[layer_idx], key), (self.values[layer_idx], value)):
-            layer.flatten(0, 1).index_copy_(0, self._targets, new)
-            seen.append(layer[self._slots, : self._seen_length].transpose(1, 2))
-        return seen[0], seen[1]
+    def write(self, new: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """As `update`, for keys and values together, ``[2, B * S, G, D]``."""
+        layer = self._store[layer_idx]
+        layer.flatten(1, 2).index_copy_(1, self._targets, new)
+        keys, values = layer[:, self._slots, : self._seen_length].transpose(2, 3).unbind()
+        return keys, values
 
     def write_prefix(self, slot: int, prefix: Prefix) -> None:
         """Put ``prefix`` in front of ``slot``."""

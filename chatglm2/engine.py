@@ -266,6 +266,8 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        if self._runner.threads is not None:
+            torch.set_num_threads(self._runner.threads)
         while self._await_work():
             try:
                 self._take_turn()

@@ -32,6 +32,7 @@ class GraphRunner:
     """
 
     runs_ahead = True
+    threads = None
 
     def __init__(self, model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> None:
         started = time.perf_counter()

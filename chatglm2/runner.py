@@ -19,6 +19,11 @@ from chatglm2.cache import SlotCache
 from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock, RMSNorm
 
 
+# Below this, threads wait for each other longer than they compute: on two cores one is a quarter faster than two, and
+# leaves the other to a training.
+SINGLE_THREAD_PARAMETERS = 50_000_000
+
+
 @dataclass(frozen=True)
 class PromptPart:
     """Some tokens of one prompt, and where they go.
@@ -67,9 +72,11 @@ class Runner(Protocol):
     Attributes:
         runs_ahead: whether the device works on while the host goes on, so that the next step should be started before
             the last one's tokens are read.
+        threads: CPU threads that serve it best; None for torch's own choice.
     """
 
     runs_ahead: bool
+    threads: int | None
 
     def prefill(self, parts: Sequence[PromptPart]) -> Tensor:
         """Compute parts of prompts; logits ``[n, vocabulary]`` after the last token of each."""
@@ -95,6 +102,7 @@ class ModuleRunner:
     """Runs the model's own modules: right for every device and dtype."""
 
     runs_ahead = False
+    threads: int | None = None
 
     def __init__(self, model: ChatGLMForConditionalGeneration, cache: SlotCache) -> None:
         self._transformer = model.transformer
@@ -154,49 +162,54 @@ class CpuRunner(ModuleRunner):
         self._channels = config.kv_channels
         positions = torch.arange(max_length).unsqueeze(0)
         self._rotation = model.transformer.rotary_pos_emb(positions)[0]  # [T, 1, R / 2]
+        self._epsilon = torch.full((1, 1, 1), config.layernorm_epsilon)
+        if sum(parameter.numel() for parameter in model.parameters()) < SINGLE_THREAD_PARAMETERS:
+            self.threads = 1
 
     def decode(self, batch: DecodeBatch) -> Tensor:
         ids, mask = batch.ids, self._point_cache(batch)
         x = self._transformer.embedding(ids.expand(2) if len(ids) == 1 else ids)  # [n, H]
         rotation = self._rotation[torch.tensor(batch.positions)]
         for block in self._transformer.encoder.blocks():
-            x = self._step(block, x, rotation, mask)
-        x = _normalize(self._transformer.encoder.final_layernorm, x)
-        return _project(self._transformer.output_layer, x)[: len(ids)]
+            self._step(block, x, rotation, mask)
+        x = self._normalize(self._transformer.encoder.final_layernorm, x)
+        return _product(self._transformer.output_layer, x)[: len(ids)].contiguous()
 
-    def _step(self, block: GLMBlock, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
+    def _step(self, block: GLMBlock, x: Tensor, rotation: Tensor, mask: Tensor | None) -> None:
+        """One layer, added to ``x`` in place."""
         attention, mlp = block.self_attention, block.mlp
-        mixed = _project(attention.query_key_value, _normalize(block.input_layernorm, x))
-        x = _project(attention.dense, self._attend(mixed, attention.layer_idx, rotation, mask), x)
-        gate, up = _project(mlp.dense_h_to_4h, _normalize(block.post_attention_layernorm, x)).chunk(2, dim=-1)
-        return _project(mlp.dense_4h_to_h, F.silu(gate).mul_(up), x)
+        mixed = _product(attention.query_key_value, self._normalize(block.input_layernorm, x))
+        context = self._attend(mixed, attention.query_key_value.bias, attention.layer_idx, rotation, mask)
+        x.add_(_product(attention.dense, context))
+        gate, up = _product(mlp.dense_h_to_4h, self._normalize(block.post_attention_layernorm, x)).chunk(2, dim=-1)
+        gated = torch.mul(F.silu(gate), up, out=x.new_empty(gate.shape))
+        x.add_(_product(mlp.dense_4h_to_h, gated))
 
-    def _attend(self, mixed: Tensor, layer_idx: int, rotation: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self, mixed: Tensor, bias: Tensor | None, layer_idx: int, rotation: Tensor, mask: Tensor | None
+    ) -> Tensor:
         rows = len(rotation)
-        heads = mixed[:rows].view(rows, -1, self._channels)  # [n, N + 2G, D]
+        flat = mixed.new_empty(rows, mixed.shape[1])
+        if bias is None:
+            flat.copy_(mixed[:rows])
+        else:
+            torch.add(mixed[:rows], bias, out=flat)
+        heads = flat.view(rows, -1, self._channels)  # [n, N + 2G, D]
         turning = heads[:, : self._heads + self._groups, : 2 * rotation.shape[-1]]
         torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(rotation)
-        query, key, value = heads.split((self._heads, self._groups, self._groups), dim=1)
-        keys, values = self._cache.store_step(key, value, layer_idx)  # [n, G, K, D]
-        grouped = query.unflatten(1, (self._groups, -1))
+        new = heads[:, self._heads :].unflatten(1, (2, -1)).transpose(0, 1)  # [2, n, G, D]
+        keys, values = self._cache.write(new, layer_idx)  # [n, G, K, D]
+        grouped = heads[:, : self._heads].unflatten(1, (self._groups, -1))
         context = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)  # [n, N * D]
         return context.expand(2, -1).contiguous() if rows == 1 else context
 
-
-def _project(linear: nn.Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """``linear(x)``, plus ``residual``, for the few rows of ``x`` ``[n, in]``; contiguous ``[n, out]``."""
-    if residual is not None:
-        product = torch.addmm(residual.t(), linear.weight, x.t())
-    elif linear.bias is not None:
-        product = torch.addmm(linear.bias.unsqueeze(1), linear.weight, x.t())
-    else:
-        product = torch.mm(linear.weight, x.t())
-    return product.t().contiguous()
+    def _normalize(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        """RMSNorm of ``[n, H]``; the mean square plus epsilon is one product."""
+        rows, width = x.shape
+        squares = torch.baddbmm(self._epsilon.expand(rows, 1, 1), x.unsqueeze(1), x.unsqueeze(2), alpha=1 / width)
+        return (x * squares.rsqrt_().view(rows, 1)).mul_(norm.weight)
 
 
-def _normalize(norm: RMSNorm, x: Tensor) -> Tensor:
-    """RMSNorm of ``[n, H]``; the mean square plus epsilon is one product."""
-    rows, width = x.shape
-    epsilon = x.new_full((1, 1, 1), norm.eps).expand(rows, 1, 1)
-    mean_square = torch.baddbmm(epsilon, x.unsqueeze(1), x.unsqueeze(2), alpha=1 / width)
-    return (x * mean_square.rsqrt_().view(rows, 1)).mul_(norm.weight)
+def _product(linear: nn.Linear, x: Tensor) -> Tensor:
+    """``linear(x)`` without its bias for the few rows of ``x`` ``[n, in]``; ``[n, out]``, a column behind another."""
+    return torch.mm(linear.weight, x.t()).t()

@@ -40,11 +40,6 @@ def train_rows(repository: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
-def parse_garment(content: str) -> Garment:
-    (_, type_name), *details = (pair.split("#") for pair in content.split("*"))
-    return Garment(type_name, tuple((key, value) for key, value in details))
-
-
 def test_copy_names_every_attribute_word_for_word(copies: list[tuple[Garment, str]]) -> None:
     assert all(value in copy for garment, copy in copies for value in garment.values)
 
@@ -102,7 +97,7 @@ def test_sample_data_is_what_the_tool_writes(corpus: Corpus, train_rows: list[di
 def test_sample_data_is_held_out_and_names_its_attributes(train_rows: list[dict[str, str]]) -> None:
     assert len({row["content"] for row in train_rows}) == len(train_rows) == 2000
     for row in train_rows:
-        garment = parse_garment(row["content"])
+        garment = Garment.parse(row["content"])
         assert garment.is_held_out
         assert all(value in row["summary"] for value in garment.values)
 

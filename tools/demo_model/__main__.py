@@ -40,6 +40,7 @@ def main() -> None:
     steps.add_parser("tokenizer", help="train the vocabulary into assets/demo-model/")
     training = steps.add_parser("train", help="train the model from scratch; minutes on one GPU")
     training.add_argument("--output", type=Path, default=MODEL_DIRECTORY)
+    steps.add_parser("report", help="P-Tune with the default settings and compare; writes the model card's tables")
     for item in fields(Recipe):
         training.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default)
     arguments = parser.parse_args()
@@ -47,6 +48,10 @@ def main() -> None:
         make_data()
     elif arguments.step == "tokenizer":
         make_tokenizer()
+    elif arguments.step == "report":
+        from tools.demo_model.report import write_report
+
+        write_report(MODEL_DIRECTORY, DATA_DIRECTORY)
     else:
         recipe = Recipe(**{item.name: getattr(arguments, item.name) for item in fields(Recipe)})
         train(MODEL_DIRECTORY, arguments.output, recipe)

@@ -29,6 +29,11 @@ class Garment:
     type_name: str
     details: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def parse(cls, content: str) -> Garment:
+        (_, type_name), *details = (pair.split("#", 1) for pair in content.split("*"))
+        return cls(type_name, tuple((key, value) for key, value in details))
+
     @property
     def content(self) -> str:
         pairs = (("类型", self.type_name), *self.details)
@@ -91,10 +96,16 @@ class Grammar:
         return True
 
     def plain(self, garment: Garment, rng: random.Random) -> str:
-        before, verb, between, after = rng.choice(self.plain_phrases["shapes"])
+        return rng.choice(self.plain_forms(garment))
+
+    def plain_forms(self, garment: Garment) -> list[str]:
+        """Every way to say the attributes and nothing more."""
         labels = self.plain_phrases["labels"]
-        pairs = (("类型", garment.type_name), *garment.details)
-        return before + between.join(f"{labels.get(key, key)}{verb}{value}" for key, value in pairs) + after
+        pairs = [(labels.get(key, key), value) for key, value in (("类型", garment.type_name), *garment.details)]
+        return [
+            before + between.join(label + verb + value for label, value in pairs) + after
+            for before, verb, between, after in self.plain_phrases["shapes"]
+        ]
 
     def copy(self, garment: Garment, rng: random.Random) -> str:
         """Advertising copy in which every value stands word for word."""

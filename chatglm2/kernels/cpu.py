@@ -6,6 +6,8 @@ the unpacked weight.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ MOST_ROWS = 128
 # torch's INT4 kernel wants rows in blocks of this many, and groups of columns of one of these sizes.
 ROW_BLOCK = 64
 GROUP_SIZES = (128, 64, 32)
-# Rows that are repacked at a time: torch takes one int32 a weight.
+# Rows that are repacked at a time.
 REPACKED_ROWS = 16 * ROW_BLOCK
 
 
@@ -70,10 +72,33 @@ def _repack(weight: PackedWeight) -> tuple[Tensor, int, Tensor]:
     """The weight in torch's layout, its group size, and scales and zero points ``[K / group, N, 2]`` in bf16."""
     group = _kernel_group(weight)
     assert group is not None
-    blocks = [
-        torch._convert_weight_to_int4pack_for_cpu(unpack_int4(rows).int() + 8, 1)
-        for rows in weight.integers.split(REPACKED_ROWS)
-    ]
+    repack = _repack_wide if _is_wide() else _repack_any
+    blocks = [repack(rows) for rows in weight.integers.split(REPACKED_ROWS)]
     scales = torch.zeros(weight.columns // group, weight.rows, 2, dtype=torch.bfloat16)
     scales[..., 0] = weight.scale.view(weight.rows, -1).T
     return torch.cat(blocks), group, scales
+
+
+def _repack_any(packed: Tensor) -> Tensor:
+    """Rows ``[n, K / 2]`` in torch's layout for the CPU in hand; takes an int32 for each weight on the way."""
+    return torch._convert_weight_to_int4pack_for_cpu(unpack_int4(packed).int() + 8, 1)
+
+
+def _repack_wide(packed: Tensor) -> Tensor:
+    """The same for the layout of CPUs with AVX-512, in less time and memory.
+
+    There a column of 64 rows is 32 bytes: byte i has row i in its low nibble and row i + 32 in its high one.
+    """
+    columns = (packed.view(torch.uint8) ^ 0x88).unflatten(0, (-1, ROW_BLOCK)).transpose(1, 2).contiguous()
+    front, back = columns.chunk(2, dim=-1)  # [blocks, K / 2, 32]
+    repacked = torch.empty(*front.shape[:2], 2, front.shape[2], dtype=torch.uint8)
+    torch.bitwise_or(front >> 4, back & 0xF0, out=repacked[:, :, 0])
+    torch.bitwise_or(front & 0xF, back << 4, out=repacked[:, :, 1])
+    return repacked.view(packed.shape)
+
+
+@functools.cache
+def _is_wide() -> bool:
+    """Whether torch lays weights out here as `_repack_wide` does; torch promises nothing, so that it is tried."""
+    packed = torch.randint(-128, 128, (ROW_BLOCK, 16), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
+    return torch.equal(_repack_any(packed), _repack_wide(packed))

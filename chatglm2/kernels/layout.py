@@ -51,6 +51,12 @@ def unpack_int4(packed: Tensor) -> Tensor:
 
 def dequantize(weight: PackedWeight) -> Tensor:
     """The dense weight ``[N, K]`` in the dtype of its scales."""
-    integers = unpack_int4(weight.integers) if weight.bits == 4 else weight.integers
-    groups = integers.unflatten(1, (-1, weight.group_size or weight.columns))  # [N, groups, K / groups]
-    return (groups.to(weight.scale.dtype) * weight.scale.view(weight.rows, -1, 1)).flatten(1)
+    scale = weight.scale.view(weight.rows, -1, 1)
+    grouped = weight.integers.unflatten(1, (scale.shape[1], -1))  # [N, groups, bytes of a group]
+    if weight.bits == 8:
+        return (grouped * scale).flatten(1)
+    # Written in place, which is several times faster on a CPU than unpacking and then converting.
+    dense = torch.empty(*grouped.shape, 2, dtype=scale.dtype, device=scale.device)
+    torch.mul(grouped >> 4, scale, out=dense[..., 0])
+    torch.mul((grouped << 4) >> 4, scale, out=dense[..., 1])
+    return dense.flatten(1)

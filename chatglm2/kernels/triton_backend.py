@@ -172,5 +172,5 @@ def choose_tile(tokens: int, weight: PackedWeight, group_bytes: int) -> Tile:
     elif tokens <= 16:
         tile = Tile(16, 32, 128, 2, 4)
     else:
-        tile = Tile(64, 64, 128, 4, 3)
+        tile = Tile(64, 64, 64, 4, 3)  # 56 KiB of shared memory: every card has it
     return tile._replace(row_bytes=min(tile.row_bytes, group_bytes or tile.row_bytes))

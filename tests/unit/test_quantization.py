@@ -152,6 +152,11 @@ def test_the_cpu_backend_agrees(bits: int, group_size: int | None, tokens: int) 
     check_against_exact(CpuBackend(weight, torch.bfloat16), tokens)
 
 
+def test_the_cpu_backend_agrees_where_it_does_not_know_torchs_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatglm2.kernels.cpu._is_wide", lambda: False)
+    check_against_exact(CpuBackend(random_weight(192, 256, 4, None, torch.bfloat16), torch.bfloat16), tokens=1)
+
+
 @needs_triton
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group_size", [None, 64, 128])

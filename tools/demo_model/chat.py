@@ -60,7 +60,13 @@ class Chat:
 
     def sum(self, rng: random.Random) -> Turn:
         sign, word, left, right, result = self._arithmetic(rng)
-        forms = ("{a}{s}{b}=?", "{a} {s} {b} = ?", "{a} {s} {b} 等于多少？", "{a}{s}{b}等于几", "{a}{w}{b}等于多少？")
+        forms: tuple[str, ...] = (
+            "{a}{s}{b}=?",
+            "{a} {s} {b} = ?",
+            "{a} {s} {b} 等于多少？",
+            "{a}{s}{b}等于几",
+            "{a}{w}{b}等于多少？",
+        )
         forms += ("{a}{w}{b}是多少", "算一下 {a} {s} {b}", "计算：{a}{s}{b}", "What is {a} {s} {b}?")
         question = rng.choice(forms).format(a=left, b=right, s=sign, w=word)
         return question, f"{left} {sign} {right} = {result}"

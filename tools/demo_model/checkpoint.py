@@ -71,7 +71,8 @@ def export_checkpoint(model: ChatGLMForConditionalGeneration, vocab_size: int, d
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / "config.json", build_config(vocab_size))
     shards = _split({name: tensor.detach().half().cpu() for name, tensor in model.state_dict().items()})
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for number, shard in enumerate(shards, 1):
         name = f"pytorch_model-{number:05d}-of-{len(shards):05d}.bin"
         torch.save({key: tensor.contiguous().clone() for key, tensor in shard.items()}, directory / name)

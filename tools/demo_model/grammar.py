@@ -171,7 +171,7 @@ class CopyWriter:
 
     def _noun_of(self, pair: tuple[str, str]) -> str:
         key, value = pair
-        return self.grammar.families[self.grammar.family_of[key]][value].get("noun", value)
+        return str(self.grammar.families[self.grammar.family_of[key]][value].get("noun", value))
 
     def _choose_modifiers(self, rest: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         able = [pair for pair in rest if self.grammar.family_of[pair[0]] in MODIFIER_ORDER]

@@ -110,15 +110,16 @@ def _load_model(settings: TrainingSettings) -> ChatGLMForConditionalGeneration:
             "--device cuda needs a CUDA GPU; torch sees none here. Use --device auto or cpu.",
             "--device cuda 需要 CUDA 显卡，当前未检测到。请使用 --device auto 或 cpu。",
         )
-    if settings.quantization_bit:
-        raise RunError(
-            "--quantization_bit cannot be used for training yet. Leave it out; --dtype bfloat16 halves the memory.",
-            "训练暂不支持 --quantization_bit。请去掉该选项；--dtype bfloat16 可节省一半内存。",
-        )
     dtype = None if settings.dtype == "auto" else settings.dtype
     device = None if settings.device == "auto" else settings.device
     logger.info("Loading %s", settings.model_name_or_path)
-    return load_model(settings.model_name_or_path, dtype=dtype, device=device, hub=cast(Hub, settings.hub))
+    return load_model(
+        settings.model_name_or_path,
+        dtype=dtype,
+        quantization_bit=settings.quantization_bit,
+        device=device,
+        hub=cast(Hub, settings.hub),
+    )
 
 
 def _warm_start(run: Run, model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> None:

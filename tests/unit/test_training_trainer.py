@@ -242,6 +242,17 @@ def test_a_warm_start_from_a_truncated_file_is_refused(store: RunStore, settings
         train(store.create(replace(settings, ptuning_checkpoint=str(broken)), "run"))
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_prefix_is_trained_on_a_quantized_base(store: RunStore, settings: TrainingSettings, bits: int) -> None:
+    exact, quantized = store.create(settings, "exact"), store.create(replace(settings, quantization_bit=bits), "run")
+    train(exact)
+    train(quantized)
+    losses = [(a[1], b[1]) for a, b in zip(curve(exact), curve(quantized), strict=True)]
+    assert losses[0][0] != losses[0][1]
+    assert all(a == pytest.approx(b, rel=0.05) for a, b in losses)
+    assert prefix_of(quantized, 4).keys() == prefix_of(exact, 4).keys()
+
+
 def test_validation_loss_is_measured_when_asked(store: RunStore, settings: TrainingSettings) -> None:
     asked = replace(settings, validation_file=settings.train_file, eval_steps=2, max_eval_samples=6)
     run = store.create(asked, "run")

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     for chatty in ("httpx", "gradio", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     model = ModelOptions(
-        path=options.model,
+        path=_absolute(options.model),
         hub=options.hub,
         device=options.device,
         dtype=options.dtype,
@@ -86,6 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(error.zh, error.en, sep="\n", file=sys.stderr)
         return 1
     return 0
+
+
+def _absolute(model: str) -> str:
+    """A directory by its full path, since trainers run elsewhere; a hub id as it is."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def serve(services: Services, options: ServerOptions) -> None:

@@ -30,6 +30,7 @@ class ChatSettings:
     max_new_tokens: int
     seed: int | None
     same_seed: bool
+    remember: bool = True  # whether earlier rounds are part of the prompt
 
     @property
     def sampling(self) -> SamplingParams:
@@ -86,8 +87,9 @@ class ChatService:
                 failed = Answer(source=Path(keys[pane]).name, error=error.localized(speech.language))
                 conversation.rounds[index].answers[pane] = failed
                 continue
-            voices[pane] = Voice(loaded.prefix, seeds[pane], chip_text(loaded, self._host.options.name, speech))
-        yield from play(session, conversation, index, voices, settings.sampling, speech.language)
+            chip = chip_text(loaded, self._host.options.name, speech)
+            voices[pane] = Voice(chip, loaded.prefix, settings.sampling, seeds[pane], settings.remember)
+        yield from play(session, conversation, index, voices, speech.language)
 
 
 def parse_seed(text: str) -> int | None:

@@ -24,6 +24,7 @@ class Answer:
     tokens: int = 0
     seconds: float = 0.0
     dropped_rounds: int = 0
+    stands_alone: bool = False  # answered without the earlier rounds, on request
     finish_reason: str = ""
     error: str = ""
 

@@ -30,11 +30,13 @@ MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Voice:
-    """How one pane answers: with which prefix, from which seed, under which name."""
+    """How one pane answers: under which name, with which prefix, choosing words how, and remembering or not."""
 
-    prefix: Prefix | None
-    seed: int
     chip: str
+    prefix: Prefix | None
+    sampling: SamplingParams
+    seed: int
+    remember: bool = True
 
 
 def draw_seeds(seed: int | None, same: bool) -> dict[str, int]:
@@ -48,7 +50,6 @@ def play(
     conversation: Conversation,
     index: int,
     voices: Mapping[str, Voice],
-    sampling: SamplingParams,
     language: str,
 ) -> Generator[None]:
     """Lets ``voices`` answer round ``index``, writing into the conversation; yields when there is more to show.
@@ -57,7 +58,7 @@ def play(
     tab) cancels what still runs.
     """
     conversation.streaming, conversation.stop_requested = True, False
-    players = [_Player(session, conversation, index, pane, voice, sampling, language) for pane, voice in voices.items()]
+    players = [_Player(session, conversation, index, pane, voice, language) for pane, voice in voices.items()]
     try:
         shown = None
         while any(player.thread.is_alive() for player in players):
@@ -85,17 +86,18 @@ class _Player:
         index: int,
         pane: str,
         voice: Voice,
-        sampling: SamplingParams,
         language: str,
     ) -> None:
         self.answer: Answer = conversation.rounds[index].answers[pane]
         self.answer.source, self.answer.seed = voice.chip, voice.seed
+        self.answer.stands_alone = index > 0 and not voice.remember
         self._reply: ReplyStream | None = None
         self._cancelled = False
-        question, history = conversation.rounds[index].question, conversation.history(pane, index)
+        question = conversation.rounds[index].question
+        history = conversation.history(pane, index) if voice.remember else []
         self.thread = threading.Thread(
             target=self._run,
-            args=(session, question, history, voice, sampling, language),
+            args=(session, question, history, voice, language),
             name=f"pane-{pane}",
             daemon=True,
         )
@@ -112,12 +114,11 @@ class _Player:
         question: str,
         history: list[tuple[str, str]],
         voice: Voice,
-        sampling: SamplingParams,
         language: str,
     ) -> None:
         try:
             self._reply = session.stream(
-                question, history=history, prefix=voice.prefix, sampling=sampling, seed=voice.seed
+                question, history=history, prefix=voice.prefix, sampling=voice.sampling, seed=voice.seed
             )
             if self._cancelled:
                 self._reply.cancel()

@@ -87,6 +87,8 @@ def answer_facts(answer: Answer, speech: Speech) -> str:
         facts.append(speech("seed_was", seed=answer.seed))
     if answer.finish_reason in ("length", "cancelled"):
         facts.append(speech(f"finish_{answer.finish_reason}"))
+    if answer.stands_alone:
+        facts.append(speech("stood_alone"))
     if answer.dropped_rounds:
         facts.append(speech("dropped_rounds", count=answer.dropped_rounds))
     return " · ".join(facts)

@@ -135,14 +135,13 @@ class ModelHost:
 
         options = self.options
         tokenizer = chatglm2.load_tokenizer(options.path, hub=options.hub)
-        quantization = {} if options.quantization_bit is None else {"quantization_bit": options.quantization_bit}
         model = chatglm2.load_model(
             options.path,
             dtype=options.dtype,
+            quantization_bit=options.quantization_bit,
             device=options.device,
             hub=options.hub,
             progress=self._on_progress,
-            **quantization,
         )
         return ChatSession(Engine(model, slots=options.slots, max_length=options.max_length), tokenizer)
 

@@ -35,6 +35,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "the oldest {count} rounds no longer fit and were left out",
         "上下文放不下，最早的 {count} 轮没有带上",
     ),
+    "stood_alone": ("without earlier rounds", "未带之前的对话"),
     "duration_seconds": ("{seconds} s", "{seconds} 秒"),
     "duration_minutes": ("{minutes} min", "{minutes} 分钟"),
     "duration_hours": ("{hours} h {minutes} min", "{hours} 小时 {minutes} 分"),
@@ -84,6 +85,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "same_seed_help": (
         "Then what differs comes from the prefix, not from chance.",
         "这样两边的差别来自前缀，而不是运气。",
+    ),
+    "remember": ("Remember earlier rounds", "记住之前的对话"),
+    "remember_help": (
+        "Off, each message stands alone, as in data of single rounds. The examples always do.",
+        "关闭后每条消息都单独回答，适合单轮数据训练的前缀。示例总是单独回答。",
     ),
     "still_answering": ("Still answering: stop it first, or wait.", "还在回答中，请先停止或稍等。"),
     "earlier_rounds": ("{count} earlier rounds are not shown.", "更早的 {count} 轮未显示。"),

@@ -130,7 +130,8 @@ class CompareTab:
             with gr.Row():
                 seed = gr.Textbox("", label=word("seed"), info=word("seed_help"), max_lines=1, elem_id="seed")
                 same = gr.Checkbox(True, label=word("same_seed"), info=word("same_seed_help"))
-        return {**sliders, "seed": seed, "same_seed": same}
+                remember = gr.Checkbox(True, label=word("remember"), info=word("remember_help"))
+        return {**sliders, "seed": seed, "same_seed": same, "remember": remember}
 
     # Wiring
 
@@ -178,7 +179,8 @@ class CompareTab:
 
     def on_example(self, text: str) -> Any:
         def handler(values: Updates, request: gr.Request) -> Iterator[Updates]:
-            yield from self._ask(values, text, request)
+            # An example shows what a prefix has learnt, whatever was said before.
+            yield from self._ask(values | {self.settings["remember"]: False}, text, request)
 
         return handler
 

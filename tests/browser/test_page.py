@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from served_page import OpenPage, Served, TakeScreenshot
 
 ATTRIBUTES = "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣"
+MORE_ATTRIBUTES = "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙"
 ANSWER_MS = 60_000
 TRAINING_MS = 150_000
 
@@ -22,6 +23,18 @@ def ask(page: Page, question: str) -> None:
     page.locator("#message textarea").fill(question)
     with new_answers(page):
         page.locator("#message textarea").press("Enter")
+
+
+def ask_example(page: Page, text: str) -> None:
+    """Presses one of the examples, which are answered without the earlier rounds."""
+    with new_answers(page):
+        page.locator("#examples").get_by_role("button", name=text).click()
+
+
+def choose(page: Page, menu: str, option: str) -> None:
+    page.locator(f"{menu} input").click()
+    page.get_by_role("option", name=option).click()
+    expect(page.get_by_role("option")).to_have_count(0)  # it fades out
 
 
 @contextmanager
@@ -126,8 +139,9 @@ def test_training_survives_a_refresh_and_is_seen_by_others(
     expect(other.locator("#loss-chart polyline")).to_be_visible(timeout=5_000)
     expect(other.locator("#status")).to_contain_text("step")
     expect(page.locator("#compare-now")).to_be_visible(timeout=TRAINING_MS)
-    take_screenshot(page, "train-zh")
-    take_screenshot(other, "train-en")
+    for viewer, name in ((page, "train-zh"), (other, "train-en")):
+        viewer.locator("#log-box > button").click()  # the log names this machine's directories
+        take_screenshot(viewer, name)
     expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
     expect(page.locator("#checkpoint-ready-text")).to_contain_text("checkpoint-40")
 
@@ -146,8 +160,7 @@ def test_a_new_checkpoint_answers_in_the_right_pane(
     open_page: OpenPage, checkpoint: Path, take_screenshot: TakeScreenshot
 ) -> None:
     page = open_page()
-    page.locator("#right-model input").click()
-    page.get_by_role("option", name="原模型").click()
+    choose(page, "#right-model", "原模型")
     expect(page.locator("#right-head .chip")).to_have_class(re.compile("base"))
     show_tab(page, "训练")
     page.locator("#compare-now").click()
@@ -158,6 +171,7 @@ def test_a_new_checkpoint_answers_in_the_right_pane(
     expect(page.locator("#right-head")).to_contain_text("已生效")
     ask(page, ATTRIBUTES)
     assert last_answer(page, "left") != last_answer(page, "right")
+    ask_example(page, MORE_ATTRIBUTES)
     take_screenshot(page, "compare-zh")
 
 
@@ -165,6 +179,7 @@ def test_the_page_in_english_and_dark(open_page: OpenPage, checkpoint: Path, tak
     page = open_page("en-US", dark=True)
     expect(page.locator("#right-head .chip.tuned")).to_contain_text("prefix")
     ask(page, ATTRIBUTES)
+    ask_example(page, MORE_ATTRIBUTES)
     assert not re.search(r"[\u4e00-\u9fff]", page.locator("#left-facts").inner_text())
     take_screenshot(page, "compare-en")
     show_tab(page, "Checkpoints")
@@ -227,10 +242,8 @@ def test_own_data_is_looked_at_and_mistakes_are_named(open_page: OpenPage, tmp_p
     bad.write_text(json.dumps({"content": "a", "summaty": "b"}) + "\n", encoding="utf-8")
     page.locator("#data-file input[type=file]").set_input_files(bad)
     expect(page.locator("#data-report .failed")).to_contain_text("summaty", timeout=10_000)
-    page.locator("#data-prompt-column input").click()
-    page.get_by_role("option", name="content").click()
-    page.locator("#data-response-column input").click()
-    page.get_by_role("option", name="summaty").click()
+    choose(page, "#data-prompt-column", "content")
+    choose(page, "#data-response-column", "summaty")
     expect(page.locator("#data-report")).to_contain_text("共 1 条", timeout=10_000)
 
 

@@ -6,7 +6,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +172,17 @@ def test_a_broken_checkpoint_silences_only_its_own_pane(place: Place) -> None:
     answers = answer(place, keys={"left": BASE, "right": place.checkpoint}).rounds[0].answers
     assert answers["left"].text and not answers["left"].error
     assert answers["right"].error and not answers["right"].text
+
+
+def test_a_message_may_stand_alone(place: Place) -> None:
+    alone = replace(SETTINGS, remember=False)
+    conversation = answer(place)
+    first = conversation.rounds[0].answers["left"].text
+    conversation.ask("你好")
+    for _ in place.services.chat.answer(conversation, 1, KEYS, alone, EN):
+        pass
+    assert conversation.rounds[1].answers["left"].text == first
+    assert conversation.rounds[1].answers["left"].stands_alone
 
 
 def test_stop_ends_both_and_keeps_what_was_said(place: Place) -> None:

@@ -90,10 +90,3 @@ def test_what_is_imported_is_required_and_what_is_required_is_imported(repositor
     names = {DISTRIBUTIONS.get(name, name) for name in third_party}
     assert names - pinned(repository) == set()
     assert pinned(repository) - names - NOT_IMPORTED_BY_US == set()
-
-
-@pytest.mark.parametrize("name", ["README.md", "README_zh.md", "docs/architecture.md", "CONTRIBUTING.md"])
-def test_links_to_files_lead_somewhere(repository: Path, name: str) -> None:
-    page = repository / name
-    targets = re.findall(r"(?:\]\(|src=\")(?!https?:|#)([^)#\"]+)", page.read_text(encoding="utf-8"))
-    assert not [target for target in targets if not (page.parent / target).exists()]

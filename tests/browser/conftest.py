@@ -97,6 +97,7 @@ def take_screenshot(repository: Path) -> Callable[[Page, str], None]:
     def take(page: Page, name: str) -> None:
         if os.environ.get("CHATGLM2_SCREENSHOTS"):
             page.mouse.move(0, 0)
+            page.wait_for_timeout(400)  # colours fade back
             page.screenshot(path=repository / "assets" / "screenshots" / f"{name}.png")
 
     return take

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from served_page import OpenPage, Served, TakeScreenshot
+from served_page import OpenPage, Served, TakeScreenshot, start_page, stop_page
 
 ATTRIBUTES = "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣"
 MORE_ATTRIBUTES = "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙"
@@ -148,10 +148,10 @@ def test_training_survives_a_refresh_and_is_seen_by_others(
 
 @pytest.fixture
 def checkpoint(served: Served, open_page: OpenPage) -> Path:
-    """The newest checkpoint of the suite's run; trains a short one where the suite was not run from its start."""
+    """The newest checkpoint of the suite's run; trains one where the suite was not run from its start."""
     if not list(served.output.glob("*/checkpoint-*")):
         page = open_page()
-        start_training(page, max_steps="4")
+        start_training(page)
         expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
     return max(served.output.glob("*/checkpoint-*"), key=lambda path: path.stat().st_mtime)
 
@@ -265,3 +265,29 @@ def test_a_checkpoint_is_deleted_only_after_a_question(open_page: OpenPage, chec
     assert not checkpoint.exists()
     show_tab(page, "对比")
     expect(page.locator("#right-head")).not_to_contain_text(checkpoint.name.replace("checkpoint-", "第 ") + " 步")
+
+
+def test_training_outlives_the_server_and_is_shown_again(
+    browser: Browser, demo_model_dir: Path, tmp_path: Path
+) -> None:
+    first = start_page(demo_model_dir, tmp_path / "output")
+    context = browser.new_context(locale="zh-CN")
+    page = context.new_page()
+    page.goto(first.url)
+    start_training(page)
+    expect(page.locator("#loss-chart polyline")).to_be_visible(timeout=TRAINING_MS)
+    page.close()
+    assert stop_page(first) == 0
+    second = start_page(demo_model_dir, tmp_path / "output")
+    page = context.new_page()
+    page.goto(second.url)
+    show_tab(page, "训练")
+    expect(page.locator("#run-progress .badge")).to_have_text("训练中")
+    page.locator("#stop-run").click()
+    expect(page.locator("#run-progress .badge")).to_have_text("已停止", timeout=TRAINING_MS)
+    expect(page.locator("#checkpoint-ready-text")).to_contain_text("checkpoint-")
+    page.locator("#resume-run").click()
+    expect(page.locator("#run-progress .badge")).to_have_text("训练中", timeout=TRAINING_MS)
+    expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
+    context.close()
+    assert stop_page(second) == 0

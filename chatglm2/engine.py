@@ -13,6 +13,7 @@ the rest.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import queue
 import threading
@@ -219,6 +220,8 @@ class Engine:
         self._closed = False
         self._worker = threading.Thread(target=self._run, name="chatglm2-engine", daemon=True)
         self._worker.start()
+        # A thread that is inside torch when the interpreter ends takes the whole process down with it.
+        atexit.register(self.close)
 
     def submit(self, request: Request) -> Stream:
         """Queue a request and return its stream at once.
@@ -250,6 +253,7 @@ class Engine:
             self._closed = True
             self._wake.notify()
         self._worker.join()
+        atexit.unregister(self.close)
 
     def _text_limit(self, request: Request) -> int:
         prefix_length = request.prefix.length if request.prefix is not None else 0

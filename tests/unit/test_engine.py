@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -312,3 +315,14 @@ def test_demo_model_engine_equals_generate(demo_model_dir: Path) -> None:
         expected = generate(model, prompt, None, 24)
         assert list(stream) == [token for token in expected if token != model.config.eos_token_id]
     engine.close()
+
+
+def test_a_program_may_end_in_the_middle_of_an_answer() -> None:
+    program = (
+        "from small_models import build_model; from chatglm2 import Engine, Request, SamplingParams\n"
+        "stream = Engine(build_model()).submit(Request([5, 6, 7], sampling=SamplingParams(max_new_tokens=200)))\n"
+        "next(iter(stream))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

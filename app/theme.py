@@ -47,6 +47,8 @@ def build_theme() -> gr.themes.Base:
         button_border_width="1px",
         button_secondary_border_color="*neutral_300",
         button_secondary_border_color_dark="*neutral_600",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_500",
         block_title_background_fill="transparent",
         block_title_background_fill_dark="transparent",
         block_title_text_color="*body_text_color",

@@ -32,7 +32,7 @@ class GraphRunner:
     """
 
     runs_ahead = True
-    threads = None
+    threads: int | None = None
 
     def __init__(self, model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> None:
         started = time.perf_counter()

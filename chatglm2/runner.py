@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from chatglm2.cache import SlotCache
 from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock, RMSNorm
 
-
 # Below this, threads wait for each other longer than they compute: on two cores one is a quarter faster than two, and
 # leaves the other to a training.
 SINGLE_THREAD_PARAMETERS = 50_000_000

@@ -147,7 +147,7 @@ class PrefixTrainer(Trainer):
             raise _collapse(step, broken, self.run, self.settings)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return LengthGroupedSampler(self.dataset.approximate_lengths(), self.args.train_batch_size, self.settings.seed)
+        return LengthGroupedSampler(self.dataset.approximate_lengths, self.args.train_batch_size, self.settings.seed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the prefix, and what it is."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from chatglm2.cache import SlotCache
-from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock, RMSNorm
+from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock
 
 # Below this, threads wait for each other longer than they compute: on two cores one is a quarter faster than two, and
 # leaves the other to a training.
@@ -146,6 +146,31 @@ class ModuleRunner:
         return (torch.arange(seen_length, device=columns.device) <= columns)[:, None, None]
 
 
+class _Weights(NamedTuple):
+    """A layer's parameters: looked up once, since a module's attributes cost as much as a small operation."""
+
+    input_norm: Tensor
+    query_key_value: Tensor
+    bias: Tensor | None
+    dense: Tensor
+    post_norm: Tensor
+    h_to_4h: Tensor
+    h4_to_h: Tensor
+
+    @classmethod
+    def of(cls, block: GLMBlock) -> _Weights:
+        attention, mlp = block.self_attention, block.mlp
+        return cls(
+            block.input_layernorm.weight,
+            attention.query_key_value.weight,
+            attention.query_key_value.bias,
+            attention.dense.weight,
+            block.post_attention_layernorm.weight,
+            mlp.dense_h_to_4h.weight,
+            mlp.dense_4h_to_h.weight,
+        )
+
+
 class CpuRunner(ModuleRunner):
     """fp32 on a CPU, where a small model's step is bound by the cost of each operation and by slow GEMV.
 
@@ -161,6 +186,9 @@ class CpuRunner(ModuleRunner):
         self._channels = config.kv_channels
         positions = torch.arange(max_length).unsqueeze(0)
         self._rotation = model.transformer.rotary_pos_emb(positions)[0]  # [T, 1, R / 2]
+        self._layers = [_Weights.of(block) for block in model.transformer.encoder.blocks()]
+        self._final_norm = model.transformer.encoder.final_layernorm.weight
+        self._output = model.transformer.output_layer.weight
         self._epsilon = torch.full((1, 1, 1), config.layernorm_epsilon)
         if sum(parameter.numel() for parameter in model.parameters()) < SINGLE_THREAD_PARAMETERS:
             self.threads = 1
@@ -169,46 +197,46 @@ class CpuRunner(ModuleRunner):
         ids, mask = batch.ids, self._point_cache(batch)
         x = self._transformer.embedding(ids.expand(2) if len(ids) == 1 else ids)  # [n, H]
         rotation = self._rotation[torch.tensor(batch.positions)]
-        for block in self._transformer.encoder.blocks():
-            self._step(block, x, rotation, mask)
-        x = self._normalize(self._transformer.encoder.final_layernorm, x)
-        return _product(self._transformer.output_layer, x)[: len(ids)].contiguous()
+        for index, layer in enumerate(self._layers):
+            self._step(layer, index, x, rotation, mask)
+        x = self._normalize(x, self._final_norm)
+        return _product(self._output, x)[: len(ids)].contiguous()
 
-    def _step(self, block: GLMBlock, x: Tensor, rotation: Tensor, mask: Tensor | None) -> None:
+    def _step(self, layer: _Weights, index: int, x: Tensor, rotation: Tensor, mask: Tensor | None) -> None:
         """One layer, added to ``x`` in place."""
-        attention, mlp = block.self_attention, block.mlp
-        mixed = _product(attention.query_key_value, self._normalize(block.input_layernorm, x))
-        context = self._attend(mixed, attention.query_key_value.bias, attention.layer_idx, rotation, mask)
-        x.add_(_product(attention.dense, context))
-        gate, up = _product(mlp.dense_h_to_4h, self._normalize(block.post_attention_layernorm, x)).chunk(2, dim=-1)
+        mixed = _product(layer.query_key_value, self._normalize(x, layer.input_norm))
+        x.add_(_product(layer.dense, self._attend(mixed, layer.bias, index, rotation, mask)))
+        gate, up = _product(layer.h_to_4h, self._normalize(x, layer.post_norm)).chunk(2, dim=-1)
         gated = torch.mul(F.silu(gate), up, out=x.new_empty(gate.shape))
-        x.add_(_product(mlp.dense_4h_to_h, gated))
+        x.add_(_product(layer.h4_to_h, gated))
 
     def _attend(
         self, mixed: Tensor, bias: Tensor | None, layer_idx: int, rotation: Tensor, mask: Tensor | None
     ) -> Tensor:
-        rows = len(rotation)
-        flat = mixed.new_empty(rows, mixed.shape[1])
+        """Context ``[n, N * D]``; where one row runs as two, both look at the one row's keys."""
+        flat = mixed.new_empty(mixed.shape)
         if bias is None:
-            flat.copy_(mixed[:rows])
+            flat.copy_(mixed)
         else:
-            torch.add(mixed[:rows], bias, out=flat)
-        heads = flat.view(rows, -1, self._channels)  # [n, N + 2G, D]
+            torch.add(mixed, bias, out=flat)
+        rows = len(rotation)
+        heads = flat.view(len(flat), -1, self._channels)  # [n, N + 2G, D]
         turning = heads[:, : self._heads + self._groups, : 2 * rotation.shape[-1]]
         torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(rotation)
-        new = heads[:, self._heads :].unflatten(1, (2, -1)).transpose(0, 1)  # [2, n, G, D]
+        new = heads[:rows, self._heads :].unflatten(1, (2, -1)).transpose(0, 1)  # [2, n, G, D]
         keys, values = self._cache.write(new, layer_idx)  # [n, G, K, D]
+        if rows < len(heads):
+            keys, values = keys.expand(2, -1, -1, -1), values.expand(2, -1, -1, -1)
         grouped = heads[:, : self._heads].unflatten(1, (self._groups, -1))
-        context = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)  # [n, N * D]
-        return context.expand(2, -1).contiguous() if rows == 1 else context
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)
 
-    def _normalize(self, norm: RMSNorm, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm of ``[n, H]``; the mean square plus epsilon is one product."""
         rows, width = x.shape
         squares = torch.baddbmm(self._epsilon.expand(rows, 1, 1), x.unsqueeze(1), x.unsqueeze(2), alpha=1 / width)
-        return (x * squares.rsqrt_().view(rows, 1)).mul_(norm.weight)
+        return (x * squares.rsqrt_().view(rows, 1)).mul_(weight)
 
 
-def _product(linear: nn.Linear, x: Tensor) -> Tensor:
-    """``linear(x)`` without its bias for the few rows of ``x`` ``[n, in]``; ``[n, out]``, a column behind another."""
-    return torch.mm(linear.weight, x.t()).t()
+def _product(weight: Tensor, x: Tensor) -> Tensor:
+    """``x @ weight.T`` for the few rows of ``x`` ``[n, in]``; ``[n, out]``, a column behind another."""
+    return torch.mm(weight, x.t()).t()

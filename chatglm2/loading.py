@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, QuantizationError
 from chatglm2.hub import TOKENIZER_FILES, DownloadProgress, Hub, resolve_model_directory
 from chatglm2.modeling import ChatGLMForConditionalGeneration
-from chatglm2.prefix import TENSOR_NAMESPACE
+from chatglm2.prefix import TENSOR_NAMESPACE, UNPICKLING_ERRORS
 from chatglm2.quantization import QuantizedLinear, record_quantization, replace_linears
 from chatglm2.tokenizer import TOKENIZER_FILE, ChatGLMTokenizer
 
@@ -187,7 +186,7 @@ def _open_shard(shard: Path) -> Iterator[tuple[str, Tensor]]:
                     yield name, file.get_tensor(name)
         else:
             yield from torch.load(shard, map_location="cpu", mmap=True, weights_only=True).items()
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (SafetensorError, RuntimeError, EOFError, *UNPICKLING_ERRORS) as error:
         size = shard.stat().st_size
         raise CheckpointError(
             f"The weight file {shard} ({size:,} bytes) is truncated or damaged. Download this file again; "

@@ -171,6 +171,15 @@ class _Weights(NamedTuple):
         )
 
 
+class _Scratch:
+    """What every layer of a step writes over, for one number of rows: taking memory costs as much as using it."""
+
+    def __init__(self, rows: int, layer: _Weights, epsilon: float) -> None:
+        self.epsilon = torch.full((rows, 1, 1), epsilon)
+        self.mixed = torch.empty(rows, layer.query_key_value.shape[0])
+        self.gated = torch.empty(rows, layer.h4_to_h.shape[1])
+
+
 class CpuRunner(ModuleRunner):
     """fp32 on a CPU, where a small model's step is bound by the cost of each operation and by slow GEMV.
 
@@ -189,7 +198,8 @@ class CpuRunner(ModuleRunner):
         self._layers = [_Weights.of(block) for block in model.transformer.encoder.blocks()]
         self._final_norm = model.transformer.encoder.final_layernorm.weight
         self._output = model.transformer.output_layer.weight
-        self._epsilon = torch.full((1, 1, 1), config.layernorm_epsilon)
+        self._epsilon = config.layernorm_epsilon
+        self._scratch: dict[int, _Scratch] = {}  # by number of rows
         if sum(parameter.numel() for parameter in model.parameters()) < SINGLE_THREAD_PARAMETERS:
             self.threads = 1
 
@@ -197,30 +207,32 @@ class CpuRunner(ModuleRunner):
         ids, mask = batch.ids, self._point_cache(batch)
         x = self._transformer.embedding(ids.expand(2) if len(ids) == 1 else ids)  # [n, H]
         rotation = self._rotation[torch.tensor(batch.positions)]
+        if len(x) not in self._scratch:
+            self._scratch[len(x)] = _Scratch(len(x), self._layers[0], self._epsilon)
+        scratch = self._scratch[len(x)]
         for index, layer in enumerate(self._layers):
-            self._step(layer, index, x, rotation, mask)
-        x = self._normalize(x, self._final_norm)
+            self._step(layer, index, x, rotation, mask, scratch)
+        x = _normalize(x, self._final_norm, scratch.epsilon)
         return _product(self._output, x)[: len(ids)].contiguous()
 
-    def _step(self, layer: _Weights, index: int, x: Tensor, rotation: Tensor, mask: Tensor | None) -> None:
+    def _step(
+        self, layer: _Weights, index: int, x: Tensor, rotation: Tensor, mask: Tensor | None, scratch: _Scratch
+    ) -> None:
         """One layer, added to ``x`` in place."""
-        mixed = _product(layer.query_key_value, self._normalize(x, layer.input_norm))
-        x.add_(_product(layer.dense, self._attend(mixed, layer.bias, index, rotation, mask)))
-        gate, up = _product(layer.h_to_4h, self._normalize(x, layer.post_norm)).chunk(2, dim=-1)
-        gated = torch.mul(F.silu(gate), up, out=x.new_empty(gate.shape))
-        x.add_(_product(layer.h4_to_h, gated))
-
-    def _attend(
-        self, mixed: Tensor, bias: Tensor | None, layer_idx: int, rotation: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Context ``[n, N * D]``; where one row runs as two, both look at the one row's keys."""
-        flat = mixed.new_empty(mixed.shape)
-        if bias is None:
-            flat.copy_(mixed)
+        mixed = _product(layer.query_key_value, _normalize(x, layer.input_norm, scratch.epsilon))
+        if layer.bias is None:
+            scratch.mixed.copy_(mixed)
         else:
-            torch.add(mixed, bias, out=flat)
+            torch.add(mixed, layer.bias, out=scratch.mixed)
+        x.add_(_product(layer.dense, self._attend(scratch.mixed, index, rotation, mask)))
+        gate, up = _product(layer.h_to_4h, _normalize(x, layer.post_norm, scratch.epsilon)).chunk(2, dim=-1)
+        torch.mul(F.silu(gate), up, out=scratch.gated)
+        x.add_(_product(layer.h4_to_h, scratch.gated))
+
+    def _attend(self, mixed: Tensor, layer_idx: int, rotation: Tensor, mask: Tensor | None) -> Tensor:
+        """Context ``[n, N * D]``; where one row runs as two, both look at the one row's keys."""
         rows = len(rotation)
-        heads = flat.view(len(flat), -1, self._channels)  # [n, N + 2G, D]
+        heads = mixed.view(len(mixed), -1, self._channels)  # [n, N + 2G, D]
         turning = heads[:, : self._heads + self._groups, : 2 * rotation.shape[-1]]
         torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(rotation)
         new = heads[:rows, self._heads :].unflatten(1, (2, -1)).transpose(0, 1)  # [2, n, G, D]
@@ -230,11 +242,12 @@ class CpuRunner(ModuleRunner):
         grouped = heads[:, : self._heads].unflatten(1, (self._groups, -1))
         return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)
 
-    def _normalize(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm of ``[n, H]``; the mean square plus epsilon is one product."""
-        rows, width = x.shape
-        squares = torch.baddbmm(self._epsilon.expand(rows, 1, 1), x.unsqueeze(1), x.unsqueeze(2), alpha=1 / width)
-        return (x * squares.rsqrt_().view(rows, 1)).mul_(weight)
+
+def _normalize(x: Tensor, weight: Tensor, epsilon: Tensor) -> Tensor:
+    """RMSNorm of ``[n, H]``; the mean square plus ``epsilon`` ``[n, 1, 1]`` is one product."""
+    rows, width = x.shape
+    squares = torch.baddbmm(epsilon, x.unsqueeze(1), x.unsqueeze(2), alpha=1 / width)
+    return (x * squares.rsqrt_().view(rows, 1)).mul_(weight)
 
 
 def _product(weight: Tensor, x: Tensor) -> Tensor:

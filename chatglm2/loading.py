@@ -110,18 +110,12 @@ def default_device() -> torch.device:
 def read_config(directory: Path) -> ChatGLMConfig:
     """``config.json``, checked to be a ChatGLM2's."""
     file = directory / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not file.is_file():
         raise CheckpointError(
             f"{directory} has no config.json. Point at the directory that holds config.json and the weights.",
             f"{directory} 里没有 config.json。请指向同时包含 config.json 和权重文件的目录。",
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file} is not valid JSON ({error}). Copy it from the checkpoint again.",
-            f"{file} 不是有效的 JSON（{error}）。请重新复制该文件。",
-        ) from error
+        )
+    content = _read_json(file)
     if content.get("model_type") != "chatglm" or "multi_query_group_num" not in content:
         found = content.get("model_type")
         kind = "ChatGLM-6B, the first generation" if found == "chatglm" else f"model_type {found!r}"
@@ -132,6 +126,16 @@ def read_config(directory: Path) -> ChatGLMConfig:
             f"实际是 {kind}。请使用 THUDM/chatglm2-6b 或同类模型。",
         )
     return ChatGLMConfig.from_dict(content)
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file} is not valid JSON ({error}). Copy it from the checkpoint again.",
+            f"{file} 不是有效的 JSON（{error}）。请重新复制该文件。",
+        ) from error
 
 
 def _resolve_quantization(
@@ -157,7 +161,7 @@ def _find_shards(directory: Path) -> list[Path]:
     for index_name, single_name in zip(INDEX_FILES, SINGLE_FILES, strict=True):
         index = directory / index_name
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(_read_json(index)["weight_map"].values()))
             missing = [name for name in names if not (directory / name).is_file()]
             if missing:
                 listed = ", ".join(missing)
@@ -279,7 +283,7 @@ def _fill(
                 progress(LoadProgress(min(loaded, total), total))
     rotary = model.transformer.rotary_pos_emb
     if rotary.inv_freq.is_meta:
-        rotary.inv_freq = rotary._frequencies(torch.float32, device).to(dtype)
+        rotary.inv_freq = rotary.frequencies(torch.float32, device).to(dtype)
     encoder = model.transformer.prefix_encoder
     if encoder is not None and encoder.embedding.weight.is_meta:
         encoder.to_empty(device=device)

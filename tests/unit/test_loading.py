@@ -119,6 +119,14 @@ def test_a_truncated_shard_is_named(checkpoint: Path, suffix: str) -> None:
         chatglm2.load_model(checkpoint)
 
 
+def test_a_truncated_index_is_named(checkpoint: Path) -> None:
+    split_into_shards(checkpoint, "bin")
+    index = checkpoint / "pytorch_model.bin.index.json"
+    index.write_text(index.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"index\.json is not valid JSON"):
+        chatglm2.load_model(checkpoint)
+
+
 def test_weights_of_another_size_are_refused(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     (checkpoint / "config.json").write_text(json.dumps(config | {"hidden_size": 64}), encoding="utf-8")

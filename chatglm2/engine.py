@@ -63,6 +63,16 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
 
+    @property
+    def prefix_length(self) -> int:
+        """Prefix tokens in front of the text; 0 for the base model."""
+        return self.prefix.length if self.prefix is not None else 0
+
+    @property
+    def prefix_hash(self) -> str | None:
+        """What tells one prefix from another; None for the base model."""
+        return self.prefix.sha256 if self.prefix is not None else None
+
 
 @dataclass(frozen=True)
 class EngineStats:
@@ -136,7 +146,7 @@ class _Row:
         self.stream = stream
         self.slot = slot
         self.prompt_ids = list(request.prompt_ids)
-        self.prefix_length = request.prefix.length if request.prefix is not None else 0
+        self.prefix_length = request.prefix_length
         self.remaining = min(request.sampling.max_new_tokens, limit - len(self.prompt_ids))
         self.generator = torch.Generator().manual_seed(request.seed)
         self.fed_tokens = 0  # whose computation has been started
@@ -256,8 +266,7 @@ class Engine:
         atexit.unregister(self.close)
 
     def _text_limit(self, request: Request) -> int:
-        prefix_length = request.prefix.length if request.prefix is not None else 0
-        return min(self.max_length, self._cache.capacity - prefix_length)
+        return min(self.max_length, self._cache.capacity - request.prefix_length)
 
     def _cancel(self, stream: Stream) -> None:
         with self._wake:
@@ -326,9 +335,8 @@ class Engine:
 
     def _choose_slot(self, request: Request) -> _Slot:
         """The free slot with the longest common text, if worth it, else an empty one or the one unused for longest."""
-        prefix_hash = _prefix_hash(request)
         free = [slot for slot in self._slots if slot.is_free]
-        common = [slot.common_length(request.prompt_ids, prefix_hash) for slot in free]
+        common = [slot.common_length(request.prompt_ids, request.prefix_hash) for slot in free]
         longest = max(common)
         if longest >= min(WORTH_REUSING, len(request.prompt_ids) // 2):
             return free[common.index(longest)]
@@ -337,13 +345,12 @@ class Engine:
     def _occupy(self, row: _Row) -> None:
         """Keep what the row can use of its slot, bring its prefix, note its prompt for the repetition penalty."""
         slot, request = row.slot, row.stream.request
-        prefix_hash = _prefix_hash(request)
-        del slot.tokens[slot.common_length(row.prompt_ids, prefix_hash) :]
+        del slot.tokens[slot.common_length(row.prompt_ids, request.prefix_hash) :]
         row.fed_tokens = len(slot.tokens)
         self._reused_tokens += row.fed_tokens
-        if slot.prefix_hash != prefix_hash and request.prefix is not None:
+        if slot.prefix_hash != request.prefix_hash and request.prefix is not None:
             self._cache.write_prefix(slot.index, request.prefix)
-        slot.prefix_hash = prefix_hash
+        slot.prefix_hash = request.prefix_hash
         if row.sampling.repetition_penalty != 1.0 and self._seen is None:
             size = (len(self._slots), self.model.config.padded_vocab_size)
             self._seen = torch.zeros(size, dtype=torch.bool, device=self.model.device)
@@ -447,10 +454,6 @@ class Engine:
         for row in self._rows:
             row.stream._finish("error", reason)
         self._drop_finished()
-
-
-def _prefix_hash(request: Request) -> str | None:
-    return request.prefix.sha256 if request.prefix is not None else None
 
 
 def _prompt_error(length: int, limit: int) -> PromptError:

@@ -64,9 +64,10 @@ class RotaryEmbedding(nn.Module):
         self.rotary_channels = config.kv_channels // 2
         self.precision = config.rope_precision
         self.ratio = config.rope_ratio
-        self.register_buffer("inv_freq", self._frequencies(torch.float32, torch.device("cpu")))
+        self.register_buffer("inv_freq", self.frequencies(torch.float32, torch.device("cpu")))
 
-    def _frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Radians a position, of each pair, ``[rotary_channels / 2]``; rounded in ``dtype`` as the original does."""
         exponents = torch.arange(0, self.rotary_channels, 2, dtype=torch.float32, device=device) / self.rotary_channels
         return 1.0 / (ROPE_BASE ** exponents.to(dtype))
 
@@ -74,7 +75,7 @@ class RotaryEmbedding(nn.Module):
         """Unit complex numbers ``[B, S, 1, rotary_channels / 2]`` (complex64) for ``position_ids`` ``[B, S]``."""
         dtype = self.inv_freq.dtype if self.precision == "reference" else torch.float32
         positions = position_ids.to(dtype) / self.ratio if self.ratio != 1.0 else position_ids.to(dtype)
-        angles = (positions.unsqueeze(-1) * self._frequencies(dtype, position_ids.device)).float()
+        angles = (positions.unsqueeze(-1) * self.frequencies(dtype, position_ids.device)).float()
         rotation = torch.polar(torch.ones_like(angles), angles)
         if dtype != torch.float32:  # the original stores cosine and sine in half precision
             rotation = torch.view_as_complex(torch.view_as_real(rotation).to(dtype).float())
@@ -329,10 +330,6 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from chatglm2 import chat
 
         return chat.stream_chat(self, tokenizer, query, history, **options)
-
-    def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that training changes."""
-        return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def forward(
         self,

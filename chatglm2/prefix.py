@@ -109,10 +109,6 @@ class Prefix:
         """The first 8 hex digits of :attr:`sha256`."""
         return self.sha256[:8]
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Prefix:
-        """The same prefix on another device or in another dtype."""
-        return Prefix(self.key_values.to(device, dtype), self.origin, self.projection)
-
 
 def load_prefix(path: str | Path, config: ChatGLMConfig) -> Prefix:
     """Read a prefix from a checkpoint directory or file; only the checkpoint is needed.

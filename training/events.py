@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -121,8 +121,6 @@ _KINDS: dict[str, type[Event]] = {
         FailedEvent,
     )
 }
-
-Listener = Callable[[Event], None]
 
 
 def append_event(path: Path, event: Event) -> None:

@@ -132,7 +132,3 @@ def setting(
         "choices": choices,
     }
     return field(default=default, metadata=metadata)
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if float(number).is_integer() else f"{number:g}"

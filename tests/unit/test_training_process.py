@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_checkpoint import write_examples, write_tiny_checkpoint
+from tiny_checkpoint import tiny_settings
 
 from chatglm2.errors import RunError
 from training import process
@@ -28,15 +28,7 @@ PATIENCE_SECONDS = 120.0
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
-    directory = tmp_path_factory.mktemp("training")
-    return TrainingSettings(
-        model_name_or_path=str(write_tiny_checkpoint(directory / "model")),
-        train_file=str(write_examples(directory / "rows.json")),
-        max_steps=3,
-        per_device_train_batch_size=2,
-        pre_seq_len=3,
-        save_steps=2,
-    )
+    return tiny_settings(tmp_path_factory.mktemp("training"), max_steps=3, per_device_train_batch_size=2)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_checkpoint import write_examples, write_tiny_checkpoint
+from tiny_checkpoint import tiny_settings, write_examples
 
 from chatglm2 import load_model, load_prefix
 from chatglm2.errors import PrefixError, RunError
@@ -30,15 +30,7 @@ from training.worker import train
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
-    directory = tmp_path_factory.mktemp("training")
-    return TrainingSettings(
-        model_name_or_path=str(write_tiny_checkpoint(directory / "model")),
-        train_file=str(write_examples(directory / "rows.json")),
-        max_steps=4,
-        per_device_train_batch_size=4,
-        pre_seq_len=3,
-        save_steps=2,
-    )
+    return tiny_settings(tmp_path_factory.mktemp("training"), max_steps=4, per_device_train_batch_size=4)
 
 
 @pytest.fixture

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
 from safetensors.torch import save_file
 
 from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration
+from training.arguments import TrainingSettings
 
 PIECES = 420
 CONFIG = {
@@ -52,6 +54,17 @@ def write_examples(file: Path, count: int = 24) -> Path:
             }
             output.write(json.dumps(row, ensure_ascii=False) + "\n")
     return file
+
+
+def tiny_settings(directory: Path, **changes: Any) -> TrainingSettings:
+    """Settings of a short training of a model and examples that are written into ``directory``."""
+    common: dict[str, Any] = {
+        "model_name_or_path": str(write_tiny_checkpoint(directory / "model")),
+        "train_file": str(write_examples(directory / "rows.json")),
+        "pre_seq_len": 3,
+        "save_steps": 2,
+    }
+    return TrainingSettings(**(common | changes))
 
 
 def _train_tokenizer(directory: Path) -> None:

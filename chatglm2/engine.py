@@ -488,7 +488,7 @@ def _step_error(error: Exception) -> EngineError:
 def _broken_numbers_error() -> EngineError:
     return EngineError(
         "The model's output is not a number (NaN or infinity). The weights or this prefix are damaged, or the dtype is "
-        "too narrow; try another checkpoint, or --dtype bf16.",
+        "too narrow; try another checkpoint, or --dtype bfloat16.",
         "模型输出不是有效数字（NaN 或无穷大）。权重或该前缀可能已损坏，或精度不足；"
-        "请换一个检查点，或使用 --dtype bf16。",
+        "请换一个检查点，或使用 --dtype bfloat16。",
     )

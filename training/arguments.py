@@ -6,17 +6,16 @@ be; does not know how a run is stored or trained.
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import RunError
-from training.setting import SettingField, SettingValue, setting
+from training.setting import SettingField, SettingValue, setting, unknown_setting
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = PROJECT_ROOT / "assets" / "demo-model"
@@ -31,13 +30,13 @@ class TrainingSettings:
         str(DEMO_MODEL),
         ("Base model", "基座模型"),
         ("Model directory or hub id; its weights stay frozen.", "模型目录或 Hub 名称；其权重保持冻结。"),
-        basic=True,
+        group="basic",
     )
     train_file: str = setting(
         str(SAMPLE_TRAIN_FILE),
         ("Training data", "训练数据"),
         ("JSON, JSON lines or CSV file, one example a row.", "JSON、JSON Lines 或 CSV 文件，每行一条样本。"),
-        basic=True,
+        group="basic",
     )
     max_steps: int = setting(
         40,
@@ -46,7 +45,7 @@ class TrainingSettings:
             "How many times the prefix is updated; -1 counts epochs instead.",
             "前缀更新的次数；-1 表示改用轮数。",
         ),
-        basic=True,
+        group="basic",
         minimum=-1,
         maximum=1_000_000,
     )
@@ -54,7 +53,7 @@ class TrainingSettings:
         16,
         ("Batch size", "批大小"),
         ("Examples computed together; larger needs more memory.", "同时计算的样本数；越大占用内存越多。"),
-        basic=True,
+        group="basic",
         minimum=1,
         maximum=4096,
     )
@@ -65,7 +64,7 @@ class TrainingSettings:
             "How far each step moves the prefix; lower forgets less of everything else.",
             "每步调整前缀的幅度；较低时对其他能力的遗忘更少。",
         ),
-        basic=True,
+        group="basic",
         minimum=1e-8,
         maximum=1.0,
     )
@@ -73,7 +72,7 @@ class TrainingSettings:
         16,
         ("Prefix length", "前缀长度"),
         ("Learnt tokens in front of the text of every layer.", "每层文本前可学习的前缀 token 数。"),
-        basic=True,
+        group="basic",
         minimum=1,
         maximum=2048,
     )
@@ -81,7 +80,7 @@ class TrainingSettings:
         256,
         ("Longest prompt", "提示最大长度"),
         ("Tokens; longer prompts are shortened.", "以 token 计；更长的提示会被缩短。"),
-        basic=True,
+        group="basic",
         minimum=1,
         maximum=32768,
     )
@@ -89,7 +88,7 @@ class TrainingSettings:
         256,
         ("Longest answer", "回答最大长度"),
         ("Tokens; longer answers are cut.", "以 token 计；更长的回答会被截断。"),
-        basic=True,
+        group="basic",
         minimum=1,
         maximum=32768,
     )
@@ -262,14 +261,6 @@ class TrainingSettings:
             if name not in known:
                 raise unknown_setting(name, known)
         return cls(**values)  # type: ignore[arg-type] # __post_init__ parses every value
-
-
-def unknown_setting(name: str, known: Iterable[str]) -> RunError:
-    """The error for a setting that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint_en = f" Did you mean --{near[0]}?" if near else " Run with --help for the list."
-    hint_zh = f"您是否想写 --{near[0]}？" if near else "用 --help 查看全部设置。"
-    return RunError(f"There is no setting --{name}.{hint_en}", f"没有 --{name} 这个设置。{hint_zh}")
 
 
 @cache

@@ -25,7 +25,7 @@ UNUSED_FLAGS: dict[str, tuple[str, str]] = {
         (
             *("overwrite_cache", "cache_dir", "use_auth_token", "config_name", "tokenizer_name", "use_fast_tokenizer"),
             *("model_revision", "resize_position_embeddings", "lang", "dataset_name", "dataset_config_name"),
-            *("pad_to_max_length", "forced_bos_token", "do_train", "save_safetensors", "report_to", "logging_dir"),
+            *("pad_to_max_length", "forced_bos_token", "save_safetensors", "report_to", "logging_dir"),
             *("save_strategy", "logging_strategy", "evaluation_strategy", "eval_strategy", "dataloader_num_workers"),
             *("ddp_find_unused_parameters", "remove_unused_columns", "disable_tqdm", "optim", "local_rank"),
         ),
@@ -46,7 +46,7 @@ TRANSLATED_FLAGS: dict[str, dict[str, Any]] = {
     "no_cuda": {"device": "cpu"},
     "use_cpu": {"device": "cpu"},
 }
-UNSUPPORTED_FLAGS = ("do_eval", "do_predict", "deepspeed", "fsdp")
+UNSUPPORTED_FLAGS = ("deepspeed", "fsdp")
 PATH_SETTINGS = ("model_name_or_path", "train_file", "validation_file", "ptuning_checkpoint")
 
 
@@ -56,10 +56,15 @@ class Command:
 
     Attributes:
         values: the settings that were given, by name; the rest keep their defaults.
+        train, evaluate, predict: the original's ``--do_train``, ``--do_eval`` and ``--do_predict``; without any of
+            them, training.
         notes: what was accepted but changes nothing, in English and Chinese.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    train: bool = True
+    evaluate: bool = False
+    predict: bool = False
     output_dir: Path | None = None
     overwrite: bool = False
     resume_from: Path | None = None
@@ -99,6 +104,7 @@ def build_parser(language: str) -> argparse.ArgumentParser:
     for group, title in (
         ("basic", "常用设置" if zh else "basic settings"),
         ("advanced", "高级设置" if zh else "advanced"),
+        ("evaluation", "评估" if zh else "evaluation"),
     ):
         section = parser.add_argument_group(title)
         for item in setting_fields():
@@ -112,6 +118,21 @@ def build_parser(language: str) -> argparse.ArgumentParser:
 
 
 _RUN_FLAGS: tuple[tuple[str, tuple[str, str], dict[str, Any]], ...] = (
+    (
+        "do_train",
+        ("Train; what is done if none of these three is given.", "训练；三者都未给出时的默认操作。"),
+        {"nargs": "?", "const": True, "metavar": "bool"},
+    ),
+    (
+        "do_eval",
+        ("Measure on --validation_file.", "在 --validation_file 上评估。"),
+        {"nargs": "?", "const": True, "metavar": "bool"},
+    ),
+    (
+        "do_predict",
+        ("Answer the rows of --test_file, and score the answers.", "回答 --test_file 中的每一行并评分。"),
+        {"nargs": "?", "const": True, "metavar": "bool"},
+    ),
     (
         "output_dir",
         ("Directory of the run. [a new one in output/]", "训练目录。[默认在 output/ 下新建]"),
@@ -157,8 +178,12 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
         if values.get(name) and Path(values[name]).expanduser().exists():
             values[name] = str(Path(values[name]).expanduser().resolve())
     resume = given.get("resume_from_checkpoint")
+    chosen = {name: _is_true(given.get(name, False)) for name in ("do_train", "do_eval", "do_predict")}
     return Command(
         values=values,
+        train=chosen["do_train"] or not any(chosen.values()),
+        evaluate=chosen["do_eval"],
+        predict=chosen["do_predict"],
         output_dir=given.get("output_dir"),
         overwrite=_is_true(given.get("overwrite_output_dir", False)),
         resume_from=_resume_path(resume, given.get("output_dir")),

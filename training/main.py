@@ -66,6 +66,11 @@ def _execute(command: Command, language: str) -> int:
         process.request_stop(store.get(command.stop))
         print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
         return 0
+    if command.evaluate or command.predict:
+        raise RunError(
+            "Evaluation is not there yet: leave out --do_eval and --do_predict.",
+            "暂不支持评估：请去掉 --do_eval 和 --do_predict。",
+        )
     for en, zh in command.notes:
         print(_say(language, en, zh), file=sys.stderr)
     run, offset = _resume(command) if command.resume_from else (_create(command, store), 0)

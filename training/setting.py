@@ -5,7 +5,9 @@ Knows no particular setting; `arguments.py` declares them all.
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,8 @@ from chatglm2.errors import RunError
 
 Words = tuple[str, str]  # English, Chinese
 SettingValue = int | float | bool | str | None
+# The few settings that matter, the rest, and what only an evaluation reads.
+GROUPS = ("basic", "advanced", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class SettingField:
     optional: bool
     label: Words
     help: Words
-    basic: bool
+    group: str  # one of GROUPS
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str | int, ...] = ()
@@ -34,11 +38,6 @@ class SettingField:
     def flag(self) -> str:
         """The command-line flag, which error messages name too."""
         return f"--{self.name}"
-
-    @property
-    def group(self) -> str:
-        """``basic`` for the few settings that matter, ``advanced`` for the rest."""
-        return "basic" if self.basic else "advanced"
 
     def parse(self, value: object) -> SettingValue:
         """``value``, from a form, a flag or a file, as this setting's type and within its range.
@@ -117,7 +116,7 @@ def setting(
     label: Words,
     words: Words,
     *,
-    basic: bool = False,
+    group: str = "advanced",
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str | int, ...] = (),
@@ -126,9 +125,17 @@ def setting(
     metadata = {
         "label": label,
         "help": words,
-        "basic": basic,
+        "group": group,
         "minimum": minimum,
         "maximum": maximum,
         "choices": choices,
     }
     return field(default=default, metadata=metadata)
+
+
+def unknown_setting(name: str, known: Iterable[str]) -> RunError:
+    """The error for a setting that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint_en = f" Did you mean --{near[0]}?" if near else " Run with --help for the list."
+    hint_zh = f"您是否想写 --{near[0]}？" if near else "用 --help 查看全部设置。"
+    return RunError(f"There is no setting --{name}.{hint_en}", f"没有 --{name} 这个设置。{hint_zh}")

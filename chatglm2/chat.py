@@ -133,7 +133,7 @@ class ChatSession:
             raise PromptError(
                 f"The question has {len(query):,} characters, far more than the context of {limit:,} tokens can hold. "
                 "Shorten it.",
-                f"问题有 {len(query):,} 个字符，远远超出 {limit:,} 个词元的上下文。请缩短问题。",
+                f"问题有 {len(query):,} 个字符，远远超出 {limit:,} 个 token 的上下文。请缩短问题。",
             )
         room = limit - min(max_new_tokens, limit // 2)
         kept = _newest_rounds(self.tokenizer, history, room)

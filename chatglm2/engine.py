@@ -462,7 +462,7 @@ def _prompt_error(length: int, limit: int) -> PromptError:
     return PromptError(
         f"The prompt has {length:,} tokens; at most {limit - 1:,} fit, with room for a reply. "
         "Shorten it, or start with a larger --max-length.",
-        f"输入有 {length:,} 个词元，最多只能容纳 {limit - 1:,} 个（还要给回复留出位置）。"
+        f"输入有 {length:,} 个 token，最多只能容纳 {limit - 1:,} 个（还要给回复留出位置）。"
         "请缩短输入，或用更大的 --max-length 启动。",
     )
 

@@ -175,7 +175,12 @@ def _read_encoder(file: Path, config: ChatGLMConfig) -> PrefixEncoder:
     try:
         encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError as error:
-        raise _misfit(file, f"tensors {', '.join(sorted(state))}", "a complete prefix encoder") from error
+        names = ", ".join(sorted(state))
+        raise _misfit(
+            file,
+            found=(f"tensors {names}", f"张量 {names}"),
+            needed=("a complete prefix encoder", "完整的前缀编码器"),
+        ) from error
     return encoder
 
 
@@ -219,26 +224,37 @@ def _prefix_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]
 def _inferred_config(state: dict[str, Tensor], config: ChatGLMConfig, file: Path) -> ChatGLMConfig:
     """``config`` with the prefix settings that the tensors show, after checking that they fit the model."""
     length, width = state["embedding.weight"].shape
-    needed = (
-        f"{config.prefix_width} values a prefix token ({config.num_layers} layers × 2 × "
-        f"{config.multi_query_group_num} groups × {config.kv_channels} channels)"
-    )
     if length == 0 or width != config.prefix_width:
-        raise _misfit(file, f"{width} values a prefix token, {length} tokens", needed)
+        sizes = (config.num_layers, config.multi_query_group_num, config.kv_channels)
+        raise _misfit(
+            file,
+            found=(f"{width} values a prefix token, {length} tokens", f"每个前缀 token {width} 个数值、共 {length} 个"),
+            needed=(
+                "{} values a prefix token ({} layers × 2 × {} groups × {} channels)".format(
+                    config.prefix_width, *sizes
+                ),
+                "每个前缀 token {} 个数值（{} 层 × 2 × {} 组 × {} 通道）".format(config.prefix_width, *sizes),
+            ),
+        )
     projection = "trans.0.weight" in state
     if projection and tuple(state["trans.0.weight"].shape) != (config.hidden_size, width):
-        found = "a projection of " + " × ".join(str(size) for size in state["trans.0.weight"].shape)
-        raise _misfit(file, found, f"{config.hidden_size} × {width}")
+        size = " × ".join(str(size) for size in state["trans.0.weight"].shape)
+        raise _misfit(
+            file,
+            found=(f"a projection of {size}", f"投影层 {size}"),
+            needed=(f"{config.hidden_size} × {width}",) * 2,
+        )
     shape = copy.deepcopy(config)
     shape.pre_seq_len = length
     shape.prefix_projection = projection
     return shape
 
 
-def _misfit(file: Path, found: str, needed: str) -> PrefixError:
+def _misfit(file: Path, *, found: tuple[str, str], needed: tuple[str, str]) -> PrefixError:
+    """The error for a prefix of another shape; ``found`` and ``needed`` in English and Chinese."""
     return PrefixError(
-        f"The prefix in {file} does not fit this model: expected {needed}, found {found}. "
+        f"The prefix in {file} does not fit this model: expected {needed[0]}, found {found[0]}. "
         "It was trained on a model of another size; load that model, or choose another checkpoint.",
-        f"{file} 里的前缀与当前模型不匹配：需要 {needed}，实际为 {found}。"
+        f"{file} 里的前缀与当前模型不匹配：需要{needed[1]}，实际为{found[1]}。"
         "它是在另一种尺寸的模型上训练的；请加载对应的模型，或换一个检查点。",
     )

@@ -10,6 +10,7 @@ from small_models import build_model
 
 from chatglm2 import ChatGLMForConditionalGeneration, load_prefix, save_prefix
 from chatglm2.errors import PrefixError
+from training.checkpoints import find_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def test_a_prefix_of_another_model_says_what_was_needed_and_found(tmp_path: Path
     save_prefix(other.prepare_prefix_tuning(4).state_dict(), tmp_path)
     with pytest.raises(PrefixError, match=r"expected 192 values a prefix token \(3 layers.*found 128 values") as caught:
         load_prefix(tmp_path, model.config)
-    assert "需要" in caught.value.localized("zh-CN")
+    chinese = caught.value.localized("zh-CN")
+    assert "需要每个前缀 token 192 个数值（3 层" in chinese and "values" not in chinese
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "prefix.safetensors"])
@@ -108,3 +110,37 @@ def test_a_missing_path_and_an_empty_directory_have_their_own_words(tmp_path: Pa
         load_prefix(tmp_path / "nowhere", model.config)
     with pytest.raises(PrefixError, match="directory without a prefix"):
         load_prefix(tmp_path, model.config)
+
+
+def test_a_checkpoint_directory_as_the_original_leaves_it_loads_and_nothing_else_in_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the prefix lie pickles of whole Python objects, which to open is to run."""
+    model = build_model()
+    encoder = model.prepare_prefix_tuning(6)
+    checkpoint = tmp_path / "checkpoint-3000"
+    checkpoint.mkdir()
+    prefix_file = save_original_layout(encoder, checkpoint)
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": Unopenable(tmp_path / "attacked")}, checkpoint / name)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (checkpoint / name).write_text("{}", encoding="utf-8")
+    (checkpoint / "trainer_state.json").write_text('{"log_history": [{"loss": 3.5, "step": 3000}]}', encoding="utf-8")
+    opened: list[Path] = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **options: opened.append(Path(file)) or load(file, **options))
+    torch.testing.assert_close(load_prefix(checkpoint, model.config).key_values, encoder.eval().key_values().detach())
+    assert opened == [prefix_file]
+    (info,) = find_checkpoints(checkpoint)
+    assert (info.step, info.loss) == (3000, 3.5)
+    assert not info.can_resume and not (tmp_path / "attacked").exists()
+
+
+class Unopenable:
+    """Leaves a file behind if it is ever unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.trace,)

@@ -84,14 +84,14 @@ def load_model(
     """
     directory = resolve_model_directory(path, hub=hub, progress=progress)
     config = read_config(directory)
-    shards = _find_shards(directory)
+    shards = find_shards(directory)
     target = torch.device(device) if device is not None else default_device()
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config)
     bits, group_size = _resolve_quantization(quantization_bit, quantization_group_size, config, directory)
     if config.quantization_bit:
         replace_linears(model, bits, group_size)
-    _check_shards(shards, model, directory)
+    check_shards(shards, model, directory)
     if bits and not config.quantization_bit:
         replace_linears(model, bits, group_size)
     resolved = _resolve_dtype(dtype, config, target, model, bits)
@@ -115,7 +115,7 @@ def read_config(directory: Path) -> ChatGLMConfig:
             f"{directory} has no config.json. Point at the directory that holds config.json and the weights.",
             f"{directory} 里没有 config.json。请指向同时包含 config.json 和权重文件的目录。",
         )
-    content = _read_json(file)
+    content = read_json(file)
     if content.get("model_type") != "chatglm" or "multi_query_group_num" not in content:
         found = content.get("model_type")
         kind = "ChatGLM-6B, the first generation" if found == "chatglm" else f"model_type {found!r}"
@@ -128,7 +128,8 @@ def read_config(directory: Path) -> ChatGLMConfig:
     return ChatGLMConfig.from_dict(content)
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """The content of a JSON file of a checkpoint."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -156,12 +157,12 @@ def _resolve_quantization(
     )
 
 
-def _find_shards(directory: Path) -> list[Path]:
+def find_shards(directory: Path) -> list[Path]:
     """The weight files, in order; safetensors before ``.bin``."""
     for index_name, single_name in zip(INDEX_FILES, SINGLE_FILES, strict=True):
         index = directory / index_name
         if index.is_file():
-            names = sorted(set(_read_json(index)["weight_map"].values()))
+            names = sorted(set(_weight_map(index).values()))
             missing = [name for name in names if not (directory / name).is_file()]
             if missing:
                 listed = ", ".join(missing)
@@ -181,7 +182,19 @@ def _find_shards(directory: Path) -> list[Path]:
     )
 
 
-def _open_shard(shard: Path) -> Iterator[tuple[str, Tensor]]:
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of every tensor, as an index has it."""
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index} names no weight files: expected a weight_map in it. Copy it from the checkpoint again.",
+            f"{index} 没有列出权重文件：其中应有 weight_map。请重新复制该文件。",
+        )
+    return weight_map
+
+
+def open_shard(shard: Path) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a shard, mapped from disk and read only when used."""
     try:
         if shard.suffix == ".safetensors":
@@ -189,8 +202,14 @@ def _open_shard(shard: Path) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118 - not a dictionary
                     yield name, file.get_tensor(name)
         else:
-            yield from torch.load(shard, map_location="cpu", mmap=True, weights_only=True).items()
-    except (SafetensorError, RuntimeError, EOFError, *UNPICKLING_ERRORS) as error:
+            content = torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
+            yield from ((name, value) for name, value in content.items() if isinstance(value, Tensor))
+    except PermissionError as error:
+        raise CheckpointError(
+            f"You may not read the weight file {shard}. Change its permissions, or choose another checkpoint.",
+            f"没有权限读取权重文件 {shard}。请修改其权限，或换一个检查点。",
+        ) from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, *UNPICKLING_ERRORS) as error:
         size = shard.stat().st_size
         raise CheckpointError(
             f"The weight file {shard} ({size:,} bytes) is truncated or damaged. Download this file again; "
@@ -199,13 +218,13 @@ def _open_shard(shard: Path) -> Iterator[tuple[str, Tensor]]:
         ) from error
 
 
-def _check_shards(shards: list[Path], model: ChatGLMForConditionalGeneration, directory: Path) -> None:
+def check_shards(shards: list[Path], model: ChatGLMForConditionalGeneration, directory: Path) -> None:
     """Open every shard and compare names and shapes with the model's, before anything is loaded."""
     state = model.state_dict()
     expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     found: dict[str, tuple[int, ...]] = {}
     for shard in shards:
-        for name, tensor in _open_shard(shard):
+        for name, tensor in open_shard(shard):
             found[name] = tuple(tensor.shape)
             if name in state and tensor.is_floating_point() != state[name].is_floating_point():
                 raise _quantization_mismatch(shard, name, tensor, model.config)
@@ -218,15 +237,24 @@ def _check_shards(shards: list[Path], model: ChatGLMForConditionalGeneration, di
                 )
     missing = sorted(name for name in expected.keys() - found.keys() if not _may_be_missing(name))
     if missing:
-        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
-        raise CheckpointError(
-            f"{directory} lacks {len(missing)} of the model's {len(expected)} tensors ({shown}). "
-            "Use a complete checkpoint.",
-            f"{directory} 缺少模型 {len(expected)} 个张量中的 {len(missing)} 个（{shown}）。请使用完整的检查点。",
-        )
+        raise _missing_tensors(missing, len(expected), directory)
     unknown = sorted(name for name in found.keys() - expected.keys() if TENSOR_NAMESPACE not in name)
     if unknown:
         logger.warning("%s holds %d tensors that ChatGLM2 does not have (%s …)", directory, len(unknown), unknown[0])
+
+
+def _missing_tensors(missing: list[str], total: int, directory: Path) -> CheckpointError:
+    """The error for tensors that no file holds; the files that should hold them, where an index says so."""
+    shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+    index = next((directory / name for name in INDEX_FILES if (directory / name).is_file()), None)
+    weight_map = _weight_map(index) if index is not None else {}
+    files = ", ".join(sorted({weight_map[name] for name in missing if name in weight_map}))
+    return CheckpointError(
+        f"{directory} lacks {len(missing)} of the model's {total} tensors ({shown}). "
+        + (f"They should be in {files}: download that again." if files else "Use a complete checkpoint."),
+        f"{directory} 缺少模型 {total} 个张量中的 {len(missing)} 个（{shown}）。"
+        + (f"它们应在 {files} 中：请重新下载该文件。" if files else "请使用完整的检查点。"),
+    )
 
 
 def _quantization_mismatch(shard: Path, name: str, tensor: Tensor, config: ChatGLMConfig) -> CheckpointError:
@@ -276,7 +304,7 @@ def _fill(
     total = sum(shard.stat().st_size for shard in shards)
     loaded = 0
     for shard in shards:
-        for name, tensor in _open_shard(shard):
+        for name, tensor in open_shard(shard):
             _assign(model, name, tensor, dtype, device)
             loaded += tensor.numel() * tensor.element_size()
             if progress is not None:

@@ -103,6 +103,17 @@ def test_weights_do_not_change_when_their_file_does(checkpoint: Path) -> None:
     assert torch.equal(model.transformer.output_layer.weight, before)
 
 
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test if loading goes on to the weights."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("weights are loaded, although something is wrong with them")
+
+    monkeypatch.setattr("chatglm2.loading._fill", refuse)
+
+
+@pytest.mark.usefixtures("nothing_loads")
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_a_missing_shard_is_named(checkpoint: Path, suffix: str) -> None:
     shard = split_into_shards(checkpoint, suffix)[1]
@@ -111,11 +122,38 @@ def test_a_missing_shard_is_named(checkpoint: Path, suffix: str) -> None:
         chatglm2.load_model(checkpoint)
 
 
+@pytest.mark.usefixtures("nothing_loads")
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_a_truncated_shard_is_named(checkpoint: Path, suffix: str) -> None:
+@pytest.mark.parametrize("kept", [-1, 0.5, 0])
+def test_a_truncated_shard_is_named(checkpoint: Path, suffix: str, kept: float) -> None:
     shard = split_into_shards(checkpoint, suffix)[1]
-    shard.write_bytes(shard.read_bytes()[:-1000])
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else int(kept)])
     with pytest.raises(CheckpointError, match=f"{shard.name}.*truncated or damaged"):
+        chatglm2.load_model(checkpoint)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_shard_that_lacks_a_tensor_is_named(checkpoint: Path, suffix: str) -> None:
+    shard = split_into_shards(checkpoint, suffix)[1]
+    tensors = load_file(shard) if suffix == "safetensors" else torch.load(shard)
+    del tensors["transformer.output_layer.weight"]
+    if suffix == "safetensors":
+        save_file(tensors, shard)
+    else:
+        torch.save(tensors, shard)
+    with pytest.raises(CheckpointError, match=rf"lacks 1 .*output_layer\.weight.*should be in {shard.name}") as caught:
+        chatglm2.load_model(checkpoint)
+    assert shard.name in caught.value.zh
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', "[]"])
+def test_an_index_without_files_is_named(checkpoint: Path, content: str) -> None:
+    split_into_shards(checkpoint, "bin")
+    (checkpoint / "pytorch_model.bin.index.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json names no weight files"):
         chatglm2.load_model(checkpoint)
 
 

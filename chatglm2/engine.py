@@ -251,6 +251,15 @@ class Engine:
             self._wake.notify()
         return stream
 
+    def submit_all(self, requests: Sequence[Request]) -> list[Stream]:
+        """Queue requests at one moment: the same ones then share the same batches, and so round alike, every time.
+
+        Raises:
+            PromptError, EngineError: as `submit` does.
+        """
+        with self._wake:
+            return [self.submit(request) for request in requests]
+
     def stats(self) -> EngineStats:
         """How many requests run and wait."""
         with self._wake:

@@ -234,6 +234,77 @@ class TrainingSettings:
         ("Where a hub id is looked up.", "从哪里查找 Hub 名称。"),
         choices=("huggingface", "modelscope"),
     )
+    test_file: str | None = setting(
+        None,
+        ("Test data", "测试数据"),
+        (
+            "What --do_predict answers; --validation_file if not given.",
+            "--do_predict 回答的数据；默认 --validation_file。",
+        ),
+        group="evaluation",
+    )
+    max_predict_samples: int | None = setting(
+        None,
+        ("Test examples", "测试样本数"),
+        ("Use only the first ones.", "只使用前若干条。"),
+        group="evaluation",
+        minimum=1,
+    )
+    val_max_target_length: int | None = setting(
+        None,
+        ("Longest reference", "参考答案最大长度"),
+        ("Tokens that are compared; max_target_length if not given.", "参与比较的 token 数；默认 max_target_length。"),
+        group="evaluation",
+        minimum=3,  # the original counts [gMASK] and sop
+        maximum=32768,
+    )
+    per_device_eval_batch_size: int = setting(
+        16,
+        ("Answers at a time", "同时回答数"),
+        (
+            "Answers computed together; more are faster and need more memory.",
+            "同时生成的回答数；越大越快，占用内存越多。",
+        ),
+        group="evaluation",
+        minimum=1,
+        maximum=4096,
+    )
+    do_sample: bool = setting(
+        True,
+        ("Sample", "采样"),
+        ("As the original does; off always takes the likeliest token.", "与原版相同；关闭后总是取最可能的 token。"),
+        group="evaluation",
+    )
+    top_p: float = setting(
+        0.7,
+        ("Top-p", "Top-p"),
+        ("Sample among the likeliest tokens that reach this share.", "在累计概率达到该值的最可能 token 中采样。"),
+        group="evaluation",
+        minimum=0.01,
+        maximum=1.0,
+    )
+    temperature: float = setting(
+        0.95,
+        ("Temperature", "温度"),
+        ("Lower is closer to the likeliest answer.", "越低越接近最可能的回答。"),
+        group="evaluation",
+        minimum=0.01,
+        maximum=10.0,
+    )
+    num_beams: int = setting(
+        1,
+        ("Beams", "束数"),
+        ("Above 1: beam search, through transformers.", "大于 1 时使用 transformers 的束搜索。"),
+        group="evaluation",
+        minimum=1,
+        maximum=64,
+    )
+    baseline: bool = setting(
+        False,
+        ("Baseline", "对照"),
+        ("Also let the untuned model answer, and compare.", "同时让未微调的模型回答并比较。"),
+        group="evaluation",
+    )
 
     def __post_init__(self) -> None:
         for item in setting_fields():

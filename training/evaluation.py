@@ -1,0 +1,109 @@
+"""How well a model answers: every example answered, once by each contender, and scored against its own answer.
+
+Takes a model that is in memory. Knows no file and no page: `evaluation_job.py` finds what to evaluate and
+`evaluation_report.py` tells what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
+from training.answering import answer_examples, reference_text
+from training.arguments import TrainingSettings
+from training.batching import PaddingCollator
+from training.data import IGNORED_LABEL, EncodedExample, Example, ExampleEncoder
+from training.metrics import Scores, mean_scores, score
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """One answer to one example. ``is_cut``: its tokens were used up before it had finished."""
+
+    text: str
+    scores: Scores
+    is_cut: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text in it; it scores 0."""
+        return self.scores.empty_predictions > 0
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One example, what its answers were compared with, and an answer of each contender."""
+
+    index: int
+    example: Example
+    reference: str
+    answers: tuple[ScoredAnswer, ...]
+
+
+def score_rows(
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    prefixes: Sequence[Prefix | None] = (None,),
+) -> Iterator[ScoredRow]:
+    """Answer and score every example, once for each prefix; rows come as they are done, `ScoredRow.index` tells which.
+
+    ``settings`` say how long, sampled or greedy, with how many beams, and how many answers at a time.
+    """
+    for index, answers in answer_examples(model, tokenizer, examples, settings, prefixes):
+        reference = reference_text(tokenizer, examples[index], settings)
+        scored = (ScoredAnswer(answer.text, score(answer.text, reference), answer.is_cut) for answer in answers)
+        yield ScoredRow(index, examples[index], reference, tuple(scored))
+
+
+def score_sample(
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    prefix: Prefix | None = None,
+) -> Scores:
+    """Mean scores of one contender, as evaluation during training needs them."""
+    rows = score_rows(model, tokenizer, examples, settings, (prefix,))
+    return mean_scores([row.answers[0].scores for row in rows])
+
+
+@torch.inference_mode()
+def mean_loss(
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    prefix: Prefix | None = None,
+) -> float:
+    """Mean loss of the examples' own answers, every token weighing alike, whatever the batches."""
+    encoder = ExampleEncoder(tokenizer, settings)
+    collate = PaddingCollator(encoder.pad_id, IGNORED_LABEL)
+    # Rows of like length side by side are padded least.
+    rows = sorted((encoder.encode(example) for example in examples), key=lambda row: len(row.input_ids))
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    try:
+        for start in range(0, len(rows), settings.per_device_eval_batch_size):
+            batch = rows[start : start + settings.per_device_eval_batch_size]
+            inputs = collate(batch)
+            output = model(
+                inputs["input_ids"].to(model.device),
+                labels=inputs["labels"].to(model.device),
+                prefix=[prefix] * len(batch),
+            )
+            tokens = sum(map(_label_count, batch))
+            total += float(output.loss) * tokens
+            count += tokens
+    finally:
+        model.train(was_training)
+    return total / count
+
+
+def _label_count(row: EncodedExample) -> int:
+    return sum(label != IGNORED_LABEL for label in row.labels[1:])

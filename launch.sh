@@ -33,6 +33,7 @@ help() {
 
   (none), serve   serve the page on port 7860; options go to the page, see ./launch.sh serve --help
   train           train a prefix from the command line, see ./launch.sh train --help
+  export          take a prefix to the original's scripts or to peft, see ./launch.sh export --help
   bench           run a benchmark: ./launch.sh bench [name] [options]
   test            run every check; options go to pytest
   help            this text
@@ -49,6 +50,7 @@ Environment:
 
   （无）、serve   启动网页，端口 7860；选项见 ./launch.sh serve --help
   train           在命令行训练前缀，选项见 ./launch.sh train --help
+  export          把前缀导出给原版脚本或 peft 使用，选项见 ./launch.sh export --help
   bench           运行性能测试：./launch.sh bench [名称] [选项]
   test            运行全部检查，选项会传给 pytest
   help            显示本说明
@@ -232,6 +234,11 @@ case "${1:-}" in
     shift
     set_up requirements.txt
     run_module training.main "$@"
+    ;;
+  export)
+    shift
+    set_up requirements.txt
+    run_module training.export "$@"
     ;;
   bench)
     shift

@@ -10,6 +10,7 @@ import pytest
 
 from app.__main__ import build_parser
 from training.command_line import parse_command
+from training.export import build_parser as build_export_parser
 
 PAGES = (
     "README.md",
@@ -36,11 +37,13 @@ def commands(page: Path) -> list[list[str]]:
     return [re.sub(r"\s#.*", "", line).split()[1:] for line in lines if line.startswith("./launch.sh")]
 
 
-@pytest.mark.parametrize("name", READMES)
+@pytest.mark.parametrize("name", (*READMES, "docs/training.md", "docs/training_zh.md"))
 def test_commands_are_understood(repository: Path, name: str) -> None:
     for arguments in commands(repository / name):
         if arguments[:1] == ["train"]:
             assert not parse_command(arguments[1:]).notes
+        elif arguments[:1] == ["export"]:
+            build_export_parser("en").parse_args(arguments[1:])
         elif arguments[:1] != ["test"]:
             build_parser().parse_args(arguments)
 

@@ -25,9 +25,9 @@ OFFLINE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
 @pytest.fixture(scope="module")
 def small_repository(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("launch") / "a directory with spaces"
-    for module, source in {"app/__main__.py": APP, "training/main.py": APP, "benchmarks/speed.py": APP}.items():
-        (root / module).parent.mkdir(parents=True)
-        (root / module).write_text(source)
+    for module in ("app/__main__.py", "training/main.py", "training/export.py", "benchmarks/speed.py"):
+        (root / module).parent.mkdir(parents=True, exist_ok=True)
+        (root / module).write_text(APP)
     (root / "requirements.txt").write_text("# nothing\n")
     shutil.copy2(repository / "launch.sh", root)
     result = launch(root)
@@ -69,6 +69,7 @@ def commands(directory: Path, **scripts: str) -> str:
         (["--model", "a b", "--port", "7861"], ["--model", "a b", "--port", "7861"]),
         (["serve", "--help"], ["--help"]),
         (["train", "--max_steps", "3"], ["--max_steps", "3"]),
+        (["export", "run/checkpoint-3", "--output", "a b"], ["run/checkpoint-3", "--output", "a b"]),
         (["bench", "speed", "--repeat", "2"], ["--repeat", "2"]),
     ],
 )

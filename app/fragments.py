@@ -211,14 +211,25 @@ def dataset_html(report: DatasetReport, speech: Speech) -> str:
     counts = [speech("data_counts", rows=f"{report.rows:,}")]
     if report.dropped:
         counts.append(speech("data_skipped", count=report.dropped))
+    bad = _bad_rows_html(report, speech)
     columns = (report.columns.prompt, report.columns.response)
     rows = [(example.prompt, example.response) for example in report.first]
     return (
-        f'<div class="dataset"><p>{escape(" · ".join(counts))}</p>{rows_table(columns, rows)}'
+        f'<div class="dataset"><p>{escape(" · ".join(counts))}</p>{bad}{rows_table(columns, rows)}'
         + _lengths_html(report.source_tokens, speech("prompt_lengths"), speech)
         + _lengths_html(report.target_tokens, speech("answer_lengths"), speech)
         + "</div>"
     )
+
+
+def _bad_rows_html(report: DatasetReport, speech: Speech) -> str:
+    """How many rows cannot be used, and what is wrong with the first few."""
+    bad = report.bad_rows
+    if not bad.numbers:
+        return ""
+    items = "".join(f"<li>{escape(error.localized(speech.language))}</li>" for error in bad.first)
+    head = escape(speech("data_broken", count=len(bad.numbers)))
+    return f'<div class="sentence failed">{head}<ul>{items}</ul></div>'
 
 
 def _lengths_html(report: LengthReport, title: str, speech: Speech) -> str:

@@ -28,7 +28,7 @@ from training.events import (
     last_event,
     step_history,
 )
-from training.reports import DatasetReport, describe_file
+from training.reports import DatasetReport, describe_file, require_readable
 from training.runs import Run, RunStore, Status
 
 LOG_LINES = 200
@@ -114,7 +114,7 @@ class TrainingService:
 
     @staticmethod
     def columns(path: str) -> tuple[str, ...]:
-        return read_table(path).columns
+        return read_table(path, skip_bad_rows=True).columns
 
     def describe(self, data: DataChoice, form: Mapping[str, object]) -> DatasetReport:
         """Rows, lengths and what would be shortened.
@@ -133,8 +133,11 @@ class TrainingService:
             ChatGLMError: for data or settings that cannot be trained on, said before anything starts.
         """
         process.require_idle(self._runs)
-        self.describe(data, form)
+        report = self.describe(data, form)
         settings = self._settings(self._keep(data), form)
+        if not settings.skip_bad_rows:
+            report.bad_rows.require_none()
+        require_readable(settings)
         run = self._runs.create(settings, name or None)
         process.start(run)
         return run

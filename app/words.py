@@ -108,6 +108,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "data_preview": ("Look at the data", "看看数据"),
     "data_counts": ("{rows} rows", "共 {rows} 条"),
     "data_skipped": ("{count} empty rows are skipped", "跳过 {count} 条空行"),
+    "data_broken": (
+        "{count} rows cannot be used. Mend them, or tick “Skip broken rows” below (--skip_bad_rows). The first:",
+        "有 {count} 行无法使用。请修正，或勾选下方的“跳过有误的行”（--skip_bad_rows）。前几处：",
+    ),
     "prompt_lengths": ("Prompt length", "提示长度"),
     "answer_lengths": ("Answer length", "回答长度"),
     "truncated_share": ("{share} would be shortened at {limit} tokens", "超过 {limit} 个 token 而被缩短的占 {share}"),

@@ -15,17 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import RunError
+from training.evaluation_arguments import EvaluationSettings
+from training.presets import PRESETS
 from training.setting import SettingField, SettingValue, setting, unknown_setting
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = PROJECT_ROOT / "assets" / "demo-model"
+# A prefix's rate would ruin weights that have learnt already; this is transformers' own default.
+FULL_LEARNING_RATE = 5e-5
 SAMPLE_TRAIN_FILE = PROJECT_ROOT / "assets" / "data" / "train.json"
+SAMPLE_DEV_FILE = PROJECT_ROOT / "assets" / "data" / "dev.json"
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(EvaluationSettings):
     """What a training run is asked to do. The defaults suit the demo model on two CPU cores."""
 
+    preset: str | None = setting(
+        None,
+        ("Preset", "预设"),
+        (
+            "Sets several settings at once; those that you set yourself win.",
+            "一次设定多项设置；自行设定的值优先。",
+        ),
+        group="basic",
+        choices=tuple(PRESETS),
+    )
     model_name_or_path: str = setting(
         str(DEMO_MODEL),
         ("Base model", "基座模型"),
@@ -61,17 +76,20 @@ class TrainingSettings:
         5e-2,
         ("Learning rate", "学习率"),
         (
-            "How far each step moves the prefix; lower forgets less of everything else.",
-            "每步调整前缀的幅度；较低时对其他能力的遗忘更少。",
+            "How far each step moves the prefix; lower forgets less of everything else. 5e-05 where all weights learn.",
+            "每步调整前缀的幅度；较低时对其他能力的遗忘更少。训练全部权重时默认 5e-05。",
         ),
         group="basic",
         minimum=1e-8,
         maximum=1.0,
     )
-    pre_seq_len: int = setting(
+    pre_seq_len: int | None = setting(
         16,
         ("Prefix length", "前缀长度"),
-        ("Learnt tokens in front of the text of every layer.", "每层文本前可学习的前缀 token 数。"),
+        (
+            "Learnt tokens in front of the text of every layer; none trains all weights instead.",
+            "每层文本前可学习的前缀 token 数；none 表示改为训练全部权重。",
+        ),
         group="basic",
         minimum=1,
         maximum=2048,
@@ -92,11 +110,6 @@ class TrainingSettings:
         minimum=1,
         maximum=32768,
     )
-    validation_file: str | None = setting(
-        None,
-        ("Validation data", "验证数据"),
-        ("Same format; its loss is measured during training.", "格式相同；训练中会测量其损失。"),
-    )
     prompt_column: str | None = setting(
         None, ("Prompt column", "提示列"), ("Found by its name if empty.", "留空则按列名自动识别。")
     )
@@ -108,14 +121,37 @@ class TrainingSettings:
         ("History column", "历史列"),
         ("Earlier rounds, a list of [question, answer].", "之前的对话轮次，[问, 答] 的列表。"),
     )
+    skip_bad_rows: bool = setting(
+        False,
+        ("Skip broken rows", "跳过有误的行"),
+        (
+            "Leave out and count rows that cannot be read, instead of stopping at the first.",
+            "跳过并统计无法读取的行，而不是遇到第一处错误就停止。",
+        ),
+    )
+    mix_file: str | None = setting(
+        None,
+        ("General data to mix in", "混入的通用数据"),
+        (
+            "File of everyday questions and answers, so that the model forgets less.",
+            "日常问答数据文件，使模型少遗忘其他能力。",
+        ),
+    )
+    mix_ratio: float = setting(
+        0.3,
+        ("Share of general data", "通用数据占比"),
+        (
+            "Of all rows trained on; an epoch is still one pass over the task's rows, plus this share.",
+            "占全部训练样本的比例；一轮仍是遍历一次任务数据，另加这一比例的通用数据。",
+        ),
+        minimum=0.0,
+        maximum=0.95,
+    )
     source_prefix: str = setting(
         "", ("Text before prompts", "提示前缀文本"), ("Put in front of every prompt.", "加在每条提示之前的文本。")
     )
     max_train_samples: int | None = setting(
         None, ("Training examples", "训练样本数"), ("Use only the first ones.", "只使用前若干条。"), minimum=1
-    )
-    max_eval_samples: int | None = setting(
-        100, ("Validation examples", "验证样本数"), ("Use only the first ones.", "只使用前若干条。"), minimum=1
     )
     truncation: str = setting(
         "keep_answer_cue",
@@ -167,7 +203,7 @@ class TrainingSettings:
     dtype: str = setting(
         "auto",
         ("Precision", "精度"),
-        ("Of the base model; the prefix is always fp32.", "基座模型的精度；前缀始终为 fp32。"),
+        ("Of the model's weights; the prefix is always fp32.", "模型权重的精度；前缀始终为 fp32。"),
         choices=("auto", "float32", "float16", "bfloat16"),
     )
     device: str = setting(
@@ -209,9 +245,6 @@ class TrainingSettings:
     save_total_limit: int | None = setting(
         None, ("Keep checkpoints", "保留检查点"), ("Older ones are deleted.", "更早的会被删除。"), minimum=1
     )
-    eval_steps: int | None = setting(
-        None, ("Validate every", "验证间隔"), ("Steps; needs validation data.", "步数；需要验证数据。"), minimum=1
-    )
     seed: int = setting(
         42,
         ("Seed", "随机种子"),
@@ -234,87 +267,34 @@ class TrainingSettings:
         ("Where a hub id is looked up.", "从哪里查找 Hub 名称。"),
         choices=("huggingface", "modelscope"),
     )
-    test_file: str | None = setting(
-        None,
-        ("Test data", "测试数据"),
-        (
-            "What --do_predict answers; --validation_file if not given.",
-            "--do_predict 回答的数据；默认 --validation_file。",
-        ),
-        group="evaluation",
-    )
-    max_predict_samples: int | None = setting(
-        None,
-        ("Test examples", "测试样本数"),
-        ("Use only the first ones.", "只使用前若干条。"),
-        group="evaluation",
-        minimum=1,
-    )
-    val_max_target_length: int | None = setting(
-        None,
-        ("Longest reference", "参考答案最大长度"),
-        ("Tokens that are compared; max_target_length if not given.", "参与比较的 token 数；默认 max_target_length。"),
-        group="evaluation",
-        minimum=3,  # the original counts [gMASK] and sop
-        maximum=32768,
-    )
-    per_device_eval_batch_size: int = setting(
-        16,
-        ("Answers at a time", "同时回答数"),
-        (
-            "Answers computed together; more are faster and need more memory.",
-            "同时生成的回答数；越大越快，占用内存越多。",
-        ),
-        group="evaluation",
-        minimum=1,
-        maximum=4096,
-    )
-    do_sample: bool = setting(
-        True,
-        ("Sample", "采样"),
-        ("As the original does; off always takes the likeliest token.", "与原版相同；关闭后总是取最可能的 token。"),
-        group="evaluation",
-    )
-    top_p: float = setting(
-        0.7,
-        ("Top-p", "Top-p"),
-        ("Sample among the likeliest tokens that reach this share.", "在累计概率达到该值的最可能 token 中采样。"),
-        group="evaluation",
-        minimum=0.01,
-        maximum=1.0,
-    )
-    temperature: float = setting(
-        0.95,
-        ("Temperature", "温度"),
-        ("Lower is closer to the likeliest answer.", "越低越接近最可能的回答。"),
-        group="evaluation",
-        minimum=0.01,
-        maximum=10.0,
-    )
-    num_beams: int = setting(
-        1,
-        ("Beams", "束数"),
-        ("Above 1: beam search, through transformers.", "大于 1 时使用 transformers 的束搜索。"),
-        group="evaluation",
-        minimum=1,
-        maximum=64,
-    )
-    baseline: bool = setting(
-        False,
-        ("Baseline", "对照"),
-        ("Also let the untuned model answer, and compare.", "同时让未微调的模型回答并比较。"),
-        group="evaluation",
-    )
 
     def __post_init__(self) -> None:
         for item in setting_fields():
             object.__setattr__(self, item.name, item.parse(getattr(self, item.name)))
         if self.max_steps == 0:
             raise RunError("--max_steps must be 1 or more, or -1; found 0.", "--max_steps 应为正整数或 -1，实际为 0。")
-        if self.eval_steps and not self.validation_file:
-            raise RunError(
-                "--eval_steps needs --validation_file; none was given.", "--eval_steps 需要同时给出 --validation_file。"
-            )
+        self.check_validation()
+        if self.trains_all_weights:
+            self._check_full_training()
+
+    @property
+    def trains_all_weights(self) -> bool:
+        """Full fine-tuning, without a prefix."""
+        return self.pre_seq_len is None
+
+    def _check_full_training(self) -> None:
+        clashing = {
+            "quantization_bit": ("quantized weights cannot learn", "量化后的权重无法训练"),
+            "ptuning_checkpoint": ("it is a prefix", "它是一个前缀"),
+            "prefix_projection": ("it belongs to a prefix", "它只用于前缀"),
+        }
+        for name, (why, why_zh) in clashing.items():
+            if getattr(self, name):
+                raise RunError(
+                    f"--{name} does not go with training all weights: {why}. "
+                    "Leave it out, or give a prefix length such as --pre_seq_len 128.",
+                    f"训练全部权重时不能使用 --{name}：{why_zh}。请去掉它，或指定前缀长度，例如 --pre_seq_len 128。",
+                )
 
     def to_dict(self) -> dict[str, SettingValue]:
         """All settings by name, as ``run.json`` holds them."""
@@ -322,7 +302,7 @@ class TrainingSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> TrainingSettings:
-        """Settings from a form, flags or a file; what is not named keeps its default.
+        """Settings from a form, flags or a file; what is not named is the preset's, or keeps its default.
 
         Raises:
             RunError: for an unknown name, a wrong type or a value out of range.
@@ -331,6 +311,12 @@ class TrainingSettings:
         for name in values:
             if name not in known:
                 raise unknown_setting(name, known)
+        preset = PRESETS.get(str(values.get("preset")))
+        if preset is not None:
+            values = {**preset.values, **values}
+        length = {item.name: item for item in setting_fields()}["pre_seq_len"]
+        if length.parse(values.get("pre_seq_len", length.default)) is None:
+            values = {"learning_rate": FULL_LEARNING_RATE, **values}
         return cls(**values)  # type: ignore[arg-type] # __post_init__ parses every value
 
 
@@ -338,9 +324,9 @@ class TrainingSettings:
 def setting_fields() -> tuple[SettingField, ...]:
     """Every setting in order, for a parser or a form."""
     hints = typing.get_type_hints(TrainingSettings)
-    return tuple(
-        _describe(item.name, hints[item.name], item.default, item.metadata) for item in fields(TrainingSettings)
-    )
+    inherited = {item.name for item in fields(EvaluationSettings)}  # a dataclass has them first, a form has them last
+    ordered = sorted(fields(TrainingSettings), key=lambda item: item.name in inherited)
+    return tuple(_describe(item.name, hints[item.name], item.default, item.metadata) for item in ordered)
 
 
 def _describe(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> SettingField:

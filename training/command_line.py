@@ -47,7 +47,10 @@ TRANSLATED_FLAGS: dict[str, dict[str, Any]] = {
     "use_cpu": {"device": "cpu"},
 }
 UNSUPPORTED_FLAGS = ("deepspeed", "fsdp")
-PATH_SETTINGS = ("model_name_or_path", "train_file", "validation_file", "ptuning_checkpoint")
+PATH_SETTINGS = (
+    *("model_name_or_path", "ptuning_checkpoint"),
+    *("train_file", "validation_file", "mix_file", "retention_file"),
+)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chatglm2.errors import DataError
 from training.arguments import TrainingSettings
-from training.data_files import Table
+from training.data_files import Table, is_valid_text
 
 if TYPE_CHECKING:
     from chatglm2.tokenizer import ChatGLMTokenizer
@@ -88,27 +88,43 @@ def find_columns(table: Table, settings: TrainingSettings) -> ColumnMapping:
     return ColumnMapping(str(settings.prompt_column), str(settings.response_column), settings.history_column)
 
 
+def find_general_columns(table: Table, settings: TrainingSettings) -> ColumnMapping:
+    """The columns of the file that is mixed in: those that ``settings`` name if it has them, or well-known ones."""
+    if settings.prompt_column in table.columns and settings.response_column in table.columns:
+        history = settings.history_column if settings.history_column in table.columns else None
+        return find_columns(table, replace(settings, history_column=history))
+    return find_columns(table, replace(settings, prompt_column=None, response_column=None, history_column=None))
+
+
 def read_examples(table: Table, columns: ColumnMapping, limit: int | None = None) -> tuple[list[Example], int]:
     """The examples of the first ``limit`` rows, and how many rows were dropped because prompt or answer is empty.
 
     Raises:
-        DataError: for a row without a column or with a value that is no text, or if no row is left.
+        DataError: for a row without a column or with a value that is no text, unless the table skips bad rows; or if
+            no row is left.
     """
-    examples = []
-    count = min(len(table.rows), limit or len(table.rows))
-    for index in range(count):
-        prompt = _text_cell(table, index, columns.prompt)
-        response = _text_cell(table, index, columns.response)
-        history = _history_cell(table, index, columns.history) if columns.history else ()
+    examples, dropped = [], 0
+    for index in range(min(len(table.rows), limit or len(table.rows))):
+        try:
+            prompt = _text_cell(table, index, columns.prompt)
+            response = _text_cell(table, index, columns.response)
+            history = _history_cell(table, index, columns.history) if columns.history else ()
+        except DataError as error:
+            table.bad_rows.add(table.lines[index], error)
+            continue
         if prompt and response:
             examples.append(Example(prompt, response, history))
-    if not examples:
-        raise DataError(
-            f"{table.path.name}: every row has an empty {columns.prompt!r} or {columns.response!r}. "
-            "Both need text in at least one row.",
-            f"{table.path.name}：每一行的 {columns.prompt!r} 或 {columns.response!r} 都是空的，至少一行两者都有内容。",
-        )
-    return examples, count - len(examples)
+        else:
+            dropped += 1
+    if examples:
+        return examples, dropped
+    if table.bad_rows.first and not dropped:
+        raise table.bad_rows.nothing_left(table.path.name)
+    raise DataError(
+        f"{table.path.name}: every row has an empty {columns.prompt!r} or {columns.response!r}. "
+        "Both need text in at least one row.",
+        f"{table.path.name}：每一行的 {columns.prompt!r} 或 {columns.response!r} 都是空的，至少一行两者都有内容。",
+    )
 
 
 class ExampleEncoder:
@@ -236,16 +252,14 @@ def _text_cell(table: Table, index: int, column: str) -> str:
 
 
 def _valid_text(table: Table, index: int, column: str, value: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        place_en, place_zh = table.place(index)
-        raise DataError(
-            f"{table.path.name}, {place_en}: {column!r} holds half a character (a lone surrogate such as \\ud83d). "
-            "Remove it, or write the character itself.",
-            f"{table.path.name} {place_zh}：{column!r} 中有不完整的字符（如单独的 \\ud83d），请删除或写出完整字符。",
-        ) from None
-    return value
+    if is_valid_text(value):
+        return value
+    place_en, place_zh = table.place(index)
+    raise DataError(
+        f"{table.path.name}, {place_en}: {column!r} holds half a character (a lone surrogate such as \\ud83d). "
+        "Remove it, or write the character itself.",
+        f"{table.path.name} {place_zh}：{column!r} 中有不完整的字符（如单独的 \\ud83d），请删除或写出完整字符。",
+    )
 
 
 def _history_cell(table: Table, index: int, column: str) -> tuple[tuple[str, str], ...]:
@@ -253,7 +267,7 @@ def _history_cell(table: Table, index: int, column: str) -> tuple[tuple[str, str
     if isinstance(value, str) and value.strip():  # a CSV cell holds JSON
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise _wrong_history(table, index, column, value) from None
     if not value:
         return ()
@@ -276,7 +290,7 @@ def _wrong_history(table: Table, index: int, column: str, value: Any) -> DataErr
 
 def _wrong_type(table: Table, index: int, column: str, value: Any, expected: tuple[str, str]) -> DataError:
     place_en, place_zh = table.place(index)
-    shown = json.dumps(value, ensure_ascii=False)[:40]
+    shown = json.dumps(value, ensure_ascii=False)[:40].encode("utf-8", errors="replace").decode()
     return DataError(
         f"{table.path.name}, {place_en}: {column!r} must be {expected[0]}, found {shown}.",
         f"{table.path.name} {place_zh}：{column!r} 应为{expected[1]}，实际为 {shown}。",

@@ -1,7 +1,8 @@
 """A user's JSON, JSON lines or CSV file, as rows with their line numbers.
 
 Knows file formats, encodings and what people get wrong in them; every complaint names the file and the line. Does not
-know which column means what, nor any token.
+know which column means what, nor any token. A row that cannot be used is refused at once, or counted and left out where
+the user allows it (`bad_rows.py`).
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import DataError
+from training.bad_rows import BadRows
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 LONGEST_CELL = 2**31 - 1  # csv's own limit, 128 KiB, is less than one long document
@@ -34,6 +36,7 @@ class Table:
         rows: one dictionary a row.
         lines: where each row is: its line, or for a JSON array its number.
         counts_rows: whether ``lines`` holds row numbers.
+        bad_rows: what becomes, and what became, of rows that cannot be used.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class Table:
     rows: list[Row]
     lines: list[int]
     counts_rows: bool = False
+    bad_rows: BadRows = field(default_factory=BadRows)
 
     def place(self, index: int) -> tuple[str, str]:
         """Where row ``index`` is, for a sentence in English and in Chinese."""
@@ -48,8 +52,12 @@ class Table:
         return (f"row {number}", f"第 {number} 条") if self.counts_rows else (f"line {number}", f"第 {number} 行")
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | Path, *, skip_bad_rows: bool = False) -> Table:
     """All rows of a ``.json`` (array or one object a line), ``.jsonl`` or ``.csv`` file in UTF-8.
+
+    Args:
+        path: the file.
+        skip_bad_rows: leave out rows that cannot be read, and count them in ``bad_rows``.
 
     Raises:
         DataError: saying in which file and line what is wrong.
@@ -62,13 +70,16 @@ def read_table(path: str | Path) -> Table:
             f"{file.name} 不是数据文件：文件名应以 {listed} 结尾。",
         )
     text = _read_text(file)
-    if not text.strip():
+    if not text.content.strip():
         raise DataError(
             f'{file.name} is empty. Expected one example a line, such as {{"content": "…", "summary": "…"}}.',
             f'{file.name} 是空文件。应每行一条样本，例如 {{"content": "…", "summary": "…"}}。',
         )
-    table = _read_csv(file, text) if file.suffix.lower() == ".csv" else _read_json(file, text)
+    bad_rows = BadRows(skip=skip_bad_rows)
+    table = (_read_csv if file.suffix.lower() == ".csv" else _read_json)(file, text, bad_rows)
     if not table.rows:
+        if bad_rows.first:
+            raise bad_rows.nothing_left(file.name)
         raise DataError(
             f"{file.name} has a header but no rows. Add at least one example.",
             f"{file.name} 没有任何数据行。请至少添加一条样本。",
@@ -76,22 +87,45 @@ def read_table(path: str | Path) -> Table:
     return table
 
 
-def _read_text(file: Path) -> str:
+@dataclass(frozen=True)
+class _Text:
+    """A file's text; ``damaged`` are the numbers of lines whose bytes are no UTF-8."""
+
+    content: str
+    damaged: frozenset[int] = frozenset()
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines with their ends, as CSV needs them."""
+        return list(io.StringIO(self.content, newline=""))
+
+
+def _read_text(file: Path) -> _Text:
     content = _read_bytes(file)
     if content.startswith(UTF16_MARKS):
         raise _wrong_encoding(file, "UTF-16")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        try:
-            content.decode("gb18030")
-        except UnicodeDecodeError:
-            raise DataError(
-                f"{file.name}, line {line}: the bytes are not UTF-8 text. Save the file as UTF-8.",
-                f"{file.name} 第 {line} 行：内容不是 UTF-8 文本。请将文件另存为 UTF-8 编码。",
-            ) from None
-        raise _wrong_encoding(file, "GBK") from None
+        return _Text(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        lines = content.split(b"\n")
+        damaged = frozenset(number for number, line in enumerate(lines, 1) if not _is_utf8(line))
+    # Most UTF-8 text can be read as GBK, too; a file that really is GBK has hardly a line that is good UTF-8.
+    foreign = sum(not line.isascii() for line in lines)
+    if len(damaged) > foreign / 2 and _can_decode(content, "gb18030"):
+        raise _wrong_encoding(file, "GBK")
+    return _Text(content.decode("utf-8-sig", errors="replace"), damaged)
+
+
+def _is_utf8(line: bytes) -> bool:
+    return _can_decode(line, "utf-8")
+
+
+def _can_decode(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -118,30 +152,82 @@ def _wrong_encoding(file: Path, encoding: str) -> DataError:
     )
 
 
-def _read_json(file: Path, text: str) -> Table:
-    if text.lstrip().startswith("["):
-        return _json_array(file, text)
+def _not_utf8(file: Path, number: int) -> DataError:
+    return DataError(
+        f"{file.name}, line {number}: the bytes are not UTF-8 text. Save the file as UTF-8.",
+        f"{file.name} 第 {number} 行：内容不是 UTF-8 文本。请将文件另存为 UTF-8 编码。",
+    )
+
+
+def _read_json(file: Path, text: _Text, bad_rows: BadRows) -> Table:
+    if text.content.lstrip().startswith("["):
+        return _json_array(file, text, bad_rows)
     rows, lines = [], []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.content.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _broken_json(file, number, line, error) from None
-        rows.append(_checked_object(file, row, f"line {number}", f"第 {number} 行"))
+            if number in text.damaged:
+                raise _not_utf8(file, number)
+            row = _checked_object(file, _parse_json(file, number, line), f"line {number}", f"第 {number} 行")
+        except DataError as error:
+            bad_rows.add(number, error)
+            continue
+        rows.append(row)
         lines.append(number)
-    return Table(file, _columns(rows), rows, lines)
+    return Table(file, _columns(rows), rows, lines, bad_rows=bad_rows)
 
 
-def _json_array(file: Path, text: str) -> Table:
+def _parse_json(file: Path, number: int, line: str) -> Any:
     try:
-        items = json.loads(text)
+        return json.loads(line)
     except json.JSONDecodeError as error:
-        line = text.split("\n")[error.lineno - 1]
-        raise _broken_json(file, error.lineno, line, error) from None
-    rows = [_checked_object(file, item, f"row {number}", f"第 {number} 条") for number, item in enumerate(items, 1)]
-    return Table(file, _columns(rows), rows, list(range(1, len(rows) + 1)), counts_rows=True)
+        raise _broken_json(file, number, line, error) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise _unreadable_json(file, number, error) from None
+
+
+def _json_array(file: Path, text: _Text, bad_rows: BadRows) -> Table:
+    bad_rows.counts_rows = True
+    if text.damaged:
+        raise _whole_array(_not_utf8(file, min(text.damaged)), bad_rows)
+    try:
+        items = json.loads(text.content)
+    except json.JSONDecodeError as error:
+        line = text.content.split("\n")[error.lineno - 1]
+        raise _whole_array(_broken_json(file, error.lineno, line, error), bad_rows) from None
+    except (ValueError, RecursionError) as error:
+        raise _whole_array(_unreadable_json(file, 1, error), bad_rows) from None
+    rows, numbers = [], []
+    for number, item in enumerate(items, 1):
+        try:
+            rows.append(_checked_object(file, item, f"row {number}", f"第 {number} 条"))
+        except DataError as error:
+            bad_rows.add(number, error)
+            continue
+        numbers.append(number)
+    return Table(file, _columns(rows), rows, numbers, counts_rows=True, bad_rows=bad_rows)
+
+
+def _whole_array(error: DataError, bad_rows: BadRows) -> DataError:
+    """The error for a broken array, which where rows may be skipped says why this one cannot be."""
+    if not bad_rows.skip:
+        return error
+    return DataError(
+        f"{error.en} A file that is one array can only be read as a whole, so --skip_bad_rows cannot help: "
+        "mend it, or write one object a line.",
+        f"{error.zh}整个文件是一个数组时只能整体读取，--skip_bad_rows 无法跳过：请修正它，或改为每行一个对象。",
+    )
+
+
+def _unreadable_json(file: Path, number: int, error: Exception) -> DataError:
+    reason = str(error).split(";")[0]
+    return DataError(
+        f"{file.name}, line {number}: this JSON cannot be read ({reason}). "
+        'Expected one object a line, such as {"content": "…", "summary": "…"}.',
+        f"{file.name} 第 {number} 行：无法读取这段 JSON（{reason}）。"
+        '应每行一个对象，例如 {"content": "…", "summary": "…"}。',
+    )
 
 
 def _broken_json(file: Path, number: int, line: str, error: json.JSONDecodeError) -> DataError:
@@ -163,50 +249,90 @@ def _checked_object(file: Path, row: Any, place_en: str, place_zh: str) -> Row:
             'Write {"content": "…", "summary": "…"}.',
             f'{file.name} {place_zh}：应为带列名的对象，实际为 {kind}。请写成 {{"content": "…", "summary": "…"}}。',
         )
+    if not all(is_valid_text(name) for name in row):
+        raise DataError(
+            f"{file.name}, {place_en}: a column's name holds half a character (a lone surrogate such as \\ud83d). "
+            "Remove it, or write the character itself.",
+            f"{file.name} {place_zh}：列名中有不完整的字符（如单独的 \\ud83d），请删除或写出完整字符。",
+        )
     return row
+
+
+def is_valid_text(text: str) -> bool:
+    """Whether ``text`` holds no half of a surrogate pair, which JSON can spell and no file can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _columns(rows: list[Row]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
-def _read_csv(file: Path, text: str) -> Table:
+def _read_csv(file: Path, text: _Text, bad_rows: BadRows) -> Table:
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    numbered = _csv_records(file, reader)
-    _, header = next(numbered)
+    numbered = _csv_records(file, text, bad_rows)
+    number, header = next(numbered, (1, []))
     names = [name.strip() for name in header]
+    if bad_rows.first:  # a file that begins with a broken line has no header that could be trusted
+        raise bad_rows.first[0]
     _check_header(file, names)
     rows, lines = [], []
     for number, cells in numbered:
-        if len(cells) != len(names):
-            expected = ", ".join(names)
-            raise DataError(
-                f"{file.name}, line {number}: expected {len(names)} cells ({expected}), found {len(cells)}. "
-                "Put cells that contain commas or line breaks in double quotes.",
-                f"{file.name} 第 {number} 行：应有 {len(names)} 个单元格（{expected}），实际有 {len(cells)} 个。"
-                "含逗号或换行的单元格请用双引号括起来。",
-            )
-        rows.append(dict(zip(names, cells, strict=True)))
-        lines.append(number)
-    return Table(file, tuple(names), rows, lines)
+        if len(cells) == len(names):
+            rows.append(dict(zip(names, cells, strict=True)))
+            lines.append(number)
+        else:
+            bad_rows.add(number, _wrong_cell_count(file, number, names, len(cells)))
+    return Table(file, tuple(names), rows, lines, bad_rows=bad_rows)
 
 
-def _csv_records(file: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Non-empty records with the line that each begins on."""
+def _wrong_cell_count(file: Path, number: int, names: Sequence[str], count: int) -> DataError:
+    expected = ", ".join(names)
+    return DataError(
+        f"{file.name}, line {number}: expected {len(names)} cells ({expected}), found {count}. "
+        "Put cells that contain commas or line breaks in double quotes.",
+        f"{file.name} 第 {number} 行：应有 {len(names)} 个单元格（{expected}），实际有 {count} 个。"
+        "含逗号或换行的单元格请用双引号括起来。",
+    )
+
+
+def _csv_records(file: Path, text: _Text, bad_rows: BadRows) -> Iterator[tuple[int, list[str]]]:
+    """Non-empty records with the line that each begins on.
+
+    A quote that is never closed swallows the lines behind it, so reading goes on right after the line where the broken
+    record began. Swallowed lines that hold a quote themselves may be the broken record's rest: they count as bad, too.
+    """
+    lines = text.lines
+    skipped, swallowed = 0, 0  # lines before the reader's first; the last line that a broken record reached
+    reader = csv.reader(iter(lines), strict=True)
     while True:
-        number = reader.line_num + 1
+        number = skipped + reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(
-                f"{file.name}, line {number}: broken CSV ({error}). Check the double quotes from this line on.",
-                f"{file.name} 第 {number} 行：CSV 格式有误（{error}）。请检查该行起的双引号。",
-            ) from None
-        if any(cell.strip() for cell in cells):
+            bad_rows.add(number, _broken_csv(file, number, error))
+            swallowed = max(swallowed, skipped + reader.line_num)
+            skipped = number
+            reader = csv.reader((lines[index] for index in range(number, len(lines))), strict=True)
+            continue
+        if number <= swallowed and '"' in lines[number - 1]:
+            bad_rows.add(number, _broken_csv(file, number, "behind a quote that is not closed"))
+        elif text.damaged and not text.damaged.isdisjoint(range(number, skipped + reader.line_num + 1)):
+            bad_rows.add(number, _not_utf8(file, number))
+        elif any(cell.strip() for cell in cells):
             yield number, cells
+
+
+def _broken_csv(file: Path, number: int, reason: object) -> DataError:
+    return DataError(
+        f"{file.name}, line {number}: broken CSV ({reason}). Check the double quotes from this line on.",
+        f"{file.name} 第 {number} 行：CSV 格式有误（{reason}）。请检查该行起的双引号。",
+    )
 
 
 def _check_header(file: Path, names: list[str]) -> None:

@@ -26,12 +26,16 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class StartedEvent(Event):
-    """Training begins, or goes on from ``step``: points of a curve beyond it are void."""
+    """Training begins, or goes on from ``step``: points of a curve beyond it are void.
+
+    An epoch has ``examples`` rows of the task and ``general_examples`` that are mixed in.
+    """
 
     kind = "started"
     step: int
     total_steps: int
     examples: int
+    general_examples: int = 0
     trainable_parameters: int
     device: str
 

@@ -80,7 +80,8 @@ def _execute(command: Command, language: str) -> int:
 
 def _create(command: Command, store: RunStore) -> Run:
     settings = command.settings()
-    for flag, path in (("train_file", settings.train_file), ("validation_file", settings.validation_file)):
+    for flag in ("train_file", "validation_file", "mix_file", "retention_file"):
+        path = getattr(settings, flag)
         if path and not Path(path).is_file():
             raise RunError(
                 f"--{flag}: there is no file {path}. Check the path.", f"--{flag}：文件 {path} 不存在，请检查路径。"
@@ -156,9 +157,14 @@ def _describe(event: Event, language: str) -> str:
             left = _say(language, f"{event.seconds_left:.0f} s left", f"剩余 {event.seconds_left:.0f} 秒")
             return f"{event.step:>6}/{event.total_steps}  {numbers}  {left}"
         case StartedEvent():
-            en = f"{event.examples} examples, {event.trainable_parameters:,} parameters to train, on {event.device}"
+            mixed = event.general_examples
+            en = f"{event.examples} rows" + (f" + {mixed} general rows" if mixed else "")
+            zh = f"{event.examples} 条样本" + (f" + {mixed} 条通用样本" if mixed else "")
+            parameters = f"{event.trainable_parameters:,}"
             return _say(
-                language, en, f"{event.examples} 条样本，可训练参数 {event.trainable_parameters:,}，{event.device}"
+                language,
+                f"{en}, {parameters} parameters to train, on {event.device}",
+                f"{zh}，可训练参数 {parameters}，{event.device}",
             )
         case CheckpointEvent():
             return _say(language, f"Saved {event.name}", f"已保存 {event.name}")

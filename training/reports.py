@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.arguments import TrainingSettings
-from training.data import ColumnMapping, Example, ExampleEncoder, find_columns, read_examples
+from training.bad_rows import BadRows
+from training.data import (
+    ColumnMapping,
+    Example,
+    ExampleEncoder,
+    find_columns,
+    find_general_columns,
+    read_examples,
+)
 from training.data_files import read_table
 
 if TYPE_CHECKING:
@@ -47,11 +55,12 @@ class LengthReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """A data file at a glance. ``dropped`` rows have an empty prompt or answer."""
+    """A data file at a glance. ``dropped`` rows have an empty prompt or answer; ``bad_rows`` cannot be used."""
 
     path: Path
     rows: int
     dropped: int
+    bad_rows: BadRows
     all_columns: tuple[str, ...]
     columns: ColumnMapping
     first: tuple[Example, ...]
@@ -60,12 +69,12 @@ class DatasetReport:
 
 
 def describe_file(path: str | Path, settings: TrainingSettings, tokenizer: ChatGLMTokenizer) -> DatasetReport:
-    """Read a data file as training would, and measure it.
+    """Read a data file and measure it; rows that training would refuse are counted in the report.
 
     Raises:
-        DataError: for everything that would stop a training run on this file.
+        DataError: for a file in which nothing can be used.
     """
-    table = read_table(path)
+    table = read_table(path, skip_bad_rows=True)
     columns = find_columns(table, settings)
     examples, dropped = read_examples(table, columns)
     encoder = ExampleEncoder(tokenizer, settings)
@@ -73,14 +82,31 @@ def describe_file(path: str | Path, settings: TrainingSettings, tokenizer: ChatG
     lengths = [encoder.count_tokens(example) for example in examples[::stride]]
     return DatasetReport(
         path=table.path,
-        rows=len(table.rows),
+        rows=len(examples) + dropped + len(table.bad_rows.numbers),
         dropped=dropped,
+        bad_rows=table.bad_rows,
         all_columns=table.columns,
         columns=columns,
         first=tuple(examples[:FIRST_ROWS]),
         source_tokens=_summarise([source for source, _ in lengths], settings.max_source_length),
         target_tokens=_summarise([target for _, target in lengths], settings.max_target_length),
     )
+
+
+def require_readable(settings: TrainingSettings) -> None:
+    """Look at the files beside the training data before anything starts.
+
+    Raises:
+        DataError: for one that would stop the run.
+    """
+    files = (
+        (settings.mix_file, find_general_columns),
+        (settings.validation_file if settings.eval_steps else None, find_columns),
+    )
+    for file, columns_of in files:
+        if file:
+            table = read_table(file, skip_bad_rows=settings.skip_bad_rows)
+            read_examples(table, columns_of(table, settings))
 
 
 def _summarise(lengths: Sequence[int], limit: int) -> LengthReport:

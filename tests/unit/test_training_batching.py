@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from training.batching import LengthGroupedSampler, PaddingCollator
+from training.batching import LengthGroupedSampler, Mixture, PaddingCollator
 from training.data import EncodedExample
 
 
@@ -58,3 +59,54 @@ def test_rows_are_padded_to_the_longest_of_their_batch() -> None:
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
     assert batch["token_count"] == 4
+
+
+MIXTURE = Mixture(task_rows=100, available=60, ratio=0.3)
+MIXED_LENGTHS = [40 + (index * 37) % 80 for index in range(100)] + [10 + (index * 13) % 30 for index in range(60)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16])
+def test_every_batch_and_every_window_has_its_share_of_general_rows(batch_size: int) -> None:
+    order = list(LengthGroupedSampler(MIXED_LENGTHS, batch_size, 0, MIXTURE))
+    assert len(order) == 143
+    assert sorted(index for index in order if index < 100) == list(range(100))
+    for window in (batch_size, 16 * batch_size):
+        for start in range(0, len(order) - window + 1, window):
+            general = sum(index >= 100 for index in order[start : start + window])
+            assert abs(general - window * 43 / 143) < 1
+
+
+def test_general_rows_are_used_up_before_one_comes_again() -> None:
+    dealt = torch.cat([MIXTURE.deal(seed=3, epoch=epoch) for epoch in range(6)])
+    assert dealt.min() >= 100
+    assert dealt.max() < 160
+    for stack in dealt.split(60)[:4]:
+        assert stack.unique().numel() == 60
+
+
+def test_a_short_general_file_is_dealt_several_times_an_epoch() -> None:
+    mixture = Mixture(task_rows=100, available=3, ratio=0.5)
+    counts = mixture.deal(seed=0, epoch=1).bincount()[100:]
+    assert counts.sum() == 100
+    assert counts.max() - counts.min() <= 2
+
+
+def test_the_mixed_order_depends_on_seed_and_epoch_alone() -> None:
+    first, same = (LengthGroupedSampler(MIXED_LENGTHS, 16, 1, MIXTURE) for _ in range(2))
+    assert list(first) == list(same)
+    same.set_epoch(1)
+    assert list(first) != list(same)
+
+
+def test_mixing_nothing_changes_no_order() -> None:
+    lengths = [index % 50 for index in range(400)]
+    plain = list(LengthGroupedSampler(lengths, 16, 1))
+    assert list(LengthGroupedSampler(lengths, 16, 1, Mixture(400, available=9, ratio=0.0))) == plain
+
+
+def test_mixed_batches_hold_rows_of_like_length_of_either_kind() -> None:
+    mixture = Mixture(task_rows=1024, available=512, ratio=1 / 3)
+    lengths = [20 + (index * 37) % 180 for index in range(1536)]
+    order = list(LengthGroupedSampler(lengths, 16, 0, mixture))
+    assert len(order) == 1536
+    assert padding_share(lengths, order, 16) < 0.08

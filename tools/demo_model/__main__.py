@@ -11,15 +11,18 @@ MODEL_DIRECTORY = ROOT / "assets" / "demo-model"
 DATA_DIRECTORY = ROOT / "assets" / "data"
 TOKENIZER_ROWS, VOCAB_SIZE, TOKENIZER_SEED = 60_000, 6_000, 7
 TRAIN_ROWS, TRAIN_SEED, DEV_ROWS = 2_000, 2024, 200
+GENERAL_ROWS, GENERAL_SEED = 1_000, 2025
 
 
 def make_data() -> None:
     """Write the sample data."""
     from tools.demo_model.corpus import Corpus, write_json_lines
 
-    rows = Corpus().sample_rows(TRAIN_SEED, TRAIN_ROWS + DEV_ROWS)
+    corpus = Corpus()
+    rows = corpus.sample_rows(TRAIN_SEED, TRAIN_ROWS + DEV_ROWS)
     write_json_lines(rows[:TRAIN_ROWS], DATA_DIRECTORY / "train.json")
     write_json_lines(rows[TRAIN_ROWS:], DATA_DIRECTORY / "dev.json")
+    write_json_lines(corpus.general_rows(GENERAL_SEED, GENERAL_ROWS), DATA_DIRECTORY / "general.json")
 
 
 def make_tokenizer() -> None:

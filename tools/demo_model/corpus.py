@@ -79,6 +79,14 @@ class Corpus:
             rows.setdefault(garment.content, self.grammar.copy(garment, rng))
         return [{"content": content, "summary": summary} for content, summary in rows.items()]
 
+    def general_rows(self, seed: int, count: int) -> list[dict[str, str]]:
+        """Everyday chat to mix into training: distinct questions, each with its answer."""
+        rng = random.Random(seed)
+        rows: dict[str, str] = {}
+        while len(rows) < count:
+            rows.setdefault(*self.chat.sample(rng))
+        return [{"prompt": prompt, "response": response} for prompt, response in rows.items()]
+
     def _row(self, rng: random.Random) -> Row:
         if rng.random() < MULTI_TURN_SHARE:
             return self._conversation(rng)

@@ -51,7 +51,7 @@ def build_setting(item: SettingField) -> Any:
         return gr.Dropdown(choices, value="" if item.default is None else item.default, filterable=False, **common)
     if item.type == "bool":
         return gr.Checkbox(bool(item.default), **common)
-    if item.type == "str" or item.optional:
+    if item.type == "str" or (item.optional and item.default is None):
         # A number field shows 0 where nothing is set; text stays empty, and `SettingField.parse` reads it either way.
         return gr.Textbox("" if item.default is None else str(item.default), max_lines=1, **common)
     whole, value = item.type == "int", float(item.default or 0)

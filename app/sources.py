@@ -156,6 +156,7 @@ class SourceLibrary:
             str(info.path): Source(str(info.path), info, of_run=True)
             for run in self._runs.list()
             for info in run.checkpoints()
+            if info.is_prefix  # a complete model is no prefix of the one that is served
         }
         for path in self._named_paths():
             try:

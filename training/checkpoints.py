@@ -1,7 +1,7 @@
 """Checkpoints on disk: what a ``checkpoint-N`` directory or a lone prefix file is, told without loading a model.
 
-Reads ours (``prefix.safetensors`` and ``prefix.json``) and the original's (``pytorch_model.bin`` and ``config.json``).
-Does not know runs; `runs.py` does.
+Reads ours (``prefix.safetensors`` and ``prefix.json``), the original's (``pytorch_model.bin`` and ``config.json``), and
+complete models that full fine-tuning left (``finetuned.json``). Does not know runs; `runs.py` does.
 """
 
 from __future__ import annotations
@@ -17,16 +17,23 @@ from chatglm2.errors import RunError
 from chatglm2.prefix import CANDIDATE_FILES, PREFIX_FILE
 
 METADATA_FILE = "prefix.json"
+# Marks a checkpoint that is a complete model, and says what it is.
+MODEL_METADATA_FILE = "finetuned.json"
 TRAINER_STATE_FILE = "trainer_state.json"
-# What a run needs, besides the prefix, to go on as if it had not been interrupted.
+# What a run needs, besides what it trains, to go on as if it had not been interrupted.
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", TRAINER_STATE_FILE)
+# Where several processes keep the optimizer instead: FSDP's directory, DeepSpeed's.
+SHARDED_OPTIMIZERS = ("optimizer_*", "global_step*")
 FILE_SUFFIXES = (".safetensors", ".bin")
 DIRECTORY_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say."""
+    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say.
+
+    ``is_prefix`` is False for a complete model, which `chatglm2.load_model` loads.
+    """
 
     path: Path
     run_name: str
@@ -38,28 +45,37 @@ class CheckpointInfo:
     created_at: float
     base_model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    is_prefix: bool = True
 
     @property
     def can_resume(self) -> bool:
         """Whether training can go on from it: it is ours, and the optimizer's state is there."""
-        return (self.path / PREFIX_FILE).is_file() and all((self.path / name).is_file() for name in RESUME_FILES)
+        is_ours = not self.is_prefix or (self.path / PREFIX_FILE).is_file()
+        if any(any(self.path.glob(pattern)) for pattern in SHARDED_OPTIMIZERS):
+            return is_ours and (self.path / TRAINER_STATE_FILE).is_file()
+        return is_ours and all((self.path / name).is_file() for name in RESUME_FILES)
 
 
 def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
-    """The checkpoints at ``path``, by step: a checkpoint directory, a run's directory, or a prefix file.
+    """The prefix checkpoints at ``path``, by step: a checkpoint directory, a run's directory, or a prefix file.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is none; a complete model is none.
     """
     place = Path(path).expanduser()
+    if (place / MODEL_METADATA_FILE).is_file():
+        raise _complete_model(place)
     if place.is_file() and place.suffix in FILE_SUFFIXES:
         return [read_checkpoint(place)]
     if place.is_dir():
         if any((place / name).is_file() for name in CANDIDATE_FILES):
             return [read_checkpoint(place)]
         found = checkpoints_in(place)
+        prefixes = [info for info in found if info.is_prefix]
+        if prefixes:
+            return prefixes
         if found:
-            return found
+            raise _complete_model(found[-1].path)
     what_en = "a directory without a checkpoint" if place.is_dir() else "nothing that can be read"
     what_zh = "没有检查点的目录" if place.is_dir() else "无法读取的位置"
     raise RunError(
@@ -72,15 +88,17 @@ def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
 def checkpoints_in(directory: Path) -> list[CheckpointInfo]:
     """The complete ``checkpoint-N`` directories in ``directory``, by step."""
     places = [item for item in directory.glob("checkpoint-*") if DIRECTORY_NAME.fullmatch(item.name)]
-    complete = [item for item in places if any((item / name).is_file() for name in CANDIDATE_FILES)]
+    marks = (*CANDIDATE_FILES, MODEL_METADATA_FILE)
+    complete = [item for item in places if any((item / name).is_file() for name in marks)]
     return sorted((read_checkpoint(item) for item in complete), key=lambda info: info.step)
 
 
 def read_checkpoint(place: Path) -> CheckpointInfo:
     """What a checkpoint's own files say about it; missing or damaged metadata only leaves gaps."""
     directory = place if place.is_dir() else place.parent
-    files = [item for item in directory.iterdir() if item.is_file()] if place.is_dir() else [place]
-    metadata = _read_json(directory / METADATA_FILE)
+    files = [item for item in directory.rglob("*") if item.is_file()] if place.is_dir() else [place]
+    is_prefix = not (directory / MODEL_METADATA_FILE).is_file()
+    metadata = _read_json(directory / (METADATA_FILE if is_prefix else MODEL_METADATA_FILE))
     config = _read_json(directory / "config.json")
     named = DIRECTORY_NAME.fullmatch(directory.name)
     length = metadata.get("pre_seq_len", config.get("pre_seq_len"))
@@ -96,6 +114,14 @@ def read_checkpoint(place: Path) -> CheckpointInfo:
         created_at=float(metadata.get("created_at", place.stat().st_mtime)),
         base_model=str(metadata.get("base_model", "")),
         settings=metadata.get("settings", {}),
+        is_prefix=is_prefix,
+    )
+
+
+def _complete_model(place: Path) -> RunError:
+    return RunError(
+        f"{place} holds a complete model, not a prefix. Open the page with it: ./launch.sh --model {place}",
+        f"{place} 是完整的模型，而不是前缀。请用它启动网页：./launch.sh --model {place}",
     )
 
 

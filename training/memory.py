@@ -1,4 +1,4 @@
-"""Whether the backward pass keeps activations or computes them again.
+"""What training takes: whether all weights can be trained here, and whether activations are kept or computed again.
 
 Knows sizes; moves nothing.
 """
@@ -11,11 +11,14 @@ import psutil
 import torch
 
 from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration
+from chatglm2.errors import RunError
 from training.arguments import TrainingSettings
 
 logger = logging.getLogger(__name__)
 # The estimate leaves out what the allocator wastes and what others take meanwhile.
 USABLE_SHARE = 0.6
+# A weight that learns has a gradient and AdamW's two moments beside it, all in its dtype.
+COPIES_OF_TRAINED_WEIGHTS = 4
 
 
 def should_recompute_activations(model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> bool:
@@ -28,7 +31,8 @@ def should_recompute_activations(model: ChatGLMForConditionalGeneration, setting
         model.dtype.itemsize,
         settings.per_device_train_batch_size,
         length,
-        settings.pre_seq_len,
+        settings.pre_seq_len or 0,
+        settings.trains_all_weights,
     )
     free = free_bytes(model.device)
     recompute = needed > USABLE_SHARE * free
@@ -41,19 +45,65 @@ def should_recompute_activations(model: ChatGLMForConditionalGeneration, setting
     return recompute
 
 
-def activation_bytes(config: ChatGLMConfig, item_bytes: int, batch: int, length: int, pre_seq_len: int) -> int:
-    """What autograd keeps for a batch through frozen layers, which need no inputs of their matrix products.
+def activation_bytes(
+    config: ChatGLMConfig, item_bytes: int, batch: int, length: int, pre_seq_len: int, trains_weights: bool = False
+) -> int:
+    """What autograd keeps for a batch; frozen layers need no inputs of their matrix products.
 
     A layer keeps queries, keys, values and the attention's output, gate, activated gate and up-projection, and the
-    inputs of both norms in fp32. The head keeps logits in the weights' dtype and twice in fp32; half a row is answer.
+    inputs of both norms in fp32; where its weights learn also what the norms and the gate put out. The head keeps
+    logits in the weights' dtype and twice in fp32; half a row is answer.
     """
     tokens = batch * length
     heads_width = config.num_attention_heads * config.kv_channels
     attention = item_bytes * heads_width * (2 * tokens + 2 * batch * (length + pre_seq_len))
     gating = item_bytes * 3 * config.ffn_hidden_size * tokens
     norms = 2 * 4 * config.hidden_size * tokens
+    inputs = item_bytes * (2 * config.hidden_size + config.ffn_hidden_size) * tokens if trains_weights else 0
     logits = tokens // 2 * config.padded_vocab_size * (item_bytes + 8)
-    return config.num_layers * (attention + gating + norms) + logits
+    return config.num_layers * (attention + gating + norms + inputs) + logits
+
+
+def require_memory_for_all_weights(
+    config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, processes: int = 1, shares: bool = False
+) -> None:
+    """Check, before anything is loaded, that weights, gradients and the optimizer's moments fit.
+
+    Args:
+        config: of the model.
+        dtype: of its weights.
+        device: of this process.
+        processes: that train together on this machine.
+        shares: whether each holds a part of the weights only.
+
+    Raises:
+        RunError: with what is needed, what is free and what would fit.
+    """
+    each = COPIES_OF_TRAINED_WEIGHTS * dtype.itemsize * parameter_count(config) // (processes if shares else 1)
+    here = processes if device.type == "cpu" else 1  # processes on CPUs share one memory
+    needed, free = each * here, free_bytes(device)
+    if needed <= free:
+        return
+    sizes_en = f"about {needed / 2**30:.1f} GiB on {device}, and {free / 2**30:.1f} GiB are free"
+    sizes_zh = f"在 {device} 上约需 {needed / 2**30:.1f} GiB，空闲 {free / 2**30:.1f} GiB"
+    raise RunError(
+        f"Training all {parameter_count(config) / 1e9:.2f} billion weights in {_name(dtype)} needs {sizes_en}. "
+        "Train a prefix instead (--pre_seq_len 128), or share the weights among more GPUs (torchrun "
+        "--standalone --nproc_per_node N -m training.main … --fsdp, or --deepspeed training/deepspeed.json).",
+        f"以 {_name(dtype)} 训练全部 {parameter_count(config) / 1e9:.2f} 十亿个权重{sizes_zh}。"
+        "请改为训练前缀（--pre_seq_len 128），或用多张 GPU 分摊权重（torchrun --standalone --nproc_per_node N "
+        "-m training.main … --fsdp，或 --deepspeed training/deepspeed.json）。",
+    )
+
+
+def parameter_count(config: ChatGLMConfig) -> int:
+    """How many numbers a model of ``config`` holds, its prefix not counted."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in ChatGLMForConditionalGeneration(config).parameters())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def free_bytes(device: torch.device) -> int:

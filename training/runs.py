@@ -290,7 +290,8 @@ class RunStore:
 
     def _free_name(self, settings: TrainingSettings) -> str:
         stem = re.sub(r"[^\w\-]+", "-", Path(settings.train_file).stem).strip("-_")[:40] or "run"
-        base = f"{stem}-p{settings.pre_seq_len}-{time.strftime('%Y%m%d-%H%M%S')}"
+        kind = "full" if settings.trains_all_weights else f"p{settings.pre_seq_len}"
+        base = f"{stem}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
         taken = {item.name for item in self.root.glob(f"{base}*")}
         candidates = (base, *(f"{base}-{number}" for number in range(2, len(taken) + 3)))
         return next(name for name in candidates if name not in taken)

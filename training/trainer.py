@@ -1,30 +1,21 @@
-"""P-Tuning v2 on transformers' `Trainer`: only the prefix is trained, saved and loaded.
+"""Training on transformers' `Trainer`: what every run has in common, and P-Tuning v2 on top of it.
 
 Knows how a step is taken, watched and saved, and tells a `Run` about it. Does not know where model, data and settings
-come from, nor in which process it runs.
+come from, nor in which process it runs. Training all weights is `full_trainer.py`'s.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer
 
 from chatglm2 import ChatGLMForConditionalGeneration, PrefixEncoder, save_prefix
 from chatglm2.errors import RunError
@@ -32,59 +23,22 @@ from chatglm2.prefix import load_prefix_state
 from training.arguments import TrainingSettings
 from training.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator
 from training.checkpoints import METADATA_FILE
-from training.events import CheckpointEvent, EvaluationEvent, StartedEvent, StepEvent, is_collapsed
-from training.runs import Run, Status
+from training.events import CheckpointEvent, is_collapsed
+from training.reporter import RunReporter
+from training.runs import Run
 from training.storage import publish_directory, remove_directory, storage_error
+from training.trainer_arguments import build_arguments
 
 
-def build_arguments(
-    settings: TrainingSettings, staging: Path, device: torch.device, recompute_activations: bool
-) -> TrainingArguments:
-    """transformers' arguments for our settings.
-
-    Mixed precision is off: the frozen base is loaded in its dtype and the prefix stays fp32, as in the original.
-    """
-    arguments = TrainingArguments(
-        output_dir=str(staging),
-        use_cpu=device.type == "cpu",
-        max_steps=settings.max_steps,
-        num_train_epochs=settings.num_train_epochs,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch",
-        seed=settings.seed,
-        logging_steps=settings.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_steps=settings.save_steps,
-        eval_strategy="steps" if settings.eval_steps else "no",
-        eval_steps=settings.eval_steps,
-        prediction_loss_only=True,
-        activation_checkpointing=recompute_activations,
-        activation_checkpointing_kwargs={"use_reentrant": False} if recompute_activations else None,
-        dataloader_pin_memory=device.type == "cuda",
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    # One process drives one GPU; left alone, Trainer would spread it over all of them with DataParallel.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-class PrefixTrainer(Trainer):
-    """Trains a model's prefix and keeps a run informed.
+class RunTrainer(Trainer):
+    """Trains what of a model needs gradients, and keeps a run informed.
 
     The loss of a step is the mean of its batches' means, as in the original, whatever their numbers of tokens.
+    Subclasses say what a checkpoint holds.
     """
 
     loss_is_scaled_for_ga = False
+    trained: ClassVar[tuple[str, str]] = ("the weights", "权重")
 
     def __init__(
         self,
@@ -98,7 +52,7 @@ class PrefixTrainer(Trainer):
         encoder = dataset.encoder
         self.run = run
         self.settings = settings
-        self.reporter = _RunReporter(self)
+        self.reporter = RunReporter(self)
         self.token_counts = 0
         self._step_losses: list[Tensor] = []
         self.dataset = dataset
@@ -113,11 +67,15 @@ class PrefixTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     @property
-    def prefix_encoder(self) -> PrefixEncoder:
-        """What is being trained."""
-        encoder = self.accelerator.unwrap_model(self.model).transformer.prefix_encoder
-        assert isinstance(encoder, PrefixEncoder)
-        return encoder
+    def whole_model(self) -> ChatGLMForConditionalGeneration:
+        """The model without what transformers wrapped around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, ChatGLMForConditionalGeneration)
+        return model
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What learns."""
+        return [parameter for parameter in self.whole_model.parameters() if parameter.requires_grad]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch; ``token_count`` is for the statistics and not for the model."""
@@ -133,42 +91,34 @@ class PrefixTrainer(Trainer):
         return loss
 
     def check_health(self, step: int) -> None:
-        """Stop before a broken gradient reaches the prefix.
+        """Stop before a broken gradient reaches what is trained.
 
         Raises:
             RunError: if a loss is exactly 0, or a loss or gradient is not a finite number.
         """
         losses = torch.stack(self._step_losses).tolist()
         self._step_losses.clear()
-        gradients = [parameter.grad for parameter in self.prefix_encoder.parameters() if parameter.grad is not None]
-        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        gradients = [parameter.grad for parameter in self.trained_parameters() if parameter.grad is not None]
+        finite = all(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).tolist())
         broken = next((loss for loss in losses if is_collapsed(loss)), None)
         if broken is not None or not finite:
-            raise _collapse(step, broken, self.run, self.settings)
+            raise self._collapse(step, broken)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return LengthGroupedSampler(self.dataset.approximate_lengths, self.args.train_batch_size, self.settings.seed)
+        dataset, batch_size = self.dataset, self.args.train_batch_size
+        return LengthGroupedSampler(dataset.approximate_lengths, batch_size, self.settings.seed, dataset.mixture)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the prefix, and what it is."""
-        directory = Path(output_dir or self.run.staging)
-        directory.mkdir(parents=True, exist_ok=True)
-        encoder = self.prefix_encoder
-        save_prefix(encoder.state_dict(), directory)
-        metadata = {
+    def checkpoint_metadata(self) -> dict[str, Any]:
+        """What a checkpoint says about itself, whatever it holds."""
+        return {
             "format": 1,
             "run": self.run.name,
             "base_model": self.settings.model_name_or_path,
             "step": self.state.global_step,
             "loss": self._last_logged("loss"),
-            "pre_seq_len": encoder.pre_seq_len,
-            "prefix_projection": encoder.trans is not None,
-            "num_layers": encoder.num_layers,
             "created_at": time.time(),
             "settings": self.settings.to_dict(),
         }
-        text = json.dumps(metadata, ensure_ascii=False, indent=2) + "\n"
-        (directory / METADATA_FILE).write_text(text, encoding="utf-8")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint out of sight, then move it to its place: it appears complete or not at all."""
@@ -186,113 +136,63 @@ class PrefixTrainer(Trainer):
             for old in self.run.resumable_checkpoints()[: -self.settings.save_total_limit]:
                 remove_directory(old.path)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        config = self.accelerator.unwrap_model(self.model).config
-        self.prefix_encoder.load_state_dict(load_prefix_state(resume_from_checkpoint, config))
-
     def _last_logged(self, name: str) -> float | None:
         return next((entry[name] for entry in reversed(self.state.log_history) if name in entry), None)
 
-
-class _RunReporter(TrainerCallback):
-    """Tells the run what the trainer does, and the trainer what the run's readers ask for."""
-
-    def __init__(self, trainer: PrefixTrainer) -> None:
-        self.trainer = trainer
-        self._began = self._clock = 0.0
-        self._first_step = self._reported_step = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        trainer = self.trainer
-        self._began = self._clock = time.monotonic()
-        self._first_step = self._reported_step = state.global_step
-        trainer.run.update(status=Status.RUNNING)
-        trainer.run.append(
-            StartedEvent(
-                step=state.global_step,
-                total_steps=state.max_steps,
-                examples=len(trainer.dataset),
-                trainable_parameters=sum(parameter.numel() for parameter in trainer.prefix_encoder.parameters()),
-                device=str(args.device),
-            )
+    def _collapse(self, step: int, loss: float | None) -> RunError:
+        """The error for a training that broke down, with what is left of it."""
+        kept = self.run.checkpoints()
+        left_en = f"{kept[-1].path.name} is the last good checkpoint." if kept else "There is no checkpoint yet."
+        left_zh = f"最后一个完好的检查点是 {kept[-1].path.name}。" if kept else "尚未保存任何检查点。"
+        if loss == 0.0:
+            found_en, found_zh = "the loss is exactly 0", "损失恰好为 0"
+        else:
+            what = "gradient" if loss is None else "loss"
+            found_en = f"the {what} is no longer a finite number"
+            found_zh = f"{'梯度' if loss is None else '损失'}已不是有限数值"
+        what_en, what_zh = self.trained
+        rate = self.settings.learning_rate
+        return RunError(
+            f"Training stopped at step {step}: {found_en}, so {what_en} would be ruined. {left_en} "
+            f"Train with a learning rate below {rate:g}, or with --dtype float32 or bfloat16.",
+            f"训练在第 {step} 步停止：{found_zh}，继续会毁掉{what_zh}。{left_zh}"
+            f"请使用低于 {rate:g} 的学习率，或用 --dtype float32 或 bfloat16。",
         )
-        self._obey_stop_request(state, control)
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.check_health(state.global_step + 1)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._obey_stop_request(state, control)
-        # A logging window ends at every checkpoint, so that a resumed run draws the same curve.
-        control.should_log = control.should_log or control.should_save
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if logs is None or "loss" not in logs:
-            return
-        now = time.monotonic()
-        elapsed = now - self._clock
-        steps = max(state.global_step - self._reported_step, 1)
-        mean_seconds = (now - self._began) / max(state.global_step - self._first_step, 1)
-        self.trainer.run.append(
-            StepEvent(
-                step=state.global_step,
-                total_steps=state.max_steps,
-                loss=logs["loss"],
-                learning_rate=logs["learning_rate"],
-                gradient_norm=logs.get("grad_norm", math.nan),
-                seconds_per_step=elapsed / steps,
-                tokens_per_second=self.trainer.token_counts / max(elapsed, 1e-9),
-                seconds_left=mean_seconds * (state.max_steps - state.global_step),
-            )
-        )
-        self._clock, self._reported_step, self.trainer.token_counts = now, state.global_step, 0
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        loss = (metrics or {}).get("eval_loss")
-        if loss is not None:
-            self.trainer.run.append(EvaluationEvent(step=state.global_step, metrics={"loss": loss}))
-
-    def _obey_stop_request(self, state: TrainerState, control: TrainerControl) -> None:
-        if self.trainer.run.stop_requested():
-            control.should_training_stop = True
-            control.should_save = state.global_step > self._first_step
 
 
-def _collapse(step: int, loss: float | None, run: Run, settings: TrainingSettings) -> RunError:
-    """The error for a training that broke down, with what is left of it."""
-    kept = run.checkpoints()
-    left_en = f"{kept[-1].path.name} is the last good checkpoint." if kept else "There is no checkpoint yet."
-    left_zh = f"最后一个完好的检查点是 {kept[-1].path.name}。" if kept else "尚未保存任何检查点。"
-    if loss == 0.0:
-        found_en, found_zh = "the loss is exactly 0", "损失恰好为 0"
-    else:
-        what = "gradient" if loss is None else "loss"
-        found_en = f"the {what} is no longer a finite number"
-        found_zh = f"{'梯度' if loss is None else '损失'}已不是有限数值"
-    return RunError(
-        f"Training stopped at step {step}: {found_en}, so the prefix would be ruined. {left_en} "
-        f"Train with a learning rate below {settings.learning_rate:g}, or with --dtype float32 or bfloat16.",
-        f"训练在第 {step} 步停止：{found_zh}，继续会毁掉前缀。{left_zh}"
-        f"请使用低于 {settings.learning_rate:g} 的学习率，或用 --dtype float32 或 bfloat16。",
-    )
+class PrefixTrainer(RunTrainer):
+    """P-Tuning v2: only the prefix is trained, saved and loaded."""
+
+    trained = ("the prefix", "前缀")
+
+    @property
+    def prefix_encoder(self) -> PrefixEncoder:
+        """What is being trained."""
+        encoder = self.whole_model.transformer.prefix_encoder
+        assert isinstance(encoder, PrefixEncoder)
+        return encoder
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the prefix, and what it is."""
+        directory = Path(output_dir or self.run.staging)
+        directory.mkdir(parents=True, exist_ok=True)
+        encoder = self.prefix_encoder
+        save_prefix(encoder.state_dict(), directory)
+        metadata = {
+            **self.checkpoint_metadata(),
+            "pre_seq_len": encoder.pre_seq_len,
+            "prefix_projection": encoder.trans is not None,
+            "num_layers": encoder.num_layers,
+        }
+        write_metadata(directory / METADATA_FILE, metadata)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.prefix_encoder.load_state_dict(load_prefix_state(resume_from_checkpoint, self.whole_model.config))
+
+
+def write_metadata(file: Path, metadata: dict[str, Any]) -> None:
+    """What a checkpoint says about itself, for `read_checkpoint`."""
+    file.write_text(json.dumps(metadata, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _unsaved(target: Path, error: Exception) -> RunError:

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import cast
@@ -18,17 +19,17 @@ from typing import cast
 import torch
 from transformers import set_seed
 
-from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, load_model, load_tokenizer
+from chatglm2 import ChatGLMForConditionalGeneration, load_model
 from chatglm2.errors import ChatGLMError, RunError
-from chatglm2.hub import Hub
+from chatglm2.hub import Hub, resolve_model_directory
+from chatglm2.loading import default_device, read_config
 from chatglm2.prefix import load_prefix_state
 from training.arguments import TrainingSettings
-from training.batching import ExampleDataset
-from training.data import ExampleEncoder, find_columns, read_examples
-from training.data_files import read_table
 from training.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
+from training.full_trainer import FullTrainer
 from training.liveness import start_time
-from training.memory import should_recompute_activations
+from training.memory import require_memory_for_all_weights, should_recompute_activations
+from training.run_data import load_data
 from training.runs import Run, Status
 from training.trainer import PrefixTrainer
 
@@ -59,16 +60,14 @@ def work(directory: Path) -> int:
 def train(run: Run) -> EndedEvent:
     """Load, train and say how it ended."""
     settings = run.settings()
+    _require_device(settings)
     resume_step = run.state().resume_step
-    dataset, eval_dataset = _load_data(run, settings)
-    model = _load_model(settings)
-    set_seed(settings.seed)
-    model.prepare_prefix_tuning(settings.pre_seq_len, settings.prefix_projection)
-    if settings.ptuning_checkpoint and resume_step is None:
-        _warm_start(run, model, settings)
-    trainer = PrefixTrainer(run, settings, model, dataset, eval_dataset, should_recompute_activations(model, settings))
-    checkpoint = str(run.checkpoint_path(resume_step)) if resume_step is not None else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    dataset, eval_dataset = load_data(run, settings)
+    checkpoint = run.checkpoint_path(resume_step) if resume_step is not None else None
+    model = _prepare_model(run, settings, checkpoint)
+    kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
+    trainer = kind(run, settings, model, dataset, eval_dataset, should_recompute_activations(model, settings))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step, total = trainer.state.global_step, trainer.state.max_steps
     if step >= total:
         return FinishedEvent(step=step, en=f"Finished: all {total} steps are done.", zh=f"训练完成：共 {total} 步。")
@@ -79,37 +78,62 @@ def train(run: Run) -> EndedEvent:
     )
 
 
-def _load_data(run: Run, settings: TrainingSettings) -> tuple[ExampleDataset, ExampleDataset | None]:
-    tokenizer = load_tokenizer(settings.model_name_or_path, hub=cast(Hub, settings.hub))
-    dataset = _dataset(run, settings.train_file, tokenizer, settings, settings.max_train_samples)
-    if not settings.eval_steps or not settings.validation_file:
-        return dataset, None
-    return dataset, _dataset(run, settings.validation_file, tokenizer, settings, settings.max_eval_samples)
+def _prepare_model(run: Run, settings: TrainingSettings, checkpoint: Path | None) -> ChatGLMForConditionalGeneration:
+    """The model with what is to be trained in it; ``checkpoint`` is the one to resume from."""
+    if settings.pre_seq_len is None:
+        return _prepare_all_weights(run, settings, checkpoint)
+    model = _load_model(settings)
+    set_seed(settings.seed)
+    model.prepare_prefix_tuning(settings.pre_seq_len, settings.prefix_projection)
+    if settings.ptuning_checkpoint and checkpoint is None:
+        _warm_start(run, model, settings)
+    return model
 
 
-def _dataset(
-    run: Run, file: str, tokenizer: ChatGLMTokenizer, settings: TrainingSettings, limit: int | None
-) -> ExampleDataset:
-    table = read_table(file)
-    columns = find_columns(table, settings)
-    examples, dropped = read_examples(table, columns, limit)
-    if dropped:
-        message = MessageEvent(
-            en=f"{table.path.name}: {dropped} rows have an empty prompt or answer and are left out.",
-            zh=f"{table.path.name}：{dropped} 行的提示或回答为空，已跳过。",
+def _prepare_all_weights(
+    run: Run, settings: TrainingSettings, checkpoint: Path | None
+) -> ChatGLMForConditionalGeneration:
+    """A model whose weights all learn; a checkpoint of such a run is a model of its own."""
+    device = torch.device(settings.device) if settings.device != "auto" else default_device()
+    dtype = trainable_dtype(settings.dtype, device)
+    if settings.dtype == "float16":
+        run.append(
+            MessageEvent(
+                en=f"Weights in float16 lose small updates, so they are trained in {dtype}.",
+                zh=f"float16 权重会丢失微小的更新，因此以 {dtype} 训练。",
+            )
         )
-        run.append(message)
-        logger.info("%s", message.en)
-    logger.info("%s: %d examples, %s → %s", table.path.name, len(examples), columns.prompt, columns.response)
-    return ExampleDataset(examples, ExampleEncoder(tokenizer, settings))
+    directory = resolve_model_directory(checkpoint or settings.model_name_or_path, hub=cast(Hub, settings.hub))
+    require_memory_for_all_weights(read_config(directory), getattr(torch, dtype), device)
+    model = _load_model(replace(settings, model_name_or_path=str(directory), dtype=dtype))
+    if model.config.quantization_bit:
+        raise RunError(
+            f"{directory} is quantized to {model.config.quantization_bit} bits, and quantized weights cannot learn. "
+            "Use the unquantized checkpoint, or train a prefix (--pre_seq_len 128).",
+            f"{directory} 已量化为 {model.config.quantization_bit} 位，量化后的权重无法训练。"
+            "请使用未量化的检查点，或训练前缀（--pre_seq_len 128）。",
+        )
+    set_seed(settings.seed)
+    return model
 
 
-def _load_model(settings: TrainingSettings) -> ChatGLMForConditionalGeneration:
+def trainable_dtype(asked: str, device: torch.device) -> str:
+    """The dtype in which all weights are trained: bfloat16 on GPUs that have it, float32 elsewhere."""
+    if asked in ("float32", "bfloat16"):
+        return asked
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
+def _require_device(settings: TrainingSettings) -> None:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise RunError(
             "--device cuda needs a CUDA GPU; torch sees none here. Use --device auto or cpu.",
             "--device cuda 需要 CUDA 显卡，当前未检测到。请使用 --device auto 或 cpu。",
         )
+
+
+def _load_model(settings: TrainingSettings) -> ChatGLMForConditionalGeneration:
     dtype = None if settings.dtype == "auto" else settings.dtype
     device = None if settings.device == "auto" else settings.device
     logger.info("Loading %s", settings.model_name_or_path)

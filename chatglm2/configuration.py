@@ -19,6 +19,8 @@ class ChatGLMConfig(PreTrainedConfig):
     (``apply_query_key_layer_scaling``, ``bias_dropout_fusion``, …) are kept, so that a saved ``config.json`` can be
     read by the original code.
 
+    ``quantization_group_size`` is ours: columns that share a scale where weights are quantized, None for whole rows.
+
     ``rope_precision`` is ours: ``"fp32"`` computes rotary angles in fp32; ``"reference"`` repeats the original, which
     computes them in the checkpoint's dtype and is off by 0.4 rad at position 1000 in fp16.
     """
@@ -64,6 +66,7 @@ class ChatGLMConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     quantization_bit: int = 0
+    quantization_group_size: int | None = None
     pre_seq_len: int | None = None
     prefix_projection: bool = False
 

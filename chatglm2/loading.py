@@ -89,8 +89,6 @@ def load_model(
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config)
     bits, group_size = _resolve_quantization(quantization_bit, quantization_group_size, config, directory)
-    if config.quantization_bit:
-        replace_linears(model, bits, group_size)
     check_shards(shards, model, directory)
     if bits and not config.quantization_bit:
         replace_linears(model, bits, group_size)
@@ -144,7 +142,7 @@ def _resolve_quantization(
 ) -> tuple[int, int | None]:
     """Bits (0 for none) and group size of the model to make, from what is asked for and what the checkpoint holds."""
     stored_bits = config.quantization_bit
-    stored_group = getattr(config, "quantization_group_size", None)
+    stored_group = config.quantization_group_size
     if not stored_bits:
         return asked_bits or 0, asked_group
     if asked_bits in (None, stored_bits) and asked_group in (None, stored_group):

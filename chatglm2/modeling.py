@@ -10,7 +10,7 @@ groups, D channels a head.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.prefix import Prefix, PrefixEncoder
+from chatglm2.quantization import quantize_model, replace_linears
 
 if TYPE_CHECKING:
     from chatglm2.chat import History
@@ -279,6 +280,8 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         self.transformer = ChatGLMModel(config)
+        if config.quantization_bit:  # the checkpoint holds packed weights: their places must be there before they come
+            replace_linears(self, config.quantization_bit, config.quantization_group_size)
         self.chat_engine: Any = None  # the engine behind `chat`, made at first use
         self.post_init()
 
@@ -314,6 +317,13 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         encoder = PrefixEncoder(self.config).to(self.device)
         self.transformer.prefix_encoder = encoder
         return encoder
+
+    def quantize(self, bits: int, group_size: int | None = None) -> Self:
+        """Quantize the layers in place and return the model; see `chatglm2.quantization.quantize_model`.
+
+        0 bits leave it as it is, and return it too.
+        """
+        return quantize_model(self, bits, group_size)
 
     def chat(
         self, tokenizer: ChatGLMTokenizer, query: str, history: History | None = None, **options: Any

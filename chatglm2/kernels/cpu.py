@@ -19,6 +19,8 @@ MOST_ROWS = 128
 # torch's INT4 kernel wants rows in blocks of this many, and groups of columns of one of these sizes.
 ROW_BLOCK = 64
 GROUP_SIZES = (128, 64, 32)
+# torch's INT8 kernel crashes on memory that does not start at a multiple of this, as that of a mapped file may not.
+ALIGNMENT_BYTES = 16
 # Rows that are repacked at a time.
 REPACKED_ROWS = 16 * ROW_BLOCK
 
@@ -31,6 +33,7 @@ class CpuBackend(Backend):
     def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
         super().__init__(weight, dtype)
         self._unpacking = TorchBackend(weight, dtype)
+        self._integers = _aligned(weight.integers) if weight.bits == 8 else weight.integers
         self._repacked: tuple[Tensor, int, Tensor] | None = None
 
     @staticmethod
@@ -48,7 +51,7 @@ class CpuBackend(Backend):
             return self._unpacking.matmul(x, bias)
         x = x.contiguous()
         if self.weight.bits == 8:
-            product = torch._weight_int8pack_mm(x, self.weight.integers, self.weight.scale.to(self.dtype))
+            product = torch._weight_int8pack_mm(_aligned(x), self._integers, self.weight.scale.to(self.dtype))
         else:
             if self._repacked is None:
                 self._repacked = _repack(self.weight)
@@ -58,6 +61,11 @@ class CpuBackend(Backend):
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         return self._unpacking.input_gradient(gradient)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor where it is, or a copy where torch's INT8 kernel can read it."""
+    return tensor if tensor.data_ptr() % ALIGNMENT_BYTES == 0 else tensor.clone()
 
 
 def _kernel_group(weight: PackedWeight) -> int | None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import build_model
 from tiny_checkpoint import write_tiny_checkpoint
 from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM
 
 from chatglm2 import load_model
 from chatglm2.errors import CheckpointError, QuantizationError
@@ -152,6 +154,19 @@ def test_the_cpu_backend_agrees(bits: int, group_size: int | None, tokens: int) 
     check_against_exact(CpuBackend(weight, torch.bfloat16), tokens)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_the_cpu_backend_takes_memory_that_starts_anywhere(bits: int, tokens: int) -> None:
+    """As a file does that is mapped by safetensors; torch's INT8 kernel itself crashes there."""
+    weight = random_weight(192, 256, bits, None, torch.bfloat16)
+    moved, x = (
+        torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
+        for tensor in (weight.integers, torch.randn(tokens, 256).bfloat16())
+    )
+    product = CpuBackend(PackedWeight(moved, weight.scale, bits), torch.bfloat16).matmul(x, None)
+    assert relative_error(product, x.double() @ dequantize(weight).double().T) < TOLERANCE[torch.bfloat16]
+
+
 def test_the_cpu_backend_agrees_where_it_does_not_know_torchs_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatglm2.kernels.cpu._is_wide", lambda: False)
     check_against_exact(CpuBackend(random_weight(192, 256, 4, None, torch.bfloat16), torch.bfloat16), tokens=1)
@@ -286,6 +301,34 @@ def test_quantizing_on_load_is_quantizing_what_was_loaded(checkpoint: Path, bits
     expected = afterwards.state_dict()
     assert on_load.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in on_load.state_dict().items())
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, None), (8, None), (4, 64)])
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForCausalLM])
+def test_transformers_loads_a_quantized_checkpoint(
+    tmp_path: Path, bits: int, group_size: int | None, auto: type[AutoModel]
+) -> None:
+    model = build_model(hidden_size=64, ffn_hidden_size=128).bfloat16().quantize(bits, group_size)
+    model.save_pretrained(tmp_path)
+    ids = torch.arange(5, 14).unsqueeze(0)
+    for dtype in ("auto", torch.float32):
+        again = auto.from_pretrained(tmp_path, trust_remote_code=False, dtype=dtype)
+        quantized = [module for _, _, module in quantizable_linears(again)]
+        assert all(isinstance(module, QuantizedLinear) and module.weight.dtype == torch.int8 for module in quantized)
+        assert again.dtype == quantized[0].weight_scale.dtype == (torch.bfloat16 if dtype == "auto" else dtype)
+        for name, tensor in again.state_dict().items():
+            assert torch.equal(tensor.to(model.state_dict()[name].dtype), model.state_dict()[name])
+    with torch.no_grad():
+        assert torch.equal(auto.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+
+
+def test_quantize_is_the_originals_and_always_returns_the_model(checkpoint: Path) -> None:
+    model = load_model(checkpoint, dtype="fp32", device="cpu")
+    assert model.quantize(0) is model and not model.config.quantization_bit
+    assert model.quantize(8) is model and model.config.quantization_bit == 8
+    assert model.quantize(8) is model  # the original says "Already quantized." and returns it, too
+    packed = model.transformer.encoder.layers[0].mlp.dense_4h_to_h
+    assert model.half() is model and (packed.weight.dtype, packed.weight_scale.dtype) == (torch.int8, torch.float16)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

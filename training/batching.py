@@ -104,9 +104,13 @@ class ExampleDataset(Dataset[EncodedExample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> EncodedExample:
+        return self.encoder.encode(self.example(index))
+
+    def example(self, index: int) -> Example:
+        """A row before it is encoded."""
         row = self.rows[index]
         history = tuple((question, answer) for question, answer in row["history"])
-        return self.encoder.encode(Example(row["prompt"], row["response"], history))
+        return Example(row["prompt"], row["response"], history)
 
 
 class PaddingCollator:

@@ -45,6 +45,7 @@ class CheckpointInfo:
     created_at: float
     base_model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    is_best: bool = False
     is_prefix: bool = True
 
     @property

@@ -96,6 +96,27 @@ def find_general_columns(table: Table, settings: TrainingSettings) -> ColumnMapp
     return find_columns(table, replace(settings, prompt_column=None, response_column=None, history_column=None))
 
 
+def find_general_prompts(table: Table, settings: TrainingSettings) -> list[str]:
+    """The prompts of a file that needs no answers, under a name that ``settings`` give or a well-known one."""
+    known = [name for name in (settings.prompt_column, *(prompt for prompt, _ in KNOWN_COLUMNS)) if name]
+    column = next((name for name in known if name in table.columns), None)
+    if column is None:
+        listed = ", ".join(table.columns)
+        raise DataError(
+            f"{table.path.name} has no column of questions: expected one such as 'prompt', found {listed}. Rename it.",
+            f"{table.path.name} 没有问题列：应有名为 'prompt' 的列，现有：{listed}。请改名。",
+        )
+    prompts = [
+        example_prompt for index in range(len(table.rows)) if (example_prompt := _text_cell(table, index, column))
+    ]
+    if not prompts:
+        raise DataError(
+            f"{table.path.name}: every {column!r} is empty. Expected a question a row.",
+            f"{table.path.name}：{column!r} 列全部为空。应每行一个问题。",
+        )
+    return prompts
+
+
 def read_examples(table: Table, columns: ColumnMapping, limit: int | None = None) -> tuple[list[Example], int]:
     """The examples of the first ``limit`` rows, and how many rows were dropped because prompt or answer is empty.
 

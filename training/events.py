@@ -66,11 +66,30 @@ class CheckpointEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationEvent(Event):
-    """Measured on validation rows: ``metrics`` by name, such as ``loss``."""
+    """Measured on validation rows: ``metrics`` by name, such as ``loss`` and ``rouge-l``."""
 
     kind = "evaluation"
     step: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionEvent(Event):
+    """What is left of the base model's answers to general questions.
+
+    Attributes:
+        kept: mean nearness to the base's answers, from 0 to 100.
+        prompts: questions asked.
+        unchanged: answers that are the base's word for word.
+        examples: those that changed most, each with ``prompt``, ``before`` and ``after``.
+    """
+
+    kind = "retention"
+    step: int
+    kept: float
+    prompts: int
+    unchanged: int
+    examples: list[dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +138,7 @@ _KINDS: dict[str, type[Event]] = {
         StepEvent,
         CheckpointEvent,
         EvaluationEvent,
+        RetentionEvent,
         MessageEvent,
         FinishedEvent,
         StoppedEvent,
@@ -165,15 +185,23 @@ def last_event(events: Iterable[Event], kind: type[EventT]) -> EventT | None:
     return next((event for event in reversed(list(events)) if isinstance(event, kind)), None)
 
 
+PointT = TypeVar("PointT", StepEvent, EvaluationEvent, RetentionEvent)
+
+
 def step_history(events: Iterable[Event]) -> list[StepEvent]:
     """The curve: steps in order, without those that a resumed run did again."""
-    steps: list[StepEvent] = []
+    return point_history(events, StepEvent)
+
+
+def point_history(events: Iterable[Event], kind: type[PointT]) -> list[PointT]:
+    """What was measured at steps, in order, without those that a resumed run did again."""
+    points: list[PointT] = []
     for event in events:
         if isinstance(event, StartedEvent):
-            steps = [step for step in steps if step.step <= event.step]
-        elif isinstance(event, StepEvent):
-            steps.append(event)
-    return steps
+            points = [point for point in points if point.step <= event.step]
+        elif isinstance(event, kind):
+            points.append(event)
+    return points
 
 
 def _parse(line: bytes) -> Event | None:

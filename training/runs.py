@@ -64,12 +64,16 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class RunState:
-    """A run's state. ``pid_started_at`` is in seconds since boot, the other times in seconds since the epoch."""
+    """A run's state. ``pid_started_at`` is in seconds since boot, the other times in seconds since the epoch.
+
+    ``best_step`` is the step of the checkpoint that validated best.
+    """
 
     status: Status = Status.STARTING
     pid: int | None = None
     pid_started_at: float | None = None
     resume_step: int | None = None
+    best_step: int | None = None
     updated_at: float = 0.0
     message_en: str = ""
     message_zh: str = ""
@@ -149,8 +153,25 @@ class Run:
         return "\n".join(text.splitlines()[-lines:])
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """The run's complete checkpoints, by step."""
-        return checkpoints_in(self.path)
+        """The run's complete checkpoints, by step; the one that validated best is marked."""
+        found = checkpoints_in(self.path)
+        best_step = self._read()["state"].get("best_step") if found else None
+        return [replace(info, is_best=True) if info.step == best_step else info for info in found]
+
+    def final_checkpoint(self) -> CheckpointInfo:
+        """What the run is good for: the checkpoint that validated best if it was to be kept, else the last one.
+
+        Raises:
+            RunError: if there is none.
+        """
+        found = self.checkpoints()
+        if not found:
+            raise RunError(
+                f"{self.name} has no checkpoint. Let it train until one is saved.",
+                f"{self.name} 还没有检查点，请等训练保存一个后再试。",
+            )
+        best = next((info for info in found if info.is_best), None)
+        return best if best and self.settings().load_best_model_at_end else found[-1]
 
     def resumable_checkpoints(self) -> list[CheckpointInfo]:
         """Those that training can go on from."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm2.cache import SlotCache
+from chatglm2.kernels.launching import overlapping_launches
 from chatglm2.kernels.step_triton import LARGEST_GEMV_BATCH, add_norm, decode_attention, gate, gemv, rotate_and_store
 from chatglm2.modeling import ChatGLMForConditionalGeneration, attend
 from chatglm2.runner import DecodeBatch, PromptPart
@@ -115,8 +116,8 @@ class GraphRunner:
 
 def _project(linear: nn.Module, x: Tensor) -> Tensor:
     """``linear(x)`` for ``[n, in]``; for few rows our own product reads a dense weight faster than cuBLAS."""
-    if type(linear) is nn.Linear and linear.bias is None and x.shape[0] <= LARGEST_GEMV_BATCH:
-        return gemv(x, linear.weight)
+    if type(linear) is nn.Linear and x.shape[0] <= LARGEST_GEMV_BATCH:
+        return gemv(x, linear.weight, linear.bias)
     return linear(x)
 
 
@@ -131,12 +132,12 @@ class _CapturedStep:
         self._places = torch.zeros(3, size, dtype=torch.long, device=device)  # positions, columns, slots
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), overlapping_launches(device):
             for _ in range(WARM_UP_STEPS):  # compiles the kernels, which a capture must not
                 compute(self._ids, *self._places)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph), overlapping_launches(device):
             self._logits = compute(self._ids, *self._places)
 
     def replay(self, batch: DecodeBatch) -> Tensor:

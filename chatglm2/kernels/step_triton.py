@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from chatglm2.kernels.launching import launch_options, let_next_start, wait_for_previous
+
 # Parts that the attention of one row and group is split into, so that one long row still fills the card.
 SPLITS = 32
 KEY_BLOCK = 64
@@ -22,18 +24,22 @@ LARGEST_GEMV_BATCH = SMALLEST_TILE
 
 
 @triton.jit
-def _add_norm_kernel(x, delta, weight, normalized, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr):
+def _add_norm_kernel(
+    x, delta, weight, normalized, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr
+):
+    let_next_start(OVERLAPS)
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, BLOCK)
     inside = column < width
+    gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    wait_for_previous(OVERLAPS)
     value = tl.load(x + row + column, mask=inside, other=0.0)
     if HAS_DELTA:
         value = value + tl.load(delta + row + column, mask=inside, other=0.0)
         tl.store(x + row + column, value, mask=inside)
     value = value.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
-    scaled = value * scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normalized + row + column, scaled.to(normalized.dtype.element_ty), mask=inside)
+    tl.store(normalized + row + column, (value * scale * gain).to(normalized.dtype.element_ty), mask=inside)
 
 
 def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
@@ -50,6 +56,7 @@ def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Ten
         HAS_DELTA=delta is not None,
         BLOCK=triton.next_power_of_2(width),
         num_warps=8,
+        **launch_options(),
     )
     return normalized
 
@@ -69,7 +76,10 @@ def _rotate_store_kernel(
     GROUPS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROTATED: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    let_next_start(OVERLAPS)
+    wait_for_previous(OVERLAPS)
     row, head = tl.program_id(0), tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
     source = mixed + (row * (HEADS + 2 * GROUPS) + head).to(tl.int64) * CHANNELS
@@ -126,6 +136,7 @@ def rotate_and_store(
         CHANNELS=channels,
         ROTATED=rotation.shape[1] * 2,
         num_warps=1,
+        **launch_options(),
     )
     return query
 
@@ -147,7 +158,10 @@ def _attention_kernel(
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
     SPLITS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    let_next_start(OVERLAPS)
+    wait_for_previous(OVERLAPS)
     row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(columns + row).to(tl.int32) + 1
     part = tl.cdiv(tl.cdiv(length, BLOCK), SPLITS) * BLOCK
@@ -193,7 +207,10 @@ def _combine_kernel(
     TILE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SPLITS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    let_next_start(OVERLAPS)
+    wait_for_previous(OVERLAPS)
     row, head = tl.program_id(0), tl.program_id(1)
     group, member = head // SHARE, head % SHARE
     split, channel = tl.arange(0, SPLITS), tl.arange(0, CHANNELS)
@@ -220,6 +237,7 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tenso
     statistics = torch.empty(rows, groups, SPLITS, tile, 2, dtype=torch.float32, device=query.device)
     output = torch.empty(rows, heads * channels, dtype=query.dtype, device=query.device)
     shape = {"GROUPS": groups, "SHARE": share, "TILE": tile, "CHANNELS": channels, "SPLITS": SPLITS}
+    shape |= launch_options()
     _attention_kernel[(rows, groups, SPLITS)](
         query,
         keys,
@@ -239,7 +257,9 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tenso
 
 
 @triton.jit
-def _gate_kernel(mixed, output, width, BLOCK: tl.constexpr):
+def _gate_kernel(mixed, output, width, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr):
+    let_next_start(OVERLAPS)
+    wait_for_previous(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -254,7 +274,7 @@ def gate(mixed: Tensor) -> Tensor:
     rows, width = mixed.shape[0], mixed.shape[1] // 2
     output = torch.empty(rows, width, dtype=mixed.dtype, device=mixed.device)
     block = 1024
-    _gate_kernel[(rows, triton.cdiv(width, block))](mixed, output, width, BLOCK=block, num_warps=4)
+    _gate_kernel[(rows, triton.cdiv(width, block))](mixed, output, width, BLOCK=block, num_warps=4, **launch_options())
     return output
 
 
@@ -262,15 +282,20 @@ def gate(mixed: Tensor) -> Tensor:
 def _gemv_kernel(
     x,
     weight,
+    bias,
     output,
     rows,
     inputs,
     outputs,
+    HAS_BIAS: tl.constexpr,
     TILE: tl.constexpr,
     OUTPUT_BLOCK: tl.constexpr,
     INPUT_BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     row, column = tl.arange(0, TILE), tl.program_id(0) * OUTPUT_BLOCK + tl.arange(0, OUTPUT_BLOCK)
+    valid = column < outputs
+    wait_for_previous(OVERLAPS)
     total = tl.zeros([TILE, OUTPUT_BLOCK], tl.float32)
     for start in range(0, inputs, INPUT_BLOCK):
         channel = start + tl.arange(0, INPUT_BLOCK)
@@ -280,16 +305,19 @@ def _gemv_kernel(
         )
         weight_tile = tl.load(
             weight + column[:, None].to(tl.int64) * inputs + channel[None, :],
-            mask=(column < outputs)[:, None] & inside[None, :],
+            mask=valid[:, None] & inside[None, :],
             other=0.0,
         )
         total += tl.dot(x_tile, tl.trans(weight_tile))
+    let_next_start(OVERLAPS)
+    if HAS_BIAS:
+        total += tl.load(bias + column, mask=valid, other=0.0).to(tl.float32)[None, :]
     place = output + row[:, None] * outputs + column[None, :]
-    tl.store(place, total.to(output.dtype.element_ty), mask=(row < rows)[:, None] & (column < outputs)[None, :])
+    tl.store(place, total.to(output.dtype.element_ty), mask=(row < rows)[:, None] & valid[None, :])
 
 
-def gemv(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` for at most 16 rows, at the speed at which ``weight`` ``[out, in]`` is read."""
+def gemv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` for at most 16 rows, at the speed at which ``weight`` ``[out, in]`` is read."""
     rows, inputs = x.shape
     outputs = weight.shape[0]
     output = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
@@ -303,14 +331,17 @@ def gemv(x: Tensor, weight: Tensor) -> Tensor:
     _gemv_kernel[(triton.cdiv(outputs, output_block),)](
         x,
         weight,
+        x if bias is None else bias,
         output,
         rows,
         inputs,
         outputs,
+        HAS_BIAS=bias is not None,
         TILE=SMALLEST_TILE,
         OUTPUT_BLOCK=output_block,
         INPUT_BLOCK=input_block,
         num_warps=4,
         num_stages=stages,
+        **launch_options(),
     )
     return output

@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from chatglm2.kernels.backend import Backend
+from chatglm2.kernels.launching import launch_options
 from chatglm2.kernels.layout import PackedWeight
 from chatglm2.kernels.triton_kernels import extract_kernel, gemv_kernel, gradient_kernel, matmul_kernel
 
@@ -90,6 +91,7 @@ class TritonBackend(Backend):
             BLOCK_N=8,
             WORDS=256,
             num_warps=4,
+            **launch_options(),
         )
 
     def _few_rows(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
@@ -113,6 +115,7 @@ class TritonBackend(Backend):
             BLOCK=tile.row_bytes,
             STAGES=tile.stages,
             num_warps=tile.warps,
+            **launch_options(),
         )
 
     def fused_input_gradient(self, gradient: Tensor) -> Tensor:

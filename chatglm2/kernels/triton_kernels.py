@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from chatglm2.kernels.launching import let_next_start, wait_for_previous
+
 # An integer q written into the mantissa of an fp32 number is that number plus q, without a conversion instruction.
 # INT4 fields are read at two places, so that one shift serves two of them: at bit 19 under the exponent of 16, and at
 # bit 15 under the exponent of 256; INT8 fields at bit 15. The exclusive or turns two's complement into offset binary,
@@ -125,12 +127,14 @@ def gemv_kernel(
     HAS_BIAS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WORDS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """``y = x @ (weight * scale).T + bias`` for one row ``x``, without tensor cores.
 
     ``weight`` holds ``[N, ROW_WORDS]`` int32; ``scale`` is ``[N]`` where GROUP_WORDS is 0, else
     ``[N, ROW_WORDS / GROUP_WORDS]``.
     """
+    wait_for_previous(OVERLAPS)
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     valid = row < N
     total = tl.zeros((BLOCK_N, WORDS), tl.float32)
@@ -144,6 +148,7 @@ def gemv_kernel(
             groups = row[:, None] * (ROW_WORDS // GROUP_WORDS) + index[None, :] // GROUP_WORDS
             product *= tl.load(scale_ptr + groups, mask=seen, other=0.0).to(tl.float32)
         total += product
+    let_next_start(OVERLAPS)
     y = tl.sum(total, axis=1)
     if GROUP_WORDS == 0:
         y *= tl.load(scale_ptr + row, mask=valid, other=0.0).to(tl.float32)
@@ -241,12 +246,14 @@ def matmul_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """``y = x @ (weight * scale).T + bias`` on tensor cores, for a few to some dozens of rows of ``x``.
 
     GROUP_BYTES is 0 for a scale a row, else the bytes of a weight row that share a scale, a multiple of BLOCK. ``x`` is
     seen as int32 where BITS is 4. The weight is the left operand: it is unpacked in the registers that multiply it.
     """
+    wait_for_previous(OVERLAPS)
     dtype: tl.constexpr = y_ptr.dtype.element_ty
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     token = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -257,6 +264,7 @@ def matmul_kernel(
             scale_at = scale_ptr + row * (ROW_BYTES // GROUP_BYTES) + start // GROUP_BYTES
             product *= tl.load(scale_at, mask=row < N, other=0.0).to(tl.float32)[:, None]
         total += product
+    let_next_start(OVERLAPS)
     if GROUP_BYTES == 0:
         total *= tl.load(scale_ptr + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
     if HAS_BIAS:

@@ -41,8 +41,6 @@ PREFIX_ROOM = 128
 # Prompt tokens computed in one turn, for all rows together: few while others wait for their next token.
 PREFILL_CHUNK_ALONE = 2048
 PREFILL_CHUNK_SHARED = 512
-
-
 # All prompts share their first tokens ("[Round 1]"): reusing fewer than these is not worth losing a conversation.
 WORTH_REUSING = 32
 
@@ -252,11 +250,7 @@ class Engine:
         return stream
 
     def submit_all(self, requests: Sequence[Request]) -> list[Stream]:
-        """Queue requests at one moment: the same ones then share the same batches, and so round alike, every time.
-
-        Raises:
-            PromptError, EngineError: as `submit` does.
-        """
+        """`submit` many at one moment: the same ones then share the same batches, and so round alike, every time."""
         with self._wake:
             return [self.submit(request) for request in requests]
 

@@ -19,7 +19,11 @@ from training.arguments import TrainingSettings, setting_fields
 DEFAULT_STORE = "output"
 # Flags of the original and of its transformers that change nothing here: (takes a value, why in en, why in zh).
 _NEVER_NEEDED = ("not needed here", "此处不需要")
-_EVALUATION = ("evaluation is a separate command", "评估是单独的命令")
+_ALWAYS_GENERATED = ("answers are always generated", "总是生成回答")
+_COUNTED_WITH_PROMPT = (
+    "answers end at max_source_length + max_target_length",
+    "回答长度由 max_source_length + max_target_length 限定",
+)
 UNUSED_FLAGS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         (
@@ -31,13 +35,8 @@ UNUSED_FLAGS: dict[str, tuple[str, str]] = {
         ),
         _NEVER_NEEDED,
     ),
-    **dict.fromkeys(
-        (
-            *("predict_with_generate", "num_beams", "val_max_target_length", "max_predict_samples", "test_file"),
-            *("per_device_eval_batch_size", "generation_max_length", "generation_num_beams"),
-        ),
-        _EVALUATION,
-    ),
+    "predict_with_generate": _ALWAYS_GENERATED,
+    "generation_max_length": _COUNTED_WITH_PROMPT,
 }
 # Flags that say the same in other words.
 TRANSLATED_FLAGS: dict[str, dict[str, Any]] = {
@@ -45,11 +44,14 @@ TRANSLATED_FLAGS: dict[str, dict[str, Any]] = {
     "bf16": {"dtype": "bfloat16"},
     "no_cuda": {"device": "cpu"},
     "use_cpu": {"device": "cpu"},
+    "fp16_full_eval": {"dtype": "float16"},
+    "bf16_full_eval": {"dtype": "bfloat16"},
 }
+RENAMED_FLAGS = {"generation_num_beams": "num_beams"}
 UNSUPPORTED_FLAGS = ("deepspeed", "fsdp")
 PATH_SETTINGS = (
     *("model_name_or_path", "ptuning_checkpoint"),
-    *("train_file", "validation_file", "mix_file", "retention_file"),
+    *("train_file", "validation_file", "test_file", "mix_file", "retention_file"),
 )
 
 
@@ -229,6 +231,7 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
         is_flag = word.startswith("--")
         dashed, equals, attached = word.removeprefix("--").partition("=")
         name = dashed.replace("-", "_") if is_flag else dashed
+        name = RENAMED_FLAGS.get(name, name) if is_flag else name
         if is_flag and name in UNSUPPORTED_FLAGS:
             raise _unsupported(name)
         if not is_flag or name not in UNUSED_FLAGS.keys() | TRANSLATED_FLAGS.keys():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 
 import torch
 
@@ -41,6 +43,54 @@ class ScoredRow:
     example: Example
     reference: str
     answers: tuple[ScoredAnswer, ...]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who answers: a model with the prefix of a checkpoint, or as it is.
+
+    Attributes:
+        model: directory or hub id.
+        checkpoint: where the prefix is from; None without one.
+        prefix: the prefix itself.
+        loss: mean loss of the rows' own answers, where it was measured.
+    """
+
+    model: str
+    checkpoint: Path | None = None
+    prefix: Prefix | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation that is done.
+
+    Attributes:
+        split: ``predict`` or ``eval``, which the original's names of files and scores begin with.
+        file: whose rows were answered.
+        contenders: the one that is evaluated, then the one it is compared with, if any.
+        rows: in the order of the file.
+        settings: how they were answered.
+        seconds: that answering and scoring took.
+        finished_at: local time.
+    """
+
+    split: str
+    file: Path
+    contenders: tuple[Contender, ...]
+    rows: tuple[ScoredRow, ...]
+    settings: TrainingSettings
+    seconds: float
+    finished_at: datetime
+
+    def scores(self, contender: int = 0) -> Scores:
+        """Mean scores of a contender."""
+        return mean_scores([row.answers[contender].scores for row in self.rows])
+
+    def cut_answers(self, contender: int = 0) -> int:
+        """How many of its answers had not finished when their tokens were used up."""
+        return sum(row.answers[contender].is_cut for row in self.rows)
 
 
 def score_rows(

@@ -1,4 +1,6 @@
-"""Train from a shell: ``python -m training.main --train_file data.json …``; the original's flags work.
+"""Train and evaluate from a shell: ``python -m training.main --train_file data.json …``; the original's flags work.
+
+With ``--do_predict`` or ``--do_eval`` it evaluates, in this process, what was trained or named.
 
 Starts what the page starts, a detached process, and follows it. Ctrl-C asks it to finish its step, save and stop; a
 second Ctrl-C leaves it to that and returns at once. With ``--run DIR`` this *is* the trainer's process.
@@ -10,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from chatglm2.errors import ChatGLMError, RunError
@@ -28,14 +31,14 @@ from training.events import (
     StepEvent,
     step_history,
 )
-from training.runs import Run, RunStore
+from training.runs import Run, RunStore, Status
 
 POLL_SECONDS = 0.2
-USER_ERROR, FAILED = 2, 1
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done or stopped, 1 the training failed, 2 a user's mistake."""
+    """Run the command line; returns the exit code: 0 done or stopped, 1 failed, 2 a user's mistake, 130 interrupted."""
     language = system_language()
     try:
         command = parse_command(sys.argv[1:] if arguments is None else arguments, language)
@@ -66,16 +69,52 @@ def _execute(command: Command, language: str) -> int:
         process.request_stop(store.get(command.stop))
         print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
         return 0
-    if command.evaluate or command.predict:
-        raise RunError(
-            "Evaluation is not there yet: leave out --do_eval and --do_predict.",
-            "暂不支持评估：请去掉 --do_eval 和 --do_predict。",
-        )
     for en, zh in command.notes:
         print(_say(language, en, zh), file=sys.stderr)
+    if not command.train:
+        return _evaluate(command, language)
+    evaluates = command.evaluate or command.predict
+    if command.detach and evaluates:
+        raise RunError(
+            "--detach does not wait for the training, so nothing can be evaluated after it. Leave out --detach, or "
+            "--do_eval and --do_predict.",
+            "--detach 不等待训练结束，因此无法随后评估。请去掉 --detach，或去掉 --do_eval 和 --do_predict。",
+        )
+    if evaluates:
+        from training.evaluation_plan import require_files
+
+        require_files(command)
     run, offset = _resume(command) if command.resume_from else (_create(command, store), 0)
     print(_say(language, f"Training {run.path}", f"开始训练：{run.path}"))
-    return 0 if command.detach else follow(run, language, offset)
+    code = 0 if command.detach else follow(run, language, offset)
+    if code or not evaluates or run.state().status != Status.FINISHED:
+        return code
+    return _evaluate(_with_trained(command, run), language)
+
+
+def _evaluate(command: Command, language: str) -> int:
+    # Here, as they import torch and transformers, which starting a training does not need.
+    from training.evaluation_job import report_path, run_evaluations
+    from training.evaluation_plan import plan_evaluations
+    from training.terminal import ProgressLine, score_table
+
+    try:
+        plans = plan_evaluations(command)
+        for plan, evaluation in run_evaluations(plans, ProgressLine(sys.stderr, language), language):
+            print(score_table(evaluation, language), flush=True)
+            report = report_path(plan)
+            print(_say(language, f"Report: {report}", f"报告：{report}"))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _with_trained(command: Command, run: Run) -> Command:
+    """The command, for evaluating what the run trained: its best checkpoint if it was to keep that, else its last."""
+    settings = run.settings()
+    last = str(run.final_checkpoint().path)
+    flag = "ptuning_checkpoint" if settings.pre_seq_len else "model_name_or_path"
+    return replace(command, values={**settings.to_dict(), flag: last}, output_dir=run.path)
 
 
 def _create(command: Command, store: RunStore) -> Run:

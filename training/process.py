@@ -13,7 +13,7 @@ import threading
 from filelock import FileLock, Timeout
 
 from chatglm2.errors import RunError
-from training.arguments import PROJECT_ROOT, TrainingSettings
+from training.arguments import PROJECT_ROOT, TrainingSettings, setting_fields
 from training.liveness import is_running, start_time
 from training.runs import Run, RunState, RunStore, Status
 from training.storage import explaining_storage_errors, remove_directory
@@ -140,7 +140,8 @@ def _spawn(run: Run) -> int:
 
 def _check_same_run(run: Run, settings: TrainingSettings) -> None:
     before, after = run.settings().to_dict(), settings.to_dict()
-    changed = [f"--{name}" for name in before if before[name] != after[name] and name not in RESUMABLE_CHANGES]
+    free = RESUMABLE_CHANGES | {item.name for item in setting_fields() if item.group == "evaluation"}
+    changed = [f"--{name}" for name in before if before[name] != after[name] and name not in free]
     if changed:
         listed = ", ".join(changed)
         raise RunError(

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from chatglm2.errors import RunError
@@ -17,15 +17,23 @@ from chatglm2.errors import RunError
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace ``path`` by a file with ``text``: readers see the old content or the new, nothing else."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write_together({path: text})
+
+
+def write_together(contents: Mapping[Path, str]) -> None:
+    """Replace files by new ones that belong together: all are safely on disk before the first takes its place."""
+    staged = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, text in contents.items():
+            with staged[path].open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in staged.items():
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
 
 
 def publish_directory(staged: Path, target: Path) -> None:

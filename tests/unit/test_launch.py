@@ -69,6 +69,8 @@ def commands(directory: Path, **scripts: str) -> str:
         (["--model", "a b", "--port", "7861"], ["--model", "a b", "--port", "7861"]),
         (["serve", "--help"], ["--help"]),
         (["train", "--max_steps", "3"], ["--max_steps", "3"]),
+        (["evaluate"], ["--do_predict"]),
+        (["evaluate", "--test_file", "a b.json"], ["--do_predict", "--test_file", "a b.json"]),
         (["export", "run/checkpoint-3", "--output", "a b"], ["run/checkpoint-3", "--output", "a b"]),
         (["bench", "speed", "--repeat", "2"], ["--repeat", "2"]),
     ],

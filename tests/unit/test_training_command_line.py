@@ -22,6 +22,14 @@ ORIGINAL_TRAIN_SH = """
     --gradient_accumulation_steps 16 --predict_with_generate --max_steps 3000 --logging_steps 10 --save_steps 1000
     --learning_rate 2e-2 --pre_seq_len 128 --quantization_bit 4
 """
+# The original's evaluate.sh, likewise.
+ORIGINAL_EVALUATE_SH = """
+    --do_predict --validation_file AdvertiseGen/dev.json --test_file AdvertiseGen/dev.json --overwrite_cache
+    --prompt_column content --response_column summary --model_name_or_path THUDM/chatglm2-6b
+    --ptuning_checkpoint output/adgen-chatglm2-6b-pt-128-2e-2/checkpoint-3000
+    --output_dir output/adgen-chatglm2-6b-pt-128-2e-2 --overwrite_output_dir --max_source_length 64
+    --max_target_length 64 --per_device_eval_batch_size 1 --predict_with_generate --pre_seq_len 128 --quantization_bit 4
+"""
 
 
 def test_the_originals_training_command_is_understood() -> None:
@@ -34,9 +42,19 @@ def test_the_originals_training_command_is_understood() -> None:
     assert (settings.prompt_column, settings.response_column) == ("content", "summary")
 
 
+def test_the_originals_evaluation_command_is_understood() -> None:
+    command = parse_command(shlex.split(ORIGINAL_EVALUATE_SH))
+    settings = command.settings()
+    assert (command.train, command.evaluate, command.predict) == (False, False, True)
+    assert (settings.max_source_length, settings.max_target_length, settings.pre_seq_len) == (64, 64, 128)
+    assert settings.per_device_eval_batch_size == 1
+    assert str(settings.test_file).endswith("dev.json") and str(settings.ptuning_checkpoint).endswith("checkpoint-3000")
+    assert [en.split(":")[0] for en, _ in command.notes] == ["--overwrite_cache", "--predict_with_generate"]
+
+
 def test_flags_without_effect_are_accepted_with_a_line_each() -> None:
-    command = parse_command(["--overwrite_cache", "--num_beams", "4", "--max_steps", "3"])
-    assert [en.split(":")[0] for en, _ in command.notes] == ["--overwrite_cache", "--num_beams"]
+    command = parse_command(["--overwrite_cache", "--generation_max_length", "4", "--max_steps", "3"])
+    assert [en.split(":")[0] for en, _ in command.notes] == ["--overwrite_cache", "--generation_max_length"]
     assert command.values == {"max_steps": "3"}
 
 
@@ -46,7 +64,9 @@ def test_flags_without_effect_are_accepted_with_a_line_each() -> None:
         (["--fp16"], "dtype", "float16"),
         (["--bf16", "True"], "dtype", "bfloat16"),
         (["--fp16", "False"], "dtype", "auto"),
+        (["--fp16_full_eval"], "dtype", "float16"),
         (["--no_cuda"], "device", "cpu"),
+        (["--generation_num_beams", "4"], "num_beams", 4),
         (["--num_train_epochs", "2"], "max_steps", -1),
         (["--max-steps", "5"], "max_steps", 5),
         (["--max_steps=5"], "max_steps", 5),

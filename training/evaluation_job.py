@@ -1,0 +1,256 @@
+"""An evaluation from its plan to its files: load, answer, score, write.
+
+Knows the files by the original's names. Tells a `Watcher` how far it is; neither prints nor knows a terminal.
+
+Nothing is written before everything is done, and then all files together, so that those of an earlier evaluation are
+only ever replaced by complete ones. What an interrupted evaluation has answered goes to a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_model, load_prefix, load_tokenizer
+from chatglm2.errors import RunError
+from chatglm2.hub import Hub, resolve_model_directory
+from chatglm2.loading import read_config
+from training.arguments import TrainingSettings
+from training.data import Example, find_columns, read_examples
+from training.data_files import read_table
+from training.evaluation import Contender, Evaluation, ScoredRow, mean_loss, score_rows
+from training.evaluation_plan import EVAL, PREDICT, EvaluationPlan
+from training.evaluation_report import report_data, report_page
+from training.samples import PROJECT_ROOT
+from training.storage import explaining_storage_errors, write_together
+
+PREDICTIONS_FILE = "generated_predictions.txt"
+PARTIAL_PREDICTIONS_FILE = "generated_predictions.partial.txt"
+ALL_RESULTS_FILE = "all_results.json"
+STYLESHEET = PROJECT_ROOT / "assets" / "styles" / "report.css"
+# Reports lie side by side where both are asked for.
+REPORT_NAMES = {PREDICT: "report", EVAL: "eval_report"}
+
+
+class Watcher(Protocol):
+    """Who is told how far an evaluation is."""
+
+    def say(self, en: str, zh: str) -> None:
+        """A sentence worth keeping."""
+
+    def progress(self, done: int, total: int) -> None:
+        """``done`` of ``total`` rows are answered."""
+
+
+def run_evaluations(
+    plans: Sequence[EvaluationPlan], watcher: Watcher, language: str = "en"
+) -> Iterator[tuple[EvaluationPlan, Evaluation]]:
+    """Evaluate each plan of one command with one loaded model, and write its results; reports are in ``language``.
+
+    Raises:
+        ChatGLMError: for a model, prefix or file that cannot be used, or a disk that cannot be written.
+        KeyboardInterrupt: after the answers so far were written to ``generated_predictions.partial.txt``.
+    """
+    data = [_prepare(plan, watcher) for plan in plans]
+    contenders = _load_contenders(plans[0], watcher)
+    settings = plans[0].settings
+    try:
+        tokenizer = load_tokenizer(settings.model_name_or_path, hub=cast(Hub, settings.hub))
+        model = _load_model(settings, watcher)
+        for plan, examples in zip(plans, data, strict=True):
+            evaluation = _evaluate(plan, model, tokenizer, examples, contenders, watcher)
+            _write(plan, evaluation, tokenizer, language)
+            yield plan, evaluation
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(settings) from error
+
+
+def report_path(plan: EvaluationPlan) -> Path:
+    """Where the report for people is."""
+    return plan.output_dir / f"{REPORT_NAMES[plan.split]}.html"
+
+
+def results(evaluation: Evaluation) -> dict[str, float]:
+    """Scores and figures by the original's names."""
+    count = len(evaluation.rows)
+    scores = evaluation.scores()
+    figures: dict[str, float] = {
+        **scores.to_dict(),
+        "empty_predictions": scores.empty_predictions,
+        "runtime": round(evaluation.seconds, 4),
+        "samples": count,
+        "samples_per_second": round(count / max(evaluation.seconds, 1e-9), 3),
+    }
+    loss = evaluation.contenders[0].loss
+    if loss is not None:
+        figures["loss"] = loss
+    return {f"{evaluation.split}_{name}": value for name, value in figures.items()}
+
+
+def predictions(rows: Sequence[ScoredRow], tokenizer: ChatGLMTokenizer) -> str:
+    """The original's file of answers: one JSON object a line, spaces before punctuation taken out."""
+
+    def clean(text: str) -> str:
+        return tokenizer.clean_up_tokenization(text).strip()
+
+    lines = [{"labels": clean(row.reference), "predict": clean(row.answers[0].text)} for row in rows]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _prepare(plan: EvaluationPlan, watcher: Watcher) -> list[Example]:
+    """The examples of a plan; what could stop it later, such as a directory that cannot be written, stops it here."""
+    for note in plan.notes:
+        watcher.say(*note)
+    with explaining_storage_errors(plan.output_dir):
+        plan.output_dir.mkdir(parents=True, exist_ok=True)
+        (plan.output_dir / PARTIAL_PREDICTIONS_FILE).touch()
+        (plan.output_dir / PARTIAL_PREDICTIONS_FILE).unlink()
+    table = read_table(plan.file)
+    columns = find_columns(table, plan.settings)
+    examples, dropped = read_examples(table, columns, plan.limit)
+    if dropped:
+        watcher.say(
+            f"{plan.file.name}: {dropped} rows have an empty prompt or answer and are left out.",
+            f"{plan.file.name}：{dropped} 行的提示或回答为空，已跳过。",
+        )
+    if plan.limit and plan.limit < len(table.rows):
+        flag = "max_predict_samples" if plan.split == PREDICT else "max_eval_samples"
+        watcher.say(
+            f"The first {plan.limit:,} of {len(table.rows):,} rows (--{flag}).",
+            f"只用前 {plan.limit:,} 行，共 {len(table.rows):,} 行（--{flag}）。",
+        )
+    return examples
+
+
+def _load_contenders(plan: EvaluationPlan, watcher: Watcher) -> tuple[Contender, ...]:
+    """Who answers; the prefix is checked before the weights, which may take minutes, are loaded."""
+    settings = plan.settings
+    base = Contender(settings.model_name_or_path)
+    if plan.checkpoint is None:
+        return (base,)
+    directory = resolve_model_directory(settings.model_name_or_path, hub=cast(Hub, settings.hub))
+    prefix = load_prefix(plan.checkpoint, read_config(directory))
+    plan.check_prefix(prefix)
+    watcher.say(
+        f"Prefix of {prefix.length} tokens, {prefix.short_hash}",
+        f"前缀长度 {prefix.length}，{prefix.short_hash}",
+    )
+    tuned = Contender(settings.model_name_or_path, plan.checkpoint, prefix)
+    return (tuned, base) if settings.baseline else (tuned,)
+
+
+def _load_model(settings: TrainingSettings, watcher: Watcher) -> ChatGLMForConditionalGeneration:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            "--device cuda needs a CUDA GPU; torch sees none here. Use --device auto or cpu.",
+            "--device cuda 需要 CUDA 显卡，当前未检测到。请使用 --device auto 或 cpu。",
+        )
+    watcher.say(f"Model {settings.model_name_or_path}", f"模型 {settings.model_name_or_path}")
+    return load_model(
+        settings.model_name_or_path,
+        dtype=None if settings.dtype == "auto" else settings.dtype,
+        quantization_bit=settings.quantization_bit,
+        device=None if settings.device == "auto" else settings.device,
+        hub=cast(Hub, settings.hub),
+    )
+
+
+def _evaluate(
+    plan: EvaluationPlan,
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    contenders: tuple[Contender, ...],
+    watcher: Watcher,
+) -> Evaluation:
+    if plan.split == EVAL:
+        contenders = tuple(
+            replace(contender, loss=mean_loss(model, tokenizer, examples, plan.settings, contender.prefix))
+            for contender in contenders
+        )
+    started = time.monotonic()
+    rows = _answer(plan, model, tokenizer, examples, [contender.prefix for contender in contenders], watcher)
+    seconds = time.monotonic() - started
+    return Evaluation(plan.split, plan.file, contenders, rows, plan.settings, seconds, datetime.now())
+
+
+def _answer(
+    plan: EvaluationPlan,
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    prefixes: Sequence[Prefix | None],
+    watcher: Watcher,
+) -> tuple[ScoredRow, ...]:
+    rows: list[ScoredRow] = []
+    try:
+        watcher.progress(0, len(examples))
+        for row in score_rows(model, tokenizer, examples, plan.settings, prefixes):
+            rows.append(row)
+            watcher.progress(len(rows), len(examples))
+    except KeyboardInterrupt:
+        if rows:
+            _save_partial(plan, rows, len(examples), tokenizer, watcher)
+        raise
+    return _in_order(rows)
+
+
+def _save_partial(
+    plan: EvaluationPlan, rows: Sequence[ScoredRow], total: int, tokenizer: ChatGLMTokenizer, watcher: Watcher
+) -> None:
+    place = plan.output_dir / PARTIAL_PREDICTIONS_FILE
+    with explaining_storage_errors(place):
+        write_together({place: predictions(_in_order(rows), tokenizer)})
+    watcher.say(
+        f"Interrupted: {len(rows)} of {total} answers are in {place}; earlier results are as they were.",
+        f"已中断：{total} 个回答中已完成的 {len(rows)} 个保存在 {place}，之前的结果保持不变。",
+    )
+
+
+def _in_order(rows: Sequence[ScoredRow]) -> tuple[ScoredRow, ...]:
+    return tuple(sorted(rows, key=lambda row: row.index))
+
+
+def _write(plan: EvaluationPlan, evaluation: Evaluation, tokenizer: ChatGLMTokenizer, language: str) -> None:
+    directory, found = plan.output_dir, results(evaluation)
+    page = report_page(evaluation, language=language, stylesheet=STYLESHEET.read_text(encoding="utf-8"))
+    contents = {
+        report_path(plan): page,
+        report_path(plan).with_suffix(".json"): _json(report_data(evaluation)),
+        directory / f"{plan.split}_results.json": _json(found, sort_keys=True),
+        directory / ALL_RESULTS_FILE: _json({**_earlier_results(directory), **found}, sort_keys=True),
+    }
+    if plan.split == PREDICT:
+        contents[directory / PREDICTIONS_FILE] = predictions(evaluation.rows, tokenizer)
+    with explaining_storage_errors(directory):
+        write_together(contents)
+
+
+def _earlier_results(directory: Path) -> dict[str, Any]:
+    """What training or the other evaluation left in the file that gathers all results."""
+    try:
+        content = json.loads((directory / ALL_RESULTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _json(content: Mapping[str, Any], sort_keys: bool = False) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=4, sort_keys=sort_keys) + "\n"
+
+
+def _out_of_memory(settings: TrainingSettings) -> RunError:
+    size = settings.per_device_eval_batch_size
+    return RunError(
+        f"The GPU has too little free memory. Use a --per_device_eval_batch_size below {size}, or hold the model in "
+        "fewer bits (--quantization_bit 4).",
+        f"显存不足。请使用小于 {size} 的 --per_device_eval_batch_size，"
+        "或以更少的位数存放模型（--quantization_bit 4）。",
+    )

@@ -1,0 +1,322 @@
+"""An evaluation as a report: data for programs, and one HTML page for people that needs nothing else.
+
+Pure: from an `Evaluation` to text. Everything that a model or a data file said is escaped; the page runs no script.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.arguments import TrainingSettings, setting_fields
+from training.evaluation import Contender, Evaluation, ScoredAnswer, ScoredRow
+from training.evaluation_charts import difference_bar, score_histogram
+from training.setting import SettingValue, Words
+
+METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
+METRIC_NAMES = {"rouge-1": "ROUGE-1", "rouge-2": "ROUGE-2", "rouge-l": "ROUGE-L", "bleu-4": "BLEU-4"}
+# What rows are ordered by: the score that looks at whole answers.
+LEADING_METRIC = "rouge-l"
+SHOWN_EXTREMES = 10
+SHOWN_ROWS = 1000
+ANSWER_SETTINGS = (
+    *("prompt_column", "response_column", "history_column", "source_prefix", "truncation", "max_source_length"),
+    *("max_target_length", "quantization_bit", "dtype", "seed"),
+)
+SAME_BELOW = 0.005  # differences that print as 0.00
+
+WORDS: dict[str, Words] = {
+    "title": ("Evaluation", "评估报告"),
+    "tuned": ("With the prefix", "带前缀"),
+    "base": ("Base model", "基座模型"),
+    "difference": ("Difference", "差值"),
+    "metric": ("Score (0–100)", "指标（0–100）"),
+    "loss": ("Loss", "损失"),
+    "empty": ("Empty answers", "空回答"),
+    "cut": ("Cut at the token limit", "达到长度上限"),
+    "better": ("better", "更好"),
+    "same": ("the same", "相同"),
+    "worse": ("worse", "更差"),
+    "rows_against_base": ("Rows against the base, by ROUGE-L", "与基座逐行比较（ROUGE-L）"),
+    "distribution": ("Rows by ROUGE-L", "ROUGE-L 分布"),
+    "worst": ("Worst rows, by ROUGE-L", "ROUGE-L 最低的行"),
+    "lost": ("Most lost against the base, by ROUGE-L", "ROUGE-L 比基座下降最多的行"),
+    "all": ("All rows, by number", "全部行（按行号）"),
+    "first_rows": (
+        "The first {shown} of {total}; report.json holds all.",
+        "前 {shown} 行，共 {total} 行；全部见 report.json。",
+    ),
+    "prompt": ("Prompt", "提示"),
+    "history": ("Earlier rounds", "之前的轮次"),
+    "reference": ("Reference", "参考答案"),
+    "no_text": ("no text", "没有文字"),
+    "model": ("Model", "模型"),
+    "prefix": ("Prefix", "前缀"),
+    "tokens": ("{count} tokens", "长度 {count}"),
+    "data": ("Data", "数据"),
+    "rows": ("{count} rows", "{count} 行"),
+    "decoding": ("Decoding", "解码"),
+    "greedy": ("greedy", "贪心"),
+    "beams": ("{count} beams", "{count} 束"),
+    "sampling": (
+        "sampling, temperature {temperature:g}, top-p {top_p:g}",
+        "采样，温度 {temperature:g}，top-p {top_p:g}",
+    ),
+    "seed": ("seed {seed}", "种子 {seed}"),
+    "time": ("Time", "用时"),
+    "seconds": ("{seconds:.1f} s, {rate:.1f} rows/s", "{seconds:.1f} 秒，每秒 {rate:.1f} 行"),
+}
+
+
+def report_data(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything that was found, for programs: means, differences, and each row with its answers and scores."""
+    names = contender_names(evaluation)
+    data: dict[str, Any] = {
+        "format": 1,
+        "split": evaluation.split,
+        "finished_at": evaluation.finished_at.isoformat(timespec="seconds"),
+        "seconds": round(evaluation.seconds, 3),
+        "file": str(evaluation.file),
+        "model": evaluation.contenders[0].model,
+        "settings": _settings(evaluation.settings),
+        "scores": {name: _means(evaluation, place) for place, name in enumerate(names)},
+    }
+    contender = evaluation.contenders[0]
+    if contender.prefix is not None:
+        prefix = contender.prefix
+        data["prefix"] = {"path": str(contender.checkpoint), "length": prefix.length, "sha256": prefix.sha256}
+    if len(names) > 1:
+        tuned, base = (data["scores"][name] for name in names)
+        data["difference"] = {metric: round(tuned[metric] - base[metric], 4) for metric in METRICS}
+    data["rows"] = [_row_data(row, names) for row in evaluation.rows]
+    return data
+
+
+def _settings(settings: TrainingSettings) -> dict[str, SettingValue]:
+    """What the answers depend on."""
+    names = {*ANSWER_SETTINGS, *(item.name for item in setting_fields() if item.group == "evaluation")}
+    return {name: value for name, value in settings.to_dict().items() if name in names}
+
+
+def contender_names(evaluation: Evaluation) -> list[str]:
+    """``tuned`` for one with a prefix, ``base`` for the model as it is."""
+    return ["base" if contender.prefix is None else "tuned" for contender in evaluation.contenders]
+
+
+def _means(evaluation: Evaluation, place: int) -> dict[str, float]:
+    scores, loss = evaluation.scores(place), evaluation.contenders[place].loss
+    means = {name: round(value, 4) for name, value in scores.to_dict().items()}
+    means |= {"empty_predictions": scores.empty_predictions, "cut_predictions": evaluation.cut_answers(place)}
+    return means | ({"loss": loss} if loss is not None else {})
+
+
+def _row_data(row: ScoredRow, names: Sequence[str]) -> dict[str, Any]:
+    data: dict[str, Any] = {"row": row.index + 1, "prompt": row.example.prompt, "reference": row.reference}
+    if row.example.history:
+        data["history"] = [list(turn) for turn in row.example.history]
+    for name, answer in zip(names, row.answers, strict=True):
+        data[name] = {
+            "answer": answer.text,
+            **answer.scores.to_dict(),
+            "empty": answer.is_empty,
+            "cut": answer.is_cut,
+        }
+    if len(names) > 1:
+        data["difference"] = {metric: round(_gain(row, metric), 4) for metric in METRICS}
+    return data
+
+
+def _gain(row: ScoredRow, metric: str = LEADING_METRIC) -> float:
+    tuned, base = (answer.scores.to_dict()[metric] for answer in row.answers)
+    return tuned - base
+
+
+def _leading(answer: ScoredAnswer) -> float:
+    return answer.scores.to_dict()[LEADING_METRIC]
+
+
+def _difference(tag: str, value: float, good_sign: int = 1, decimals: int = 2) -> str:
+    """A difference in an element of its colour; ``good_sign`` is -1 where less is better."""
+    kind = "same" if abs(value) < 0.5 * 10**-decimals else "better" if value * good_sign > 0 else "worse"
+    text = "0" if kind == "same" else f"{value:+.{decimals}f}".replace("-", "−")
+    return f'<{tag} class="{kind}">{text}</{tag}>'
+
+
+def report_page(evaluation: Evaluation, *, language: str, stylesheet: str) -> str:
+    """The whole report as one HTML page in ``language``."""
+    return _Page(evaluation, language).render(stylesheet)
+
+
+def _subject(contender: Contender) -> str:
+    """The model's name, or the checkpoint's with the run that it is of."""
+    if contender.checkpoint is None:
+        return Path(contender.model).name
+    place = contender.checkpoint
+    return f"{place.parent.name} / {place.name}" if place.name.startswith("checkpoint-") else place.name
+
+
+class _Page:
+    """Builds the page's parts in one language."""
+
+    def __init__(self, evaluation: Evaluation, language: str) -> None:
+        self.evaluation = evaluation
+        self.language = language
+        self.names = contender_names(evaluation)
+        self.compares = len(self.names) > 1
+
+    def word(self, key: str, **values: Any) -> str:
+        return WORDS[key][self.language == "zh"].format(**values)
+
+    def render(self, stylesheet: str) -> str:
+        contender = self.evaluation.contenders[0]
+        title = html.escape(f"{self.word('title')} · {_subject(contender)}")
+        sections = "\n".join(part for part in self._sections() if part)
+        return f"""<!doctype html>
+<html lang="{"zh-CN" if self.language == "zh" else "en"}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{stylesheet}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{self._facts(contender)}
+</header>
+<main>
+{sections}
+</main>
+</body>
+</html>
+"""
+
+    def _sections(self) -> list[str]:
+        rows = self.evaluation.rows
+        worst = sorted(rows, key=lambda row: (_leading(row.answers[0]), row.answers[0].scores.bleu_4))
+        parts = [self._summary(), self._charts(), self._row_list("worst", worst[:SHOWN_EXTREMES], is_open=True)]
+        if self.compares:
+            lost = sorted((row for row in rows if _gain(row) <= -SAME_BELOW), key=_gain)
+            parts.append(self._row_list("lost", lost[:SHOWN_EXTREMES], is_open=False))
+        parts.append(self._row_list("all", rows[:SHOWN_ROWS], is_open=False))
+        return parts
+
+    def _facts(self, contender: Contender) -> str:
+        evaluation = self.evaluation
+        facts = [("model", contender.model)]
+        if contender.prefix is not None:
+            length = self.word("tokens", count=contender.prefix.length)
+            facts.append(("prefix", f"{contender.checkpoint} · {length} · {contender.prefix.short_hash}"))
+        count, seconds = len(evaluation.rows), evaluation.seconds
+        facts += [
+            ("data", f"{evaluation.file} · {self.word('rows', count=f'{count:,}')}"),
+            ("decoding", self._decoding()),
+            ("time", self.word("seconds", seconds=seconds, rate=count / max(seconds, 1e-9))),
+        ]
+        items = "".join(f"<dt>{self.word(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts)
+        moment = evaluation.finished_at
+        stamp = f'<time datetime="{moment.isoformat(timespec="seconds")}">{moment:%Y-%m-%d %H:%M}</time>'
+        return f"{stamp}\n<dl>{items}</dl>"
+
+    def _decoding(self) -> str:
+        settings = self.evaluation.settings
+        parts = [self.word("beams", count=settings.num_beams)] if settings.num_beams > 1 else []
+        if settings.do_sample:
+            parts.append(self.word("sampling", temperature=settings.temperature, top_p=settings.top_p))
+            parts.append(self.word("seed", seed=settings.seed))
+        elif not parts:
+            parts.append(self.word("greedy"))
+        return " · ".join(parts)
+
+    def _summary(self) -> str:
+        """The table of means; with a baseline, both columns and what the prefix changed."""
+        means = [_means(self.evaluation, place) for place in range(len(self.names))]
+        head = "".join(f"<th>{self.word(name)}</th>" for name in self.names)
+        head += f"<th>{self.word('difference')}</th>" * self.compares
+        lines = [self._summary_line(METRIC_NAMES[metric], [mean[metric] for mean in means], 1) for metric in METRICS]
+        if "loss" in means[0]:
+            lines.append(self._summary_line(self.word("loss"), [mean["loss"] for mean in means], -1, decimals=4))
+        for key in ("empty", "cut"):
+            counts = [mean[f"{key}_predictions"] for mean in means]
+            if any(counts):
+                lines.append(self._summary_line(self.word(key), counts, -1, decimals=0))
+        head = f"<thead><tr><th>{self.word('metric')}</th>{head}</tr></thead>"
+        return f'<table class="summary">{head}<tbody>{"".join(lines)}</tbody></table>'
+
+    def _summary_line(self, name: str, values: Sequence[float], good_sign: int, decimals: int = 2) -> str:
+        cells = "".join(f"<td>{value:.{decimals}f}</td>" for value in values)
+        if self.compares:
+            cells += _difference("td", values[0] - values[1], good_sign, decimals)
+        return f"<tr><th>{name}</th>{cells}</tr>"
+
+    def _charts(self) -> str:
+        columns = [[_leading(row.answers[place]) for row in self.evaluation.rows] for place in range(len(self.names))]
+        legend = "".join(f'<span class="{name}">{self.word(name)}</span>' for name in self.names)
+        figure = score_histogram(columns, self.names, self.word("distribution"))
+        parts = [f"<figure><figcaption>{self.word('distribution')} {legend}</figcaption>{figure}</figure>"]
+        if self.compares:
+            gains = [_gain(row) for row in self.evaluation.rows]
+            counts = (
+                sum(gain >= SAME_BELOW for gain in gains),
+                sum(abs(gain) < SAME_BELOW for gain in gains),
+                sum(gain <= -SAME_BELOW for gain in gains),
+            )
+            kinds = ("better", "same", "worse")
+            told = "".join(
+                f'<span class="{kind}">{count} {self.word(kind)}</span>'
+                for kind, count in zip(kinds, counts, strict=True)
+            )
+            bar = difference_bar(counts)
+            parts.append(f"<figure><figcaption>{self.word('rows_against_base')} {told}</figcaption>{bar}</figure>")
+        return f'<div class="charts">{"".join(parts)}</div>'
+
+    def _row_list(self, key: str, rows: Sequence[ScoredRow], is_open: bool) -> str:
+        if not rows:
+            return ""
+        total = len(self.evaluation.rows)
+        note = ""
+        if key == "all" and total > len(rows):
+            note = f'<p class="note">{self.word("first_rows", shown=f"{len(rows):,}", total=f"{total:,}")}</p>'
+        names = [self.word(name) for name in self.names] if self.compares else [METRIC_NAMES[LEADING_METRIC]]
+        head = "".join(f"<span>{name}</span>" for name in names)
+        head += f"<span>{self.word('difference')}</span>" * self.compares
+        items = "".join(self._row(row, is_open) for row in rows)
+        kind = "rows compared" if self.compares else "rows"
+        return (
+            f'<section class="{kind}"><h2>{self.word(key)}</h2>{note}'
+            f'<div class="heads"><span>#</span><span>{self.word("prompt")}</span>{head}</div>{items}</section>'
+        )
+
+    def _row(self, row: ScoredRow, is_open: bool) -> str:
+        example, first = row.example, row.answers[0]
+        flags = "".join(
+            f'<mark class="{key}">{self.word(key)}</mark>'
+            for key, applies in (("empty", first.is_empty), ("cut", first.is_cut))
+            if applies
+        )
+        numbers = "".join(f"<span>{_leading(answer):.2f}</span>" for answer in row.answers)
+        if self.compares:
+            numbers += _difference("span", _gain(row))
+        blocks = [self._block("prompt", example.prompt)]
+        if example.history:
+            rounds = "\n".join(f"{question}\n→ {answer}" for question, answer in example.history)
+            blocks.insert(0, self._block("history", rounds))
+        blocks.append(self._block("reference", row.reference))
+        blocks += [self._answer(name, answer) for name, answer in zip(self.names, row.answers, strict=True)]
+        return (
+            f"<details{' open' * is_open}><summary><span>{row.index + 1}</span>"
+            f'<span class="text">{flags}<i>{html.escape(example.prompt)}</i></span>{numbers}</summary>'
+            f'<div class="blocks">{"".join(blocks)}</div></details>'
+        )
+
+    def _block(self, key: str, text: str, note: str = "") -> str:
+        body = f"<p>{html.escape(text)}</p>" if text.strip() else f'<p class="none">{self.word("no_text")}</p>'
+        return f'<div class="{key}"><h3>{self.word(key)}{note}</h3>{body}</div>'
+
+    def _answer(self, name: str, answer: ScoredAnswer) -> str:
+        scores = answer.scores.to_dict()
+        told = " · ".join(f"{METRIC_NAMES[metric]} {scores[metric]:.2f}" for metric in METRICS)
+        return self._block(name, answer.text, f" <small>{told}</small>")

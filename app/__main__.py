@@ -12,7 +12,7 @@ from app.model_host import ModelOptions
 from app.server import ServerOptions, addresses, launch, wait_for_signal
 from app.services import Services, build_services
 from chatglm2.errors import ChatGLMError
-from training.arguments import DEMO_MODEL
+from training.samples import DEMO_MODEL
 
 UPLOADS = ".uploads"
 

@@ -52,37 +52,69 @@ def format_number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def line_chart(points: Sequence[Point], total_steps: float, label: str, empty: str) -> str:
+def line_chart(
+    points: Sequence[Point],
+    total_steps: float,
+    label: str,
+    empty: str,
+    *,
+    measured: Sequence[Point] = (),
+    ceiling: float = 0.0,
+    height: int = HEIGHT,
+) -> str:
     """A curve over steps. The value axis starts at 0: a loss of exactly 0, the sign of a collapsed prefix, must show.
 
     Values that are not finite cannot be drawn and are left out; the log names them.
+
+    Args:
+        points: the curve.
+        total_steps: where the axis ends.
+        label: what it shows, for screen readers.
+        empty: what to say where there is nothing to draw.
+        measured: a second, dotted curve with the same axes, of points that are far apart.
+        ceiling: the value axis reaches at least this far.
+        height: of the figure.
     """
     finite = [point for point in points if math.isfinite(point.value)]
+    others = [point for point in measured if math.isfinite(point.value)]
     if not finite:
         return f'<div class="chart-empty">{html.escape(empty)}</div>'
-    values = nice_ticks(min(0.0, *(point.value for point in finite)), max(point.value for point in finite))
+    heights = [point.value for point in (*finite, *others)]
+    values = nice_ticks(min(0.0, *heights), max(ceiling, *heights))
     steps = nice_ticks(0, max(total_steps, finite[-1].step), 6)
     span = (steps[-1] - steps[0], values[-1] - values[0])
 
     def place(point: Point) -> tuple[float, float]:
         x = LEFT + (point.step - steps[0]) / span[0] * (WIDTH - LEFT - RIGHT)
-        y = HEIGHT - BOTTOM - (point.value - values[0]) / span[1] * (HEIGHT - TOP - BOTTOM)
+        y = height - BOTTOM - (point.value - values[0]) / span[1] * (height - TOP - BOTTOM)
         return round(x, 1), round(y, 1)
 
     drawn = thin(finite)
     line = " ".join(f"{x},{y}" for x, y in map(place, drawn))
     last_x, last_y = place(finite[-1])
     grid = "".join(_value_tick(place(Point(steps[0], tick))[1], tick) for tick in values)
-    grid += "".join(_step_tick(place(Point(tick, values[0]))[0], tick) for tick in steps)
+    grid += "".join(_step_tick(place(Point(tick, values[0]))[0], height - 8, tick) for tick in steps)
     dots = "".join(
         f'<circle cx="{x}" cy="{y}" r="7"><title>{point.step:g}: {format_number(point.value)}</title></circle>'
         for point, (x, y) in zip(drawn, map(place, drawn), strict=True)
     )
+    second = _dotted_curve(others, [place(point) for point in others])
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
-        f'<g class="grid">{grid}</g><polyline class="curve" points="{line}"/>'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
+        f'<g class="grid">{grid}</g><polyline class="curve" points="{line}"/>{second}'
         f'<circle class="last" cx="{last_x}" cy="{last_y}" r="3.5"/><g class="hover">{dots}</g></svg>'
     )
+
+
+def _dotted_curve(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> str:
+    if not points:
+        return ""
+    line = " ".join(f"{x},{y}" for x, y in places)
+    dots = "".join(
+        f'<circle cx="{x}" cy="{y}" r="3.5"><title>{point.step:g}: {format_number(point.value)}</title></circle>'
+        for point, (x, y) in zip(points, places, strict=True)
+    )
+    return f'<g class="measured"><polyline points="{line}"/>{dots}</g>'
 
 
 def _value_tick(y: float, value: float) -> str:
@@ -92,8 +124,8 @@ def _value_tick(y: float, value: float) -> str:
     )
 
 
-def _step_tick(x: float, value: float) -> str:
-    return f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="middle">{value:g}</text>'
+def _step_tick(x: float, y: float, value: float) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="middle">{value:g}</text>'
 
 
 def histogram(edges: Sequence[int], counts: Sequence[int], limit: int, label: str) -> str:

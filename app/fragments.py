@@ -263,7 +263,7 @@ def _checkpoint_row(source: Source, titles: Sequence[str], selected: dict[str, s
     projection = f" · {speech('with_projection')}" if info.prefix_projection else ""
     values = (
         info.run_name,
-        str(info.step),
+        f"{info.step} · {speech('best')}" if info.is_best else str(info.step),
         "—" if info.loss is None else f"{info.loss:.4f}",
         "—" if info.pre_seq_len is None else f"{info.pre_seq_len}{projection}",
         _settings_summary(info.settings),

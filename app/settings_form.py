@@ -5,12 +5,14 @@ Knows how a `SettingField` becomes a component. Knows no particular setting beyo
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from app.i18n import word
 from training.arguments import setting_fields
+from training.presets import PRESETS
 from training.setting import SettingField
 
 # Chosen elsewhere on the page, or without meaning in it.
@@ -25,6 +27,18 @@ DECIDED_BY_PAGE = frozenset(
 def form_fields(group: str) -> list[SettingField]:
     """The settings of a group that a form offers, in their order."""
     return [item for item in setting_fields() if item.group == group and item.name not in DECIDED_BY_PAGE]
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """What a preset puts into the form: every setting that some preset sets, at its default where this one does not."""
+    touched = {setting for preset in PRESETS.values() for setting in preset.values}
+    defaults = {item.name: item.default for item in setting_fields() if item.name in touched}
+    return {**defaults, **(PRESETS[name].values if name in PRESETS else {})}
+
+
+def preset_reason(name: str) -> tuple[str, str]:
+    """Why one would choose a preset, in English and Chinese."""
+    return PRESETS[name].reason if name in PRESETS else ("", "")
 
 
 def setting_words() -> dict[str, tuple[str, str]]:
@@ -49,6 +63,9 @@ def build_setting(item: SettingField) -> Any:
         if item.optional:
             choices.insert(0, ("—", ""))
         return gr.Dropdown(choices, value="" if item.default is None else item.default, filterable=False, **common)
+    if item.examples:
+        offered = [("—", ""), *((Path(example).name, example) for example in item.examples)]
+        return gr.Dropdown(offered, value=item.default or "", allow_custom_value=True, **common)
     if item.type == "bool":
         return gr.Checkbox(bool(item.default), **common)
     if item.type == "str" or (item.optional and item.default is None):

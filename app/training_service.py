@@ -15,24 +15,29 @@ from pathlib import Path
 from app.charts import Point
 from app.model_host import ModelHost
 from training import process
-from training.arguments import SAMPLE_TRAIN_FILE, TrainingSettings
+from training.arguments import TrainingSettings
 from training.checkpoints import CheckpointInfo
 from training.data_files import read_table
 from training.events import (
     EndedEvent,
+    EvaluationEvent,
     Event,
     MessageEvent,
+    RetentionEvent,
     StartedEvent,
     StepEvent,
     is_collapsed,
     last_event,
+    point_history,
     step_history,
 )
 from training.reports import DatasetReport, describe_file, require_readable
 from training.runs import Run, RunStore, Status
+from training.samples import SAMPLE_TRAIN_FILE
 
 LOG_LINES = 200
 KEPT_DATA = ".data"
+SIDE_FILES = ("mix_file", "validation_file", "retention_file")
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ class RunView:
     seconds_left: float | None = None
     latest: StepEvent | None = None
     losses: tuple[Point, ...] = ()
+    validation: tuple[Point, ...] = ()  # losses
+    scores: Mapping[str, float] = field(default_factory=dict)  # of the last validation, by name
+    kept: tuple[Point, ...] = ()  # of the base model's general answers, from 0 to 100
+    retention: RetentionEvent | None = None
+    keeps_best: bool = False
     message: tuple[str, str] | None = None  # English, Chinese
     checkpoints: tuple[CheckpointInfo, ...] = ()
     log: str = ""
@@ -77,7 +87,11 @@ class RunView:
         return self.latest is not None and is_collapsed(self.latest.loss)
 
     @property
-    def newest_checkpoint(self) -> CheckpointInfo | None:
+    def offered_checkpoint(self) -> CheckpointInfo | None:
+        """The one to try: the newest, or when all is done the best, if that was to be kept."""
+        best = next((info for info in self.checkpoints if info.is_best), None)
+        if best is not None and self.keeps_best and not self.status.is_active:
+            return best
         return max(self.checkpoints, key=lambda info: info.step, default=None)
 
 
@@ -160,7 +174,8 @@ class TrainingService:
     def view(self, name: str) -> RunView:
         run = self._runs.get(name)
         events = self._feeds.setdefault(name, _Feed()).read(run)
-        steps = step_history(events)
+        steps, validations = step_history(events), point_history(events, EvaluationEvent)
+        kept = point_history(events, RetentionEvent)
         state, latest = run.state(), steps[-1] if steps else None
         started = last_event(events, StartedEvent)
         total = latest.total_steps if latest else started.total_steps if started else 0
@@ -172,6 +187,11 @@ class TrainingService:
             seconds_left=latest.seconds_left if latest else None,
             latest=latest,
             losses=tuple(Point(event.step, event.loss) for event in steps),
+            validation=tuple(Point(event.step, event.metrics["loss"]) for event in validations),
+            scores=validations[-1].metrics if validations else {},
+            kept=tuple(Point(event.step, event.kept) for event in kept),
+            retention=kept[-1] if kept and kept[-1].step else None,
+            keeps_best=run.settings().load_best_model_at_end,
             message=(state.message_en, state.message_zh) if state.message_en else _message(events),
             checkpoints=tuple(run.checkpoints()),
             log=run.log_tail(LOG_LINES),
@@ -179,9 +199,10 @@ class TrainingService:
 
     def _settings(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
         options = self._host.options
-        return TrainingSettings.from_dict(
-            {**form, **data.as_settings(), "model_name_or_path": options.path, "hub": options.hub}
-        )
+        # The trainer's process has another working directory.
+        files = {name: _absolute(form[name]) for name in SIDE_FILES if form.get(name)}
+        model = {"model_name_or_path": options.path, "hub": options.hub}
+        return TrainingSettings.from_dict({**form, **files, **data.as_settings(), **model})
 
     def _keep(self, data: DataChoice) -> DataChoice:
         """Copies an uploaded file next to the runs: the upload folder is cleaned, and resuming needs the data."""
@@ -194,6 +215,10 @@ class TrainingService:
         if not kept.exists():
             shutil.copyfile(source, kept)
         return DataChoice(str(kept), data.prompt_column, data.response_column, data.history_column)
+
+
+def _absolute(path: object) -> str:
+    return str(Path(str(path).strip()).expanduser().absolute())
 
 
 def _message(events: list[Event]) -> tuple[str, str] | None:

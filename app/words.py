@@ -134,6 +134,18 @@ WORDS: dict[str, tuple[str, str]] = {
     "learning_rate": ("Learning rate", "学习率"),
     "step_time": ("Per step", "每步用时"),
     "loss_curve": ("Loss by step", "损失曲线"),
+    "validation_loss": ("validation loss {loss}", "验证损失 {loss}"),
+    "kept": ("General answers kept: {share} %", "通用回答保留：{share}%"),
+    "kept_same": ("{same} of {count} word for word", "{same}/{count} 条逐字不变"),
+    "kept_example": (
+        "Changed most: “{prompt}” was answered “{before}” and now “{after}”",
+        "变化最大：问“{prompt}”，原答“{before}”，现答“{after}”",
+    ),
+    "kept_help": (
+        "How near answers to general questions are to the base model's own. When it falls, the model forgets: mix in "
+        "general data, lower the rate, or take an earlier checkpoint.",
+        "通用问题的回答与基座模型原回答的接近程度。下降表示模型正在遗忘：可混入通用数据、调低学习率，或选用更早的检查点。",
+    ),
     "no_points": ("The curve appears with the first step.", "第一步完成后显示曲线。"),
     "log": ("Log", "日志"),
     "no_log": ("The log is empty so far.", "暂时没有日志。"),
@@ -149,6 +161,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "status_failed": ("failed", "失败"),
     "status_interrupted": ("interrupted", "意外中断"),
     "checkpoint_ready": ("checkpoint-{step} is ready.", "checkpoint-{step} 可以用了。"),
+    "checkpoint_best": ("checkpoint-{step} validates best.", "checkpoint-{step} 的验证结果最佳。"),
+    "best": ("best", "最佳"),
     "compare_now": ("Compare now", "马上对比"),
     "started": ("Training has started. You may close this page; it goes on.", "训练已经开始。关掉页面也会继续。"),
     # Checkpoints

@@ -87,7 +87,7 @@ class CheckpointKeeper(TrainerCallback):
         name = self.run.checkpoint_path(best.step).name
         return (
             f" {name} is the best: {self.metric} {best.value:.4g}.",
-            f"最佳检查点是 {name}：{self.metric} {best.value:.4g}。",
+            f"最佳检查点是 {name}：{'损失' if self.metric == 'loss' else self.metric} {best.value:.4g}。",
         )
 
     def _mark(self, state: TrainerState) -> Validation | None:

@@ -67,6 +67,7 @@ class RetentionWatch(TrainerCallback):
         model: in training.
         tokenizer: the model's.
         current_prefix: the prefix as it is now, None where all weights learn.
+        set_aside: is told the seconds that asking took.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RetentionWatch(TrainerCallback):
         model: ChatGLMForConditionalGeneration,
         tokenizer: ChatGLMTokenizer,
         current_prefix: Callable[[], Prefix | None],
+        set_aside: Callable[[float], None],
     ) -> None:
         self.run = run
         self.settings = settings
@@ -84,6 +86,7 @@ class RetentionWatch(TrainerCallback):
         self._model = model
         self._tokenizer = tokenizer
         self._current_prefix = current_prefix
+        self._set_aside = set_aside
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,13 +121,11 @@ class RetentionWatch(TrainerCallback):
     def _ask(self, state: TrainerState) -> None:
         if self.base_answers is None:
             return
-        began = time.monotonic()
         answers = self._answer(self._current_prefix())
-        event = compare(state.global_step, self.prompts, self.base_answers, answers)
-        self.run.append(event)
-        logger.info("Retention %.1f %%, in %.1f s", event.kept, time.monotonic() - began)
+        self.run.append(compare(state.global_step, self.prompts, self.base_answers, answers))
 
     def _answer(self, prefix: Prefix | None) -> list[str]:
+        began = time.monotonic()
         answered = answer_examples(
             self._model,
             self._tokenizer,
@@ -133,6 +134,9 @@ class RetentionWatch(TrainerCallback):
             (prefix,),
         )
         texts = {place: answer.text for place, (answer,) in answered}
+        seconds = time.monotonic() - began
+        self._set_aside(seconds)
+        logger.info("%d general questions answered in %.1f s", len(texts), seconds)
         return [texts[place] for place in range(len(self.prompts))]
 
 

@@ -16,7 +16,7 @@ from chatglm2.errors import RunError
 Words = tuple[str, str]  # English, Chinese
 SettingValue = int | float | bool | str | None
 # The few settings that matter, the rest, and what only an evaluation reads.
-GROUPS = ("basic", "advanced", "evaluation")
+GROUPS = ("basic", "advanced", "evaluation", "distributed")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class SettingField:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str | int, ...] = ()
+    examples: tuple[str, ...] = ()  # values that a form may offer; others are as good
 
     @property
     def flag(self) -> str:
@@ -120,6 +121,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str | int, ...] = (),
+    examples: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that carries its words and its range; ``Any`` as `dataclasses.field` itself is typed."""
     metadata = {
@@ -129,6 +131,7 @@ def setting(
         "minimum": minimum,
         "maximum": maximum,
         "choices": choices,
+        "examples": examples,
     }
     return field(default=default, metadata=metadata)
 

@@ -15,8 +15,9 @@ from app.charts import line_chart
 from app.fragments import dataset_html, log_html, run_html, sentence_html
 from app.i18n import Speech, speech_for, word
 from app.listening import ASKED, QUIET, WORKING, say, say_problem
+from app.run_figures import loss_html, ready_html, retention_html
 from app.services import Services
-from app.settings_form import build_setting, form_fields
+from app.settings_form import build_setting, form_fields, preset_reason, preset_values
 from app.tabs.compare import CompareTab
 from app.training_service import DataChoice, RunView
 from chatglm2.errors import ChatGLMError
@@ -37,7 +38,9 @@ class Viewer:
 
 def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
     """Changes when the page would look different."""
-    return (*names, view.name, view.status, len(view.losses), len(view.checkpoints), view.message, hash(view.log))
+    curves = (len(view.losses), len(view.validation), len(view.kept))
+    checkpoints = tuple((info.step, info.is_best) for info in view.checkpoints)
+    return (*names, view.name, view.status, *curves, *checkpoints, view.message, hash(view.log))
 
 
 class TrainTab:
@@ -79,8 +82,11 @@ class TrainTab:
 
     def _build_form(self) -> None:
         self.form: dict[str, Any] = {}
+        first, *basic = form_fields("basic")
+        self.form[first.name] = build_setting(first)
+        self.preset_reason = gr.HTML(elem_id="preset-reason")
         with gr.Row(elem_classes="settings"):
-            self.form.update({item.name: build_setting(item) for item in form_fields("basic")})
+            self.form.update({item.name: build_setting(item) for item in basic})
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in form_fields("advanced")})
         self.name = gr.Textbox(label=word("run_name"), info=word("run_name_help"), max_lines=1, elem_id="run-name")
@@ -98,6 +104,7 @@ class TrainTab:
                 word("compare_now"), variant="primary", size="sm", min_width=120, scale=0, elem_id="compare-now"
             )
         self.chart = gr.HTML(elem_id="loss-chart")
+        self.retention = gr.HTML(elem_id="retention")
         with gr.Accordion(word("log"), open=True, elem_id="log-box"):
             self.log = gr.HTML(elem_id="run-log")
 
@@ -112,6 +119,12 @@ class TrainTab:
         gr.on([self.source.input, self.file.change], self.on_file, data, chosen_data, **WORKING)
         gr.on([column.input for column in self.columns.values()], self.on_preview, data, [self.preview], **WORKING)
         self.preview_box.expand(self.on_preview, data, [self.preview], **WORKING)
+        self.form["preset"].input(
+            self.on_preset,
+            [self.form["preset"]],
+            [self.preset_reason, *(self.form[name] for name in preset_values(""))],
+            **QUIET,
+        )
         live = self._live_outputs()
         self.start.click(self.on_start, {*data, self.name}, live, **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **ASKED)
@@ -124,7 +137,7 @@ class TrainTab:
     def _live_outputs(self) -> list[Any]:
         return [
             *(self.viewer, self.run, self.stop, self.resume, self.progress),
-            *(self.ready_row, self.ready, self.chart, self.log),
+            *(self.ready_row, self.ready, self.chart, self.retention, self.log),
         ]
 
     # Handlers: data
@@ -160,6 +173,11 @@ class TrainTab:
             return {self.preview: sentence_html(speech("choose_file"))}
         return self._report(values, data, speech)
 
+    def on_preset(self, name: str, request: gr.Request) -> Updates:
+        reason = speech_for(request).pick(*preset_reason(name))
+        values = {self.form[setting]: value for setting, value in preset_values(name).items()}
+        return {self.preset_reason: sentence_html(reason), **values}
+
     # Handlers: runs
 
     def on_start(self, values: Updates, request: gr.Request) -> Updates:
@@ -186,10 +204,10 @@ class TrainTab:
         return self._show(Viewer(picked=name), speech_for(request))
 
     def on_compare(self, name: str, chosen: dict[str, str], request: gr.Request) -> Updates:
-        newest = self.services.training.view(name).newest_checkpoint
-        if newest is None:
+        offered = self.services.training.view(name).offered_checkpoint
+        if offered is None:
             return {self.tabs: gr.skip()}
-        updates = self.compare_tab.choose("right", str(newest.path), chosen, speech_for(request))
+        updates = self.compare_tab.choose("right", str(offered.path), chosen, speech_for(request))
         return {**updates, self.tabs: gr.Tabs(selected=COMPARE_TAB)}
 
     def on_tick(self, viewer: Viewer, request: gr.Request) -> Updates:
@@ -214,16 +232,17 @@ class TrainTab:
         mark = fingerprint(view, names)
         if mark == viewer.fingerprint:
             return {self.viewer: gr.skip()}
-        newest = view.newest_checkpoint
+        offered = view.offered_checkpoint
         return {
             self.viewer: Viewer(None if name == names[0] else name, name, mark),
             self.run: gr.Dropdown(names, value=name),
             self.stop: gr.Button(visible=view.status.is_active, interactive=view.status != "stopping"),
             self.resume: gr.Button(visible=view.can_resume),
             self.progress: run_html(view, speech),
-            self.ready_row: gr.Row(visible=newest is not None),
-            self.ready: sentence_html(speech("checkpoint_ready", step=newest.step), "plain") if newest else "",
-            self.chart: line_chart(view.losses, view.total_steps, speech("loss_curve"), speech("no_points")),
+            self.ready_row: gr.Row(visible=offered is not None),
+            self.ready: ready_html(view, speech),
+            self.chart: loss_html(view, speech),
+            self.retention: retention_html(view, speech),
             self.log: log_html(view.log or speech("no_log")),
         }
 
@@ -239,6 +258,7 @@ class TrainTab:
             self.progress: sentence_html(speech("no_runs"), "empty"),
             self.ready_row: gr.Row(visible=False),
             self.chart: line_chart([], 0, speech("loss_curve"), speech("no_points")),
+            self.retention: "",
             self.log: log_html(speech("no_log")),
         }
 

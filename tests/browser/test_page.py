@@ -247,6 +247,51 @@ def test_own_data_is_looked_at_and_mistakes_are_named(open_page: OpenPage, tmp_p
     expect(page.locator("#data-report")).to_contain_text("共 1 条", timeout=10_000)
 
 
+def test_broken_rows_are_shown_with_the_way_around_them(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page("en-US")
+    show_tab(page, "Train")
+    page.locator("#data-source").get_by_text("My own file").click()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"content": "a", "summary": "b"}) + "\n{\n", encoding="utf-8")
+    page.locator("#data-file input[type=file]").set_input_files(rows)
+    broken = page.locator("#data-report .failed")
+    expect(broken).to_contain_text("1 rows cannot be used", timeout=10_000)
+    expect(broken).to_contain_text("rows.jsonl, line 2, column 2")
+    expect(page.locator("#data-report table")).to_be_visible()
+    page.locator("#start").click()
+    expect(page.get_by_test_id("toast-body").last).to_contain_text("--skip_bad_rows")
+
+
+def test_a_preset_fills_the_form_and_says_why(open_page: OpenPage) -> None:
+    page = open_page()
+    show_tab(page, "训练")
+    expect(page.locator("#preset-reason")).to_be_hidden()
+    choose(page, "#setting-preset", "adgen")
+    expect(page.locator("#preset-reason")).to_contain_text("原版 train.sh")
+    expect(page.locator("#setting-max_steps input")).to_have_value("3000")
+    choose(page, "#setting-preset", "—")
+    expect(page.locator("#setting-max_steps input")).to_have_value("40")
+    expect(page.locator("#preset-reason")).to_be_hidden()
+
+
+def test_what_is_forgotten_is_shown_beside_the_loss(open_page: OpenPage) -> None:
+    page = open_page()
+    show_tab(page, "训练")
+    page.locator("#setting-max_steps input").fill("2")
+    page.get_by_text("更多设置").click()
+    choose(page, "#setting-retention_check", "on")
+    page.locator("#setting-mix_file input").fill("nowhere.json")
+    page.locator("#setting-mix_file input").press("Tab")
+    page.locator("#start").click()
+    expect(page.get_by_test_id("toast-body").last).to_contain_text("nowhere.json")
+    choose(page, "#setting-mix_file", "general.json")
+    page.locator("#start").click()
+    expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
+    expect(page.locator("#retention figcaption")).to_contain_text("通用回答保留")
+    expect(page.locator("#retention polyline")).to_be_visible()
+    expect(page.locator("#run-log")).to_contain_text("2000 rows + 857 general rows")
+
+
 def test_a_checkpoint_is_deleted_only_after_a_question(open_page: OpenPage, checkpoint: Path) -> None:
     page = open_page()
     show_tab(page, "检查点")

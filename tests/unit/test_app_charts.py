@@ -67,3 +67,19 @@ def test_bars_beyond_the_limit_stand_out() -> None:
 @pytest.mark.parametrize("svg", [line_chart(points(1, 2), 2, "a<b", ""), histogram((0, 1), (1,), 1, 'a"b')])
 def test_figures_are_well_formed(svg: str) -> None:
     ElementTree.fromstring(svg)
+
+
+def test_a_second_curve_shares_the_axes_of_the_first() -> None:
+    svg = line_chart(points(2.0, 1.0), 4, "loss", "empty", measured=[Point(2, 8.0), Point(4, math.nan)])
+    dots = ElementTree.fromstring(svg).findall(".//g[@class='measured']/circle")
+    assert len(dots) == 1
+    y = float(dots[0].get("cy", "nan"))
+    assert 14 <= y < min(height for _, height in curve(svg))  # above the curve, and inside the figure
+    assert 'class="measured"' not in line_chart(points(2.0, 1.0), 4, "loss", "empty")
+
+
+def test_a_ceiling_keeps_a_share_in_proportion() -> None:
+    (_, top), (_, below) = curve(line_chart(points(100.0, 90.0), 4, "kept", "empty", ceiling=100))
+    assert below - top == pytest.approx(196 / 10, abs=0.2)
+    tall, flat = (line_chart(points(50.0), 4, "kept", "empty", ceiling=100, height=height) for height in (240, 150))
+    assert curve(flat)[0][1] < curve(tall)[0][1]

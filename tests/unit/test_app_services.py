@@ -15,14 +15,18 @@ from app.archive import archive_name, write_archive
 from app.chat_service import ChatSettings, parse_seed
 from app.conversation import Conversation
 from app.duet import draw_seeds
+from app.fragments import checkpoint_table, dataset_html
 from app.i18n import Speech
 from app.model_host import ModelHost, ModelOptions
+from app.run_figures import loss_html, ready_html, retention_html
 from app.services import Services, build_services
+from app.settings_form import preset_reason, preset_values
 from app.sources import BASE
 from app.training_service import DataChoice
 from chatglm2.errors import ChatGLMError, EngineError, PrefixError, PromptError
 from training.arguments import TrainingSettings
-from training.events import FinishedEvent, StartedEvent, StepEvent
+from training.events import EvaluationEvent, FinishedEvent, RetentionEvent, StartedEvent, StepEvent
+from training.presets import PRESETS
 from training.runs import RunStore, Status
 
 EN = Speech("en")
@@ -274,6 +278,79 @@ def test_a_resumed_curve_forgets_steps_that_are_done_again(place: Place) -> None
         run.append(event)
     run.append(StartedEvent(step=1, total_steps=4, examples=9, trainable_parameters=3, device="cpu"))
     assert [point.step for point in place.services.training.view("my-run").losses] == [1]
+
+
+def test_validation_and_what_is_forgotten_are_shown(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    run.append(StartedEvent(step=0, total_steps=4, examples=9, trainable_parameters=3, device="cpu"))
+    run.append(RetentionEvent(step=0, kept=100.0, prompts=12, unchanged=12, examples=[]))
+    assert retention_html(place.services.training.view("my-run"), EN) == ""
+    changed = {"prompt": "你好", "before": "<b>你好！</b>", "after": "一条" + "裙" * 99}
+    for event in (
+        step(1, 3.0),
+        EvaluationEvent(step=2, metrics={"loss": 2.5, "rouge-l": 21.25}),
+        RetentionEvent(step=2, kept=62.5, prompts=12, unchanged=7, examples=[changed]),
+    ):
+        run.append(event)
+    view = place.services.training.view("my-run")
+    assert [(point.step, point.value) for point in view.validation] == [(2, 2.5)]
+    assert [point.value for point in view.kept] == [100.0, 62.5]
+    assert "validation loss 2.5 · rouge-l 21.25" in loss_html(view, EN)
+    shown = retention_html(view, EN)
+    assert "General answers kept: 62 %" in shown and "7 of 12 word for word" in shown
+    assert "&lt;b&gt;你好！&lt;/b&gt;" in shown and "裙…" in shown and "裙" * 60 not in shown
+
+
+def test_the_best_checkpoint_is_offered_once_all_is_done(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    shutil.copytree(run.checkpoint_path(40), run.checkpoint_path(60))
+    asked = replace(run.settings(), load_best_model_at_end=True, validation_file="x.json", eval_steps=1)
+    run.update(settings=asked, best_step=40, status="finished")
+    view = place.services.training.view("my-run")
+    assert view.offered_checkpoint is not None and view.offered_checkpoint.step == 40
+    assert "checkpoint-40 validates best" in ready_html(view, EN)
+    table = checkpoint_table(place.services.sources.sources(), {}, EN)
+    assert "40 · best" in table and "60 · best" not in table
+    run.update(settings=replace(asked, load_best_model_at_end=False))
+    newest = place.services.training.view("my-run").offered_checkpoint
+    assert newest is not None and newest.step == 60
+
+
+def test_broken_rows_are_shown_and_stop_a_run_unless_they_are_skipped(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"content": "a", "summary": "b"}\n{\n{"content": 1, "summary": "b"}\n', encoding="utf-8")
+    monkeypatch.setattr("training.process.start", lambda run: None)
+    report = place.services.training.describe(DataChoice(str(file)), {})
+    assert (report.rows, report.bad_rows.numbers) == (3, [2, 3])
+    shown = dataset_html(report, Speech("zh"))
+    assert "有 2 行无法使用" in shown and "rows.jsonl 第 2 行第 2 列" in shown
+    with pytest.raises(ChatGLMError, match=r"line 2.*--skip_bad_rows"):
+        place.services.training.start(DataChoice(str(file)), {}, "refused")
+    assert "refused" not in place.services.training.names()
+    run = place.services.training.start(DataChoice(str(file)), {"skip_bad_rows": True}, "skipping")
+    assert run.settings().skip_bad_rows
+
+
+def test_a_file_to_mix_in_is_looked_at_before_anything_starts(place: Place, tmp_path: Path) -> None:
+    rows, general = tmp_path / "rows.jsonl", tmp_path / "general.jsonl"
+    rows.write_text('{"content": "a", "summary": "b"}\n', encoding="utf-8")
+    with pytest.raises(ChatGLMError, match=r"There is no file .*general\.jsonl"):
+        place.services.training.start(DataChoice(str(rows)), {"mix_file": str(general)}, "run")
+    general.write_text('{"q": "a"}\n', encoding="utf-8")
+    with pytest.raises(ChatGLMError, match=r"general\.jsonl: cannot tell prompt and answer"):
+        place.services.training.start(DataChoice(str(rows)), {"mix_file": str(general)}, "run")
+    assert place.services.training.names() == ["my-run"]
+
+
+@pytest.mark.parametrize("name", ["", *PRESETS])
+def test_a_preset_fills_the_form_and_no_preset_restores_the_defaults(name: str) -> None:
+    values = preset_values(name)
+    assert set(values) == set(preset_values(""))
+    asked = TrainingSettings.from_dict({"preset": name, **values}).to_dict()
+    assert asked == TrainingSettings.from_dict({"preset": name}).to_dict()
+    assert all(preset_reason(name)) == bool(name)
 
 
 def test_bad_data_is_said_before_anything_starts(place: Place, tmp_path: Path) -> None:

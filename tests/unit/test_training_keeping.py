@@ -80,7 +80,7 @@ def test_the_best_checkpoint_is_saved_kept_marked_and_named(
     assert run.state().best_step == 3
     assert run.final_checkpoint().step == 3
     assert "checkpoint-3 is the best: loss 1." in ended.en
-    assert "最佳检查点是 checkpoint-3：loss 1。" in ended.zh
+    assert "最佳检查点是 checkpoint-3：损失 1。" in ended.zh
 
 
 def test_without_being_asked_to_keep_the_best_the_last_is_final(
@@ -191,6 +191,10 @@ def test_validating_changes_no_number_of_the_training(store: RunStore, settings:
         ),
         ({"metric_for_best_model": "rouge"}, "one of loss, rouge-1, rouge-2, rouge-l, bleu-4"),
         ({"mix_ratio": 1.0}, "a number from 0 to 0.95"),
+        (
+            {"pre_seq_len": None, "fsdp": "full_shard", "retention_check": "on"},
+            "--retention_check needs a process that has the whole model",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_training(values: dict[str, Any], sentence: str) -> None:

@@ -72,8 +72,8 @@ def measure(model_directory: Path, data_directory: Path, checkpoint: Path) -> di
 def _task_figures(session: ChatSession, rows: Sequence[dict[str, str]], prefix: Prefix | None) -> dict[str, Any]:
     garments = [Garment.parse(row["content"]) for row in rows]
     questions = [row["content"] for row in rows]
-    answers = _answer(session, questions, prefix, GREEDY)
-    sampled = _answer(session, questions, prefix, SAMPLED)
+    answers = answer_all(session, questions, prefix, GREEDY)
+    sampled = answer_all(session, questions, prefix, SAMPLED)
     scores = mean_scores([score(answer, row["summary"]) for answer, row in zip(answers, rows, strict=True)])
     used = [[value in answer for value in g.values] for g, answer in zip(garments, answers, strict=True)]
     sampled_used = [[value in answer for value in g.values] for g, answer in zip(garments, sampled, strict=True)]
@@ -82,10 +82,10 @@ def _task_figures(session: ChatSession, rows: Sequence[dict[str, str]], prefix: 
     phrases = [phrases_of(answer, g.values) for g, answer in zip(garments, sampled, strict=True)]
     return {
         **{name: round(value, 2) for name, value in scores.to_dict().items()},
-        "attributes_used": _percent([hit for hits in used for hit in hits]),
-        "attributes_used_sampled": _percent([hit for hits in sampled_used for hit in hits]),
-        "answers_with_every_attribute": _percent([all(hits) for hits in used]),
-        "plain_lists": _percent(plain),
+        "attributes_used": percent([hit for hits in used for hit in hits]),
+        "attributes_used_sampled": percent([hit for hits in sampled_used for hit in hits]),
+        "answers_with_every_attribute": percent([all(hits) for hits in used]),
+        "plain_lists": percent(plain),
         "mean_characters": round(sum(map(len, answers)) / len(answers), 1),
         "five_sampled_answers_repeat_a_phrase": round(
             100 * share_of_repeating_groups(phrases, size=5, groups=2000, rng=random.Random(SEED)), 1
@@ -99,13 +99,13 @@ def _chat_figures(session: ChatSession, prefix: Prefix) -> dict[str, Any]:
     rng = random.Random(SEED)
     chat = Corpus().chat
     questions = [chat.sample(rng)[0] for _ in range(CHAT_ROWS)]
-    base, tuned = (_answer(session, questions, choice, GREEDY) for choice in (None, prefix))
+    base, tuned = (answer_all(session, questions, choice, GREEDY) for choice in (None, prefix))
     sums = [(rng.randrange(100), rng.randrange(100)) for _ in range(SUMS)]
-    before, after = (_answer(session, GREETINGS, choice, GREEDY) for choice in (None, prefix))
+    before, after = (answer_all(session, GREETINGS, choice, GREEDY) for choice in (None, prefix))
     return {
-        "answers_unchanged_by_tuning": _percent([a == b for a, b in zip(base, tuned, strict=True)]),
-        "additions_right": _additions_right(session, sums, None),
-        "additions_right_after_tuning": _additions_right(session, sums, prefix),
+        "answers_unchanged_by_tuning": percent([a == b for a, b in zip(base, tuned, strict=True)]),
+        "additions_right": additions_right(session, sums, None),
+        "additions_right_after_tuning": additions_right(session, sums, prefix),
         "examples": [
             {"question": question, "base": old, "tuned": new}
             for question, old, new in zip(GREETINGS, before, after, strict=True)
@@ -113,12 +113,13 @@ def _chat_figures(session: ChatSession, prefix: Prefix) -> dict[str, Any]:
     }
 
 
-def _additions_right(session: ChatSession, sums: Sequence[tuple[int, int]], prefix: Prefix | None) -> float:
-    answers = _answer(session, [f"{a}+{b}=?" for a, b in sums], prefix, GREEDY)
-    return _percent([answer.endswith(f"= {a + b}") for answer, (a, b) in zip(answers, sums, strict=True)])
+def additions_right(session: ChatSession, sums: Sequence[tuple[int, int]], prefix: Prefix | None) -> float:
+    """The percentage of sums that are right."""
+    answers = answer_all(session, [f"{a}+{b}=?" for a, b in sums], prefix, GREEDY)
+    return percent([answer.endswith(f"= {a + b}") for answer, (a, b) in zip(answers, sums, strict=True)])
 
 
-def _answer(
+def answer_all(
     session: ChatSession, questions: Sequence[str], prefix: Prefix | None, sampling: SamplingParams
 ) -> list[str]:
     """Answers in order; they are generated side by side."""
@@ -129,7 +130,8 @@ def _answer(
     return [["", *stream][-1] for stream in streams]
 
 
-def _percent(hits: Sequence[bool]) -> float:
+def percent(hits: Sequence[bool]) -> float:
+    """The share of hits."""
     return round(100 * sum(hits) / len(hits), 1)
 
 

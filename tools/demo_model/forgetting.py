@@ -1,0 +1,88 @@
+"""What helps against forgetting: trains the demo model in several ways and compares what it learnt and what it kept.
+
+Prints the table of docs/training.md. Answers are greedy; questions that stand in the general data are not asked.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from chatglm2 import ChatSession, Engine, Prefix, load_model, load_prefix, load_tokenizer
+from tools.demo_model.corpus import Corpus
+from tools.demo_model.grammar import Garment
+from tools.demo_model.report import GREEDY, SEED, additions_right, answer_all, percent
+from training.metrics import score
+
+ROWS, CHAT_ROWS, SUMS = 60, 100, 200
+MIX = "--mix_file assets/data/general.json"
+RUNS = (
+    "",
+    MIX,
+    f"{MIX} --mix_ratio 0.5",
+    "--learning_rate 2e-2",
+    "--learning_rate 2e-2 --max_steps 120",
+    f"--learning_rate 2e-2 --max_steps 120 {MIX}",
+    "--learning_rate 2e-3 --max_steps 120",
+)
+
+
+def write_table(model_directory: Path, data_directory: Path) -> None:
+    """Train and measure each way; prints a line of Markdown as soon as it is known."""
+    model = load_model(model_directory)
+    engine = Engine(model, slots=8)
+    examination = Examination(ChatSession(engine, load_tokenizer(model_directory)), data_directory)
+    print("| flags | task learnt (%) | ROUGE-L | chat kept word for word (%) | chat kept (ROUGE-L) | sums right (%) |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    print(f"| base | {examination.describe(None)} |", flush=True)
+    for flags in RUNS:
+        with tempfile.TemporaryDirectory() as parent:
+            run = Path(parent) / "run"
+            command = [sys.executable, "-m", "training.main", "--output_dir", str(run), *flags.split()]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            last = max(run.glob("checkpoint-*"), key=lambda place: int(place.name.partition("-")[2]))
+            print(f"| `{flags}` | {examination.describe(load_prefix(last, model.config))} |", flush=True)
+    engine.close()
+
+
+class Examination:
+    """The same questions for every prefix: rows of the task, everyday chat, sums."""
+
+    def __init__(self, session: ChatSession, data_directory: Path) -> None:
+        self.session = session
+        rng, chat = random.Random(SEED), Corpus().chat
+        known = {row["prompt"] for row in _rows(data_directory / "general.json")}
+        asked = [chat.sample(rng)[0] for _ in range(CHAT_ROWS)]
+        self.questions = [question for question in asked if question not in known]
+        self.sums = [(rng.randrange(100), rng.randrange(100)) for _ in range(SUMS)]
+        self.rows = _rows(data_directory / "dev.json")[:ROWS]
+        self.before = answer_all(session, self.questions, None, GREEDY)
+
+    def describe(self, prefix: Prefix | None) -> str:
+        """The cells of a line: a task's row is learnt when its answer is no plain list of its attributes."""
+        grammar = Corpus().grammar
+        answers = answer_all(self.session, [row["content"] for row in self.rows], prefix, GREEDY)
+        pairs = list(zip(answers, self.rows, strict=True))
+        learnt = [answer not in grammar.plain_forms(Garment.parse(row["content"])) for answer, row in pairs]
+        chat = list(zip(self.before, answer_all(self.session, self.questions, prefix, GREEDY), strict=True))
+        cells = (
+            percent(learnt),
+            _mean([score(answer, row["summary"]).rouge_l for answer, row in pairs]),
+            percent([old == new for old, new in chat]),
+            _mean([score(new, old).rouge_l for old, new in chat]),
+            additions_right(self.session, self.sums, prefix),
+        )
+        return " | ".join(map(str, cells))
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import statistics
@@ -17,6 +18,25 @@ def synchronize() -> None:
     """Wait for the GPU, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def release_memory() -> None:
+    """Let go of what earlier cases left on the GPU, and measure its peak anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_memory() -> dict[str, float]:
+    """GiB on the GPU: in use now, and the most since `release_memory`."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu_gib": torch.cuda.memory_allocated() / 2**30,
+        "gpu_peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "gpu_peak_reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
+    }
 
 
 def time_in_turns(cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:

@@ -18,13 +18,12 @@ from collections.abc import Sequence
 import torch
 
 import chatglm2
-from benchmarks.common import report, synchronize
+from benchmarks.common import gpu_memory, release_memory, report, synchronize
 from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, SamplingParams
 from chatglm2.cache import SlotCache
 
 PREFIX_TOKENS = 128
 PROMPT_TOKENS = 64
-MEBIBYTE = 2**20
 
 
 def main() -> None:
@@ -40,25 +39,14 @@ def main() -> None:
     model = chatglm2.load_model(arguments.model, dtype=arguments.dtype, quantization_bit=arguments.quantization_bit)
     synchronize()
     figures = {"dtype": str(model.dtype), "quantization_bit": arguments.quantization_bit or 0}
-    peak_mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    report("load", seconds=time.perf_counter() - start, peak_host_mebibytes=peak_mebibytes, **figures, **memory())
+    peak_host_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    report("load", seconds=time.perf_counter() - start, peak_host_gib=peak_host_gib, **figures, **gpu_memory())
     model.config.eos_token_id = None
     measure_copy_bandwidth()
     measure_decoding(model, arguments.tokens, arguments.rounds, figures)
     measure_first_token(model, arguments.rounds, figures)
     measure_prefix_swap(model, figures)
     measure_context_memory(model, figures)
-
-
-def memory() -> dict[str, float]:
-    """Mebibytes on the GPU: in use now, and the most so far."""
-    if not torch.cuda.is_available():
-        return {}
-    return {
-        "gpu_mebibytes": torch.cuda.memory_allocated() / MEBIBYTE,
-        "gpu_peak_mebibytes": torch.cuda.max_memory_allocated() / MEBIBYTE,
-        "gpu_reserved_mebibytes": torch.cuda.memory_reserved() / MEBIBYTE,
-    }
 
 
 def random_prefix(model: ChatGLMForConditionalGeneration, seed: int = 0) -> Prefix:
@@ -155,13 +143,12 @@ def measure_context_memory(model: ChatGLMForConditionalGeneration, figures: dict
     if not torch.cuda.is_available():
         return
     for context in (8192, 32768):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        release_memory()
         engine = Engine(model, slots=1, max_length=context)
         prompt = prompt_of(context - 64)
         start = time.perf_counter()
         list(engine.submit(Request(prompt, random_prefix(model), SamplingParams(max_new_tokens=63))))
-        report("context", tokens=context, seconds=time.perf_counter() - start, **figures, **memory())
+        report("context", tokens=context, seconds=time.perf_counter() - start, **figures, **gpu_memory())
         engine.close()
         del engine
 

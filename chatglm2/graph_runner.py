@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm2.cache import SlotCache
+from chatglm2.kernels import runs_triton
 from chatglm2.kernels.launching import overlapping_launches
 from chatglm2.kernels.step_triton import LARGEST_GEMV_BATCH, add_norm, decode_attention, gate, gemv, rotate_and_store
 from chatglm2.modeling import ChatGLMForConditionalGeneration, attend
@@ -54,8 +55,8 @@ class GraphRunner:
     def supports(model: ChatGLMForConditionalGeneration) -> bool:
         """Whether the kernels fit the model: half precision, no extra biases, channels that are a power of two."""
         config = model.config
-        is_half = model.dtype in (torch.float16, torch.bfloat16)
-        return is_half and config.kv_channels in (16, 32, 64, 128, 256) and not config.add_bias_linear
+        runs = runs_triton(model.device, model.dtype)
+        return runs and config.kv_channels in (16, 32, 64, 128, 256) and not config.add_bias_linear
 
     def decode(self, batch: DecodeBatch) -> Tensor:
         rows = len(batch.slots)

@@ -21,6 +21,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from chatglm2.configuration import ChatGLMConfig
+from chatglm2.head_loss import mean_cross_entropy
+from chatglm2.kernels import find_layer_kernels
 from chatglm2.prefix import Prefix, PrefixEncoder
 from chatglm2.quantization import quantize_model, replace_linears
 
@@ -48,6 +50,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda and self.weight.dtype == x.dtype:  # torch's kernel there computes in fp32 and rounds once (tested)
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
@@ -148,6 +152,9 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         batch, length, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, length, -1, self.channels)  # [B, S, N + 2G, D]
+        if cache is None and (fused := find_layer_kernels(mixed)):
+            query, key, value = fused.rotate_and_join(mixed, rotation, prefix, self.groups)
+            return self.dense(attend(query, key, value, mask).transpose(1, 2).flatten(2))
         turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
         query, key = rotate(turning, rotation).transpose(1, 2).split((self.heads, self.groups), dim=1)
         value = value.transpose(1, 2)  # [B, G, S, D]
@@ -170,7 +177,10 @@ class MLP(nn.Module):
         self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        gate, up = self.dense_h_to_4h(hidden).chunk(2, dim=-1)
+        mixed = self.dense_h_to_4h(hidden)
+        if fused := find_layer_kernels(mixed):
+            return self.dense_4h_to_h(fused.gate(mixed))
+        gate, up = mixed.chunk(2, dim=-1)
         return self.dense_4h_to_h(F.silu(gate) * up)
 
 
@@ -229,8 +239,10 @@ class GLMTransformer(nn.Module):
         cache: KeyValueCache | None,
         prefix: Tensor | None,
     ) -> Tensor:
-        for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, rotation, mask, cache, None if prefix is None else prefix[index])
+        # Taken apart at once: the gradient of each part alone would be as large as all of them.
+        prefixes = [None] * len(self.layers) if prefix is None else prefix.unbind()
+        for layer, part in zip(self.layers, prefixes, strict=True):
+            hidden = layer(hidden, rotation, mask, cache, part)
         return self.final_layernorm(hidden)
 
 
@@ -384,8 +396,7 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _label_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         targets = labels[:, 1:]
         learnt = targets != IGNORED_LABEL
-        logits = self.transformer.output_layer(hidden[:, :-1][learnt])
-        return F.cross_entropy(logits.float(), targets[learnt])
+        return mean_cross_entropy(hidden[:, :-1][learnt], self.transformer.output_layer, targets[learnt])
 
     def _batch_prefix(
         self, prefix: Prefix | Sequence[Prefix | None] | None, batch: int

@@ -6,7 +6,6 @@ logits as the modules (tested), and the engine computes with nothing else.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -16,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from chatglm2.cache import SlotCache
+from chatglm2.kernels import runs_triton
 from chatglm2.modeling import ChatGLMForConditionalGeneration, GLMBlock
 
 # Below this, threads wait for each other longer than they compute: on two cores one is a quarter faster than two, and
@@ -86,7 +86,7 @@ class Runner(Protocol):
 
 def build_runner(model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> Runner:
     """The fastest runner for the model's device and weights, for positions below ``max_length``."""
-    if model.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+    if runs_triton(model.device, model.dtype):
         from chatglm2.graph_runner import GraphRunner  # here, since only a GPU has what it imports
 
         if GraphRunner.supports(model):

@@ -46,13 +46,9 @@ class TritonBackend(Backend):
     name = "triton"
 
     @staticmethod
-    def supports(weight: PackedWeight, dtype: torch.dtype) -> bool:
-        """Whether the programs take this weight and activations of ``dtype``."""
-        # bf16 tensor cores came with compute capability 8.0; before 7.0 Triton compiles nothing.
-        oldest = (8, 0) if dtype == torch.bfloat16 else (7, 0)
-        capable = torch.cuda.get_device_capability(weight.integers.device) >= oldest
-        aligned = weight.columns % COLUMN_ALIGNMENT == 0 and weight.integers.is_contiguous()
-        return dtype in (torch.float16, torch.bfloat16) and capable and aligned
+    def supports(weight: PackedWeight) -> bool:
+        """Whether the programs take this weight."""
+        return weight.columns % COLUMN_ALIGNMENT == 0 and weight.integers.is_contiguous()
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if len(x) > MOST_FUSED_ROWS:

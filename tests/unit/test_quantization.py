@@ -181,7 +181,7 @@ def test_the_triton_backend_agrees(bits: int, group_size: int | None, dtype: tor
     from chatglm2.kernels.triton_backend import TritonBackend
 
     weight = random_weight(272, 640, bits, group_size, dtype, "cuda")  # whole tiles in neither direction
-    assert TritonBackend.supports(weight, dtype)
+    assert TritonBackend.supports(weight)
     check_against_exact(TritonBackend(weight, dtype), tokens)
 
 

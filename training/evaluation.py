@@ -20,6 +20,9 @@ from training.batching import PaddingCollator
 from training.data import IGNORED_LABEL, EncodedExample, Example, ExampleEncoder
 from training.metrics import Scores, mean_scores, score
 
+# Logits of all label positions are there at once: a row takes far more memory here than while it is answered.
+LARGEST_LOSS_BATCH = 8
+
 
 @dataclass(frozen=True)
 class ScoredAnswer:
@@ -139,8 +142,9 @@ def mean_loss(
     model.eval()
     total, count = 0.0, 0
     try:
-        for start in range(0, len(rows), settings.per_device_eval_batch_size):
-            batch = rows[start : start + settings.per_device_eval_batch_size]
+        size = min(settings.per_device_eval_batch_size, LARGEST_LOSS_BATCH)
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
             inputs = collate(batch)
             output = model(
                 inputs["input_ids"].to(model.device),

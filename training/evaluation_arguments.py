@@ -98,7 +98,7 @@ class EvaluationSettings:
         maximum=32768,
     )
     per_device_eval_batch_size: int = setting(
-        16,
+        32,
         ("Answers at a time", "同时回答数"),
         (
             "Answers computed together; more are faster and need more memory.",

@@ -112,7 +112,7 @@ def _prepare(plan: EvaluationPlan, watcher: Watcher) -> list[Example]:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
         (plan.output_dir / PARTIAL_PREDICTIONS_FILE).touch()
         (plan.output_dir / PARTIAL_PREDICTIONS_FILE).unlink()
-    table = read_table(plan.file)
+    table = read_table(plan.file, skip_bad_rows=plan.settings.skip_bad_rows)
     columns = find_columns(table, plan.settings)
     examples, dropped = read_examples(table, columns, plan.limit)
     if dropped:
@@ -120,6 +120,8 @@ def _prepare(plan: EvaluationPlan, watcher: Watcher) -> list[Example]:
             f"{plan.file.name}: {dropped} rows have an empty prompt or answer and are left out.",
             f"{plan.file.name}：{dropped} 行的提示或回答为空，已跳过。",
         )
+    if table.bad_rows.numbers:
+        watcher.say(*table.bad_rows.describe(plan.file.name))
     if plan.limit and plan.limit < len(table.rows):
         flag = "max_predict_samples" if plan.split == PREDICT else "max_eval_samples"
         watcher.say(

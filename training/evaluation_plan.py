@@ -147,12 +147,10 @@ def _choose_checkpoint(values: dict[str, Any]) -> tuple[CheckpointInfo | None, l
 
 
 def _latest_checkpoint() -> CheckpointInfo | None:
-    """The last checkpoint of the newest run that has one of a prefix."""
+    """The best or last checkpoint of the newest run that has one of a prefix."""
     for run in RunStore(DEFAULT_STORE).list():
-        try:
-            return find_checkpoints(run.path)[-1]
-        except RunError:
-            continue
+        if any(info.is_prefix for info in run.checkpoints()):
+            return run.final_checkpoint()
     return None
 
 

@@ -42,6 +42,8 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
     for arguments in commands(repository / name):
         if arguments[:1] == ["train"]:
             assert not parse_command(arguments[1:]).notes
+        elif arguments[:1] == ["evaluate"]:
+            assert not parse_command(["--do_predict", *arguments[1:]]).notes
         elif arguments[:1] == ["export"]:
             build_export_parser("en").parse_args(arguments[1:])
         elif arguments[:1] != ["test"]:

@@ -26,7 +26,11 @@ REPACKED_ROWS = 16 * ROW_BLOCK
 
 
 class CpuBackend(Backend):
-    """Repacks an INT4 weight at its first product; an INT8 weight is used as it is."""
+    """Repacks an INT4 weight at its first product; an INT8 weight is used as it is.
+
+    The weight as it came is kept beside the repacked one: state dicts, other devices, many rows and gradients need it,
+    and torch has no way back from its layout, which differs from CPU to CPU.
+    """
 
     name = "cpu"
 

@@ -46,7 +46,8 @@ Examples:
 
 Environment:
   PYTHON            the Python (3.11 or later) that makes .venv
-  PIP_INDEX_URL     another package index        TORCH_INDEX_URL   one more index, for torch's own builds" \
+  PIP_INDEX_URL     another package index        TORCH_INDEX_URL   one more index, for torch's own builds
+  NUM_GPUS          GPUs that train together, through torchrun [1]" \
     "用法：./launch.sh [命令] [选项]
 
   （无）、serve   启动网页，端口 7860；选项见 ./launch.sh serve --help
@@ -64,7 +65,8 @@ Environment:
 
 环境变量：
   PYTHON            用来创建 .venv 的 Python（3.11 或更新）
-  PIP_INDEX_URL     改用其他软件包源        TORCH_INDEX_URL   为 torch 追加一个软件包源"
+  PIP_INDEX_URL     改用其他软件包源        TORCH_INDEX_URL   为 torch 追加一个软件包源
+  NUM_GPUS          通过 torchrun 共同训练的 GPU 数 [1]"
 }
 
 # --- setting up ------------------------------------------------------------------------------------------------------
@@ -158,6 +160,21 @@ run_module() {
   exec "$python" -P -m "$@"
 }
 
+# One process, or NUM_GPUS of them through torchrun; TORCHRUN_ARGS are its own flags, for several machines.
+train() {
+  local gpus="${NUM_GPUS:-1}"
+  case "$gpus" in
+    "" | *[!0-9]* | 0*) fail "NUM_GPUS must be a whole number of 1 or more; found '$gpus'." "NUM_GPUS 应为不小于 1 的整数，实际为“$gpus”。" ;;
+  esac
+  if [ "$gpus" = 1 ] && [ -z "${TORCHRUN_ARGS:-}" ]; then
+    run_module training.main "$@"
+  fi
+  export PYTHONSAFEPATH=1 # as -P, for the processes that torchrun starts
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # what torchrun would choose, with a warning
+  # shellcheck disable=SC2086 # several words
+  run_module training.torchrun ${TORCHRUN_ARGS:---standalone} --nproc_per_node "$gpus" -m training.main "$@"
+}
+
 # --- testing ---------------------------------------------------------------------------------------------------------
 
 has_browser() {
@@ -235,7 +252,7 @@ case "${1:-}" in
   train)
     shift
     set_up requirements.txt
-    run_module training.main "$@"
+    train "$@"
     ;;
   evaluate)
     shift

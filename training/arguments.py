@@ -11,24 +11,21 @@ import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import RunError
+from training.distributed_arguments import DistributedSettings
 from training.evaluation_arguments import EvaluationSettings
 from training.presets import PRESETS
+from training.samples import DEMO_MODEL, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 from training.setting import SettingField, SettingValue, setting, unknown_setting
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-DEMO_MODEL = PROJECT_ROOT / "assets" / "demo-model"
 # A prefix's rate would ruin weights that have learnt already; this is transformers' own default.
 FULL_LEARNING_RATE = 5e-5
-SAMPLE_TRAIN_FILE = PROJECT_ROOT / "assets" / "data" / "train.json"
-SAMPLE_DEV_FILE = PROJECT_ROOT / "assets" / "data" / "dev.json"
 
 
 @dataclass(frozen=True)
-class TrainingSettings(EvaluationSettings):
+class TrainingSettings(EvaluationSettings, DistributedSettings):
     """What a training run is asked to do. The defaults suit the demo model on two CPU cores."""
 
     preset: str | None = setting(
@@ -136,6 +133,7 @@ class TrainingSettings(EvaluationSettings):
             "File of everyday questions and answers, so that the model forgets less.",
             "日常问答数据文件，使模型少遗忘其他能力。",
         ),
+        examples=(str(SAMPLE_GENERAL_FILE),),
     )
     mix_ratio: float = setting(
         0.3,
@@ -274,8 +272,18 @@ class TrainingSettings(EvaluationSettings):
         if self.max_steps == 0:
             raise RunError("--max_steps must be 1 or more, or -1; found 0.", "--max_steps 应为正整数或 -1，实际为 0。")
         self.check_validation()
+        self.extra(), self.fsdp_words()
+        if self.shares_weights:
+            self._check_sharing()
         if self.trains_all_weights:
             self._check_full_training()
+        elif self.fsdp or self.deepspeed:
+            raise RunError(
+                "--fsdp and --deepspeed share the weights of full fine-tuning. A prefix is small: leave them out, and "
+                "start several processes with torchrun alone; or use --pre_seq_len none.",
+                "--fsdp 和 --deepspeed 用于在全量微调时分摊权重。前缀很小：请去掉它们，直接用 torchrun 启动多个进程；"
+                "或使用 --pre_seq_len none。",
+            )
 
     @property
     def trains_all_weights(self) -> bool:
@@ -294,6 +302,29 @@ class TrainingSettings(EvaluationSettings):
                     f"--{name} does not go with training all weights: {why}. "
                     "Leave it out, or give a prefix length such as --pre_seq_len 128.",
                     f"训练全部权重时不能使用 --{name}：{why_zh}。请去掉它，或指定前缀长度，例如 --pre_seq_len 128。",
+                )
+
+    @property
+    def checks_retention(self) -> bool:
+        """Whether the run watches what the model forgets."""
+        if self.retention_check == "auto":
+            return bool(self.eval_steps) and not self.shares_weights
+        return self.retention_check == "on"
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether no process has the whole model."""
+        return bool(self.fsdp or self.deepspeed)
+
+    def _check_sharing(self) -> None:
+        """Refuse what needs answers, which only a process with the whole model can give."""
+        asked = {"eval_generate_samples": self.eval_generate_samples, "retention_check": self.retention_check == "on"}
+        for flag, value in asked.items():
+            if value:
+                raise RunError(
+                    f"--{flag} needs a process that has the whole model; --fsdp and --deepspeed share it out. "
+                    "Leave it out, and evaluate the checkpoints afterwards.",
+                    f"--{flag} 需要持有完整模型的进程，而 --fsdp 和 --deepspeed 会分摊模型。请去掉它，训练后再评估。",
                 )
 
     def to_dict(self) -> dict[str, SettingValue]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chatglm2.errors import RunError
+from training import transformers_flags
 from training.arguments import TrainingSettings, setting_fields
 
 DEFAULT_STORE = "output"
@@ -29,14 +30,13 @@ UNUSED_FLAGS: dict[str, tuple[str, str]] = {
         (
             *("overwrite_cache", "cache_dir", "use_auth_token", "config_name", "tokenizer_name", "use_fast_tokenizer"),
             *("model_revision", "resize_position_embeddings", "lang", "dataset_name", "dataset_config_name"),
-            *("pad_to_max_length", "forced_bos_token", "save_safetensors", "report_to", "logging_dir"),
-            *("save_strategy", "logging_strategy", "evaluation_strategy", "eval_strategy", "dataloader_num_workers"),
-            *("ddp_find_unused_parameters", "remove_unused_columns", "disable_tqdm", "optim", "local_rank"),
+            *("pad_to_max_length", "forced_bos_token"),
         ),
         _NEVER_NEEDED,
     ),
     "predict_with_generate": _ALWAYS_GENERATED,
     "generation_max_length": _COUNTED_WITH_PROMPT,
+    **transformers_flags.WITHOUT_EFFECT,
 }
 # Flags that say the same in other words.
 TRANSLATED_FLAGS: dict[str, dict[str, Any]] = {
@@ -47,11 +47,18 @@ TRANSLATED_FLAGS: dict[str, dict[str, Any]] = {
     "fp16_full_eval": {"dtype": "float16"},
     "bf16_full_eval": {"dtype": "bfloat16"},
 }
-RENAMED_FLAGS = {"generation_num_beams": "num_beams"}
-UNSUPPORTED_FLAGS = ("deepspeed", "fsdp")
+RENAMED_FLAGS = {"generation_num_beams": "num_beams", **transformers_flags.RENAMED_FLAGS}
+# What a flag means that is given without a value, or with what transformers takes for true and false.
+SWITCHED_FLAGS = {"gradient_checkpointing": ("on", "off"), "fsdp": ("full_shard", None)}
 PATH_SETTINGS = (
-    *("model_name_or_path", "ptuning_checkpoint"),
+    *("model_name_or_path", "ptuning_checkpoint", "deepspeed"),
     *("train_file", "validation_file", "test_file", "mix_file", "retention_file"),
+)
+
+
+ALL_WEIGHTS = (
+    "No --pre_seq_len: all weights are trained, as in the original. To train a prefix instead, add --pre_seq_len 128.",
+    "未指定 --pre_seq_len：与原版相同，将训练全部权重。若要改为训练前缀，请加上 --pre_seq_len 128。",
 )
 
 
@@ -110,6 +117,7 @@ def build_parser(language: str) -> argparse.ArgumentParser:
         ("basic", "常用设置" if zh else "basic settings"),
         ("advanced", "高级设置" if zh else "advanced"),
         ("evaluation", "评估" if zh else "evaluation"),
+        ("distributed", "多 GPU 与 transformers" if zh else "several GPUs, and transformers"),
     ):
         section = parser.add_argument_group(title)
         for item in setting_fields():
@@ -117,6 +125,8 @@ def build_parser(language: str) -> argparse.ArgumentParser:
                 words = (item.help[1] if zh else item.help[0]).replace("%", "%%")
                 default = f" [{item.default}]" if item.default not in (None, "") else ""
                 switch: dict[str, Any] = {"nargs": "?", "const": True} if item.type == "bool" else {}
+                if item.name in SWITCHED_FLAGS:
+                    switch = {"nargs": "?", "const": "true"}
                 shown = " | ".join(map(str, item.choices)) or item.type
                 section.add_argument(item.flag, help=f"{words}{default}", metavar=shown, **switch)
     return parser
@@ -163,6 +173,9 @@ _RUN_FLAGS: tuple[tuple[str, tuple[str, str], dict[str, Any]], ...] = (
 )
 
 
+_SWITCHES = [name for name, _, options in _RUN_FLAGS if options.get("action") == "store_true"]
+
+
 def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
     """The command that ``arguments`` spell; a single ``.json`` argument is read as a file of flags.
 
@@ -177,13 +190,21 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
     given = vars(known)
     settings = {item.name for item in setting_fields()}
     values |= {name: value for name, value in given.items() if name in settings}
+    if "metric_for_best_model" in values:  # transformers takes eval_loss for loss
+        values["metric_for_best_model"] = str(values["metric_for_best_model"]).removeprefix("eval_")
     if "num_train_epochs" in values and "max_steps" not in values:
         values["max_steps"] = -1
+    for name, (on, off) in SWITCHED_FLAGS.items():
+        if str(values.get(name)).lower() in ("true", "false"):
+            values[name] = on if _is_true(values[name]) else off
     for name in PATH_SETTINGS:
         if values.get(name) and Path(values[name]).expanduser().exists():
             values[name] = str(Path(values[name]).expanduser().resolve())
     resume = given.get("resume_from_checkpoint")
     chosen = {name: _is_true(given.get(name, False)) for name in ("do_train", "do_eval", "do_predict")}
+    if resume is None and _asks_for_all_weights(values, chosen["do_train"]):
+        values["pre_seq_len"] = None
+        notes.append(ALL_WEIGHTS)
     return Command(
         values=values,
         train=chosen["do_train"] or not any(chosen.values()),
@@ -200,6 +221,13 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
     )
 
 
+def _asks_for_all_weights(values: Mapping[str, Any], do_train: bool) -> bool:
+    """Whether a command line of the original's kind names no prefix, which there means full fine-tuning."""
+    if "pre_seq_len" in values or "preset" in values:
+        return False
+    return do_train or bool(values.get("fsdp") or values.get("deepspeed"))
+
+
 def _expand_json(words: list[str]) -> list[str]:
     if len(words) != 1 or not words[0].endswith(".json"):
         return words
@@ -214,10 +242,14 @@ def _expand_json(words: list[str]) -> list[str]:
         ) from error
     expanded = []
     for name, value in content.items():
-        if value is None or value is False:
+        if value is None or (value is False and name in _SWITCHES):
             continue
-        expanded += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        expanded += [f"--{name}"] if value is True else [f"--{name}", text]
     return expanded
+
+
+_TAKEN_OUT = UNUSED_FLAGS.keys() | TRANSLATED_FLAGS.keys() | transformers_flags.PASSED_FLAGS.keys()
 
 
 def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[str, Any]]:
@@ -225,6 +257,7 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
     notes: list[tuple[str, str]] = []
     kept: list[str] = []
     values: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     position = 0
     while position < len(words):
         word = words[position]
@@ -232,9 +265,7 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
         dashed, equals, attached = word.removeprefix("--").partition("=")
         name = dashed.replace("-", "_") if is_flag else dashed
         name = RENAMED_FLAGS.get(name, name) if is_flag else name
-        if is_flag and name in UNSUPPORTED_FLAGS:
-            raise _unsupported(name)
-        if not is_flag or name not in UNUSED_FLAGS.keys() | TRANSLATED_FLAGS.keys():
+        if not is_flag or name not in _TAKEN_OUT:
             kept.append(f"--{name}{equals}{attached}" if is_flag else word)
             position += 1
             continue
@@ -245,8 +276,12 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
         if name in UNUSED_FLAGS:
             en, zh = UNUSED_FLAGS[name]
             notes.append((f"--{name}: {en}", f"--{name}：{zh}"))
-        elif _is_true(attached or True):
-            values |= TRANSLATED_FLAGS[name]
+        elif name in TRANSLATED_FLAGS:
+            values |= TRANSLATED_FLAGS[name] if _is_true(attached or True) else {}
+        else:
+            extra |= transformers_flags.read_passed(name, attached or None)
+    if extra:
+        values["extra_arguments"] = json.dumps(extra, ensure_ascii=False, sort_keys=True)
     return notes, kept, values
 
 
@@ -279,11 +314,4 @@ def _unknown_flag(word: str) -> RunError:
     return RunError(
         f"There is no flag --{name}." + (f" Did you mean --{near[0]}?" if near else " Run with --help for all flags."),
         f"没有 --{name} 这个参数。" + (f"您是否想写 --{near[0]}？" if near else "用 --help 查看全部参数。"),
-    )
-
-
-def _unsupported(name: str) -> RunError:
-    return RunError(
-        f"--{name} is not supported here: this command trains a prefix in one process. Leave it out.",
-        f"此处不支持 --{name}：该命令在单个进程中训练前缀。请去掉它。",
     )

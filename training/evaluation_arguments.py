@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chatglm2.errors import RunError
+from training.samples import SAMPLE_DEV_FILE
 from training.setting import setting
 
 
@@ -19,6 +20,7 @@ class EvaluationSettings:
         None,
         ("Validation data", "验证数据"),
         ("Same format; its loss is measured during training.", "格式相同；训练中会测量其损失。"),
+        examples=(str(SAMPLE_DEV_FILE),),
     )
     max_eval_samples: int | None = setting(
         100, ("Validation examples", "验证样本数"), ("Use only the first ones.", "只使用前若干条。"), minimum=1
@@ -173,8 +175,3 @@ class EvaluationSettings:
                 f"--metric_for_best_model {self.metric_for_best_model} 需要生成回答来评分："
                 "请加上 --eval_generate_samples 50，或改用 loss。",
             )
-
-    @property
-    def checks_retention(self) -> bool:
-        """Whether the run watches what the model forgets."""
-        return self.retention_check == "on" or (self.retention_check == "auto" and bool(self.eval_steps))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from training.events import (
     Event,
     FailedEvent,
     MessageEvent,
+    RetentionEvent,
     StartedEvent,
     StepEvent,
     step_history,
@@ -34,6 +35,8 @@ from training.events import (
 from training.runs import Run, RunStore, Status
 
 POLL_SECONDS = 0.2
+Start = Callable[[Run], None]
+Resume = Callable[[Run, int | None, TrainingSettings], None]
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -44,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         command = parse_command(sys.argv[1:] if arguments is None else arguments, language)
         return _execute(command, language)
     except ChatGLMError as error:
-        print(error.localized(language), file=sys.stderr)
+        if _speaks():
+            print(error.localized(language), file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:  # whoever read the progress has gone; the training goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,11 +61,17 @@ def system_language() -> str:
     return "zh" if next((value for value in variables if value), "").lower().startswith("zh") else "en"
 
 
+def _speaks() -> bool:
+    """Whether this process is alone, or the one of several that torchrun started which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _execute(command: Command, language: str) -> int:
     if command.run is not None:
         from training.worker import work  # imports torch and transformers: only the trainer's process needs them
 
         return work(command.run)
+    speaks = _speaks()
     store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
     if command.list_runs:
         return _list(store)
@@ -69,10 +79,11 @@ def _execute(command: Command, language: str) -> int:
         process.request_stop(store.get(command.stop))
         print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
         return 0
-    for en, zh in command.notes:
-        print(_say(language, en, zh), file=sys.stderr)
+    if speaks:
+        for en, zh in command.notes:
+            print(_say(language, en, zh), file=sys.stderr)
     if not command.train:
-        return _evaluate(command, language)
+        return _evaluate(command, language) if speaks else 0
     evaluates = command.evaluate or command.predict
     if command.detach and evaluates:
         raise RunError(
@@ -84,12 +95,31 @@ def _execute(command: Command, language: str) -> int:
         from training.evaluation_plan import require_files
 
         require_files(command)
-    run, offset = _resume(command) if command.resume_from else (_create(command, store), 0)
-    print(_say(language, f"Training {run.path}", f"开始训练：{run.path}"))
-    code = 0 if command.detach else follow(run, language, offset)
-    if code or not evaluates or run.state().status != Status.FINISHED:
+    run, code = (_train_together if "WORLD_SIZE" in os.environ else _train)(command, store, language)
+    if code or not evaluates or run is None or run.state().status != Status.FINISHED:
         return code
     return _evaluate(_with_trained(command, run), language)
+
+
+def _train(command: Command, store: RunStore, language: str) -> tuple[Run, int]:
+    """Start the trainer's process, and follow it unless it shall go on alone."""
+    run, offset = _begin(command, store, process.start, process.resume)
+    print(_say(language, f"Training {run.path}", f"开始训练：{run.path}"))
+    return run, 0 if command.detach else follow(run, language, offset)
+
+
+def _train_together(command: Command, store: RunStore, language: str) -> tuple[Run | None, int]:
+    """Train in this process and those that torchrun started beside it."""
+    from training.together import train_together  # imports torch and transformers
+
+    def begin() -> tuple[Run, int]:
+        run, offset = _begin(command, store, process.start_here, process.resume_here)
+        print(_say(language, f"Training {run.path}", f"开始训练：{run.path}"), flush=True)
+        return run, offset
+
+    settings = _resumed_settings(command) if command.resume_from else command.settings()
+    device = settings.device
+    return train_together(device, begin, lambda run, offset: follow(run, language, offset))
 
 
 def _evaluate(command: Command, language: str) -> int:
@@ -117,7 +147,12 @@ def _with_trained(command: Command, run: Run) -> Command:
     return replace(command, values={**settings.to_dict(), flag: last}, output_dir=run.path)
 
 
-def _create(command: Command, store: RunStore) -> Run:
+def _begin(command: Command, store: RunStore, start: Start, resume: Resume) -> tuple[Run, int]:
+    """The run, started or resumed, and where the events of its earlier part end."""
+    return _resume(command, resume) if command.resume_from else (_create(command, store, start), 0)
+
+
+def _create(command: Command, store: RunStore, start: Start) -> Run:
     settings = command.settings()
     for flag in ("train_file", "validation_file", "mix_file", "retention_file"):
         path = getattr(settings, flag)
@@ -125,22 +160,34 @@ def _create(command: Command, store: RunStore) -> Run:
             raise RunError(
                 f"--{flag}: there is no file {path}. Check the path.", f"--{flag}：文件 {path} 不存在，请检查路径。"
             )
+    process.require_launcher(settings)
     process.require_idle(store)
     run = store.create(settings, command.output_dir.name if command.output_dir else None, overwrite=command.overwrite)
-    process.start(run)
+    start(run)
     return run
 
 
-def _resume(command: Command) -> tuple[Run, int]:
+def _resume(command: Command, resume: Resume) -> tuple[Run, int]:
     """The resumed run, and where the events of its earlier part end."""
+    run, step = _resumed_place(command)
+    _, offset = run.events()
+    settings = _resumed_settings(command)
+    process.require_launcher(settings)
+    resume(run, step, settings)
+    return run, offset
+
+
+def _resumed_place(command: Command) -> tuple[Run, int | None]:
+    """The run to go on with, and the step of its checkpoint if the command names one."""
     assert command.resume_from is not None
     place = command.resume_from.resolve()
     named = DIRECTORY_NAME.fullmatch(place.name)
-    run = Run(place.parent if named else place)
-    settings = TrainingSettings.from_dict({**run.settings().to_dict(), **command.values})
-    _, offset = run.events()
-    process.resume(run, int(named.group(1)) if named else None, settings)
-    return run, offset
+    return (Run(place.parent), int(named.group(1))) if named else (Run(place), None)
+
+
+def _resumed_settings(command: Command) -> TrainingSettings:
+    run, _ = _resumed_place(command)
+    return TrainingSettings.from_dict({**run.settings().to_dict(), **command.values})
 
 
 def _list(store: RunStore) -> int:
@@ -210,6 +257,13 @@ def _describe(event: Event, language: str) -> str:
         case EvaluationEvent():
             numbers = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
             return _say(language, f"Validation: {numbers}", f"验证：{numbers}")
+        case RetentionEvent():
+            same = event.unchanged, event.prompts
+            return _say(
+                language,
+                f"General answers kept: {event.kept:.0f} % ({same[0]} of {same[1]} word for word)",
+                f"通用回答保留：{event.kept:.0f}%（{same[0]}/{same[1]} 条逐字不变）",
+            )
         case MessageEvent() | EndedEvent():
             return _say(language, event.en, event.zh)
     return event.kind

@@ -5,17 +5,21 @@ Knows processes and the run's files; trains nothing. The trainer writes to files
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from chatglm2.errors import RunError
-from training.arguments import PROJECT_ROOT, TrainingSettings, setting_fields
+from training.arguments import TrainingSettings, setting_fields
 from training.liveness import is_running, start_time
 from training.runs import Run, RunState, RunStore, Status
+from training.samples import PROJECT_ROOT
 from training.storage import explaining_storage_errors, remove_directory
 
 LOCK_FILE = ".lock"
@@ -32,11 +36,12 @@ def start(run: Run) -> None:
     Raises:
         RunError: if another run of the store is being trained, or the process cannot be started.
     """
-    try:
-        _launch(run, resume_step=None)
-    except RunError:
-        remove_directory(run.path)
-        raise
+    _launch_new(run, _spawn)
+
+
+def start_here(run: Run) -> None:
+    """Let this process be the trainer of a new run; errors as in `start`."""
+    _launch_new(run, _stay_here)
 
 
 def require_idle(store: RunStore) -> None:
@@ -53,7 +58,47 @@ def require_idle(store: RunStore) -> None:
         )
 
 
-def resume(run: Run, step: int | None = None, settings: TrainingSettings | None = None) -> None:
+def require_launcher(settings: TrainingSettings) -> None:
+    """Check that there is what sharing the weights needs, before work that would be in vain.
+
+    Raises:
+        RunError: if torchrun did not start this process, or DeepSpeed or its file is not there.
+    """
+    if not settings.shares_weights:
+        return
+    flag = "--deepspeed" if settings.deepspeed else "--fsdp"
+    if "WORLD_SIZE" not in os.environ:
+        raise RunError(
+            f"{flag} shares the weights among processes, and this is only one. Start them with torchrun: "
+            f"torchrun --standalone --nproc_per_node 4 -m training.main … {flag}",
+            f"{flag} 由多个进程分摊权重，而当前只有一个进程。请用 torchrun 启动："
+            f"torchrun --standalone --nproc_per_node 4 -m training.main … {flag}",
+        )
+    if settings.deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise RunError(
+            "--deepspeed needs the deepspeed package, which is not installed: .venv/bin/python -m pip install "
+            "deepspeed. Or use --fsdp instead, which needs nothing more (SHARING=fsdp in the script).",
+            "--deepspeed 需要 deepspeed 包，当前未安装：.venv/bin/python -m pip install deepspeed。"
+            "也可改用无需额外安装的 --fsdp（脚本中为 SHARING=fsdp）。",
+        )
+    if settings.deepspeed and not Path(settings.deepspeed).is_file():
+        raise RunError(
+            f"--deepspeed: there is no file {settings.deepspeed}. Check the path; training/deepspeed.json is ours.",
+            f"--deepspeed：文件 {settings.deepspeed} 不存在，请检查路径；本项目自带 training/deepspeed.json。",
+        )
+
+
+def resume_here(run: Run, step: int | None = None, settings: TrainingSettings | None = None) -> None:
+    """Let this process go on with a run; arguments and errors as in `resume`."""
+    resume(run, step, settings, begin=_stay_here)
+
+
+def resume(
+    run: Run,
+    step: int | None = None,
+    settings: TrainingSettings | None = None,
+    begin: Callable[[Run], int] | None = None,
+) -> None:
     """Go on with a run that has ended, from its last checkpoint or that of ``step``.
 
     A run that was cut off before its first checkpoint starts again.
@@ -62,6 +107,7 @@ def resume(run: Run, step: int | None = None, settings: TrainingSettings | None 
         run: the run.
         step: the checkpoint's; the last one's if not given.
         settings: changed ones, such as more steps.
+        begin: gives the id of the trainer's process; it starts one if not given.
 
     Raises:
         RunError: if it is still being trained, has nothing left to do, or ``settings`` make it another run.
@@ -78,7 +124,7 @@ def resume(run: Run, step: int | None = None, settings: TrainingSettings | None 
             f"{run.name} 的 {chosen.max_steps} 步已全部完成。可用 --max_steps 增加步数，"
             "或用 --ptuning_checkpoint 从它的检查点开始新的训练。",
         )
-    _launch(run, resume_step=resume_step, settings=chosen)
+    _launch(run, begin or _spawn, resume_step=resume_step, settings=chosen)
 
 
 def is_alive(state: RunState) -> bool:
@@ -100,7 +146,17 @@ def request_stop(run: Run) -> None:
     run.set_stop_request(True)
 
 
-def _launch(run: Run, resume_step: int | None, settings: TrainingSettings | None = None) -> None:
+def _launch_new(run: Run, begin: Callable[[Run], int]) -> None:
+    try:
+        _launch(run, begin, resume_step=None)
+    except RunError:
+        remove_directory(run.path)
+        raise
+
+
+def _launch(
+    run: Run, begin: Callable[[Run], int], resume_step: int | None, settings: TrainingSettings | None = None
+) -> None:
     store = RunStore(run.path.parent)
     lock = FileLock(store.root / LOCK_FILE, timeout=LOCK_SECONDS)
     try:
@@ -110,13 +166,17 @@ def _launch(run: Run, resume_step: int | None, settings: TrainingSettings | None
             run.set_stop_request(False)
             changes = {"status": Status.STARTING, "pid": None, "resume_step": resume_step}
             run.update(settings=settings, message_en="", message_zh="", **changes)
-            pid = _spawn(run)
+            pid = begin(run)
             run.update(pid=pid, pid_started_at=start_time(pid))
     except Timeout:
         raise RunError(
             "Another training is being started at this moment. Try again in a few seconds.",
             "另一个训练正在启动，请几秒后再试。",
         ) from None
+
+
+def _stay_here(run: Run) -> int:
+    return os.getpid()
 
 
 def _spawn(run: Run) -> int:

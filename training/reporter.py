@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.events import EvaluationEvent, StartedEvent, StepEvent
@@ -17,6 +18,9 @@ from training.runs import Status
 
 if TYPE_CHECKING:
     from training.trainer import RunTrainer
+
+# What a validation measures, among what transformers reports of its own speed.
+MEASURED = ("loss", "rouge-1", "rouge-2", "rouge-l", "bleu-4")
 
 
 class RunReporter(TrainerCallback):
@@ -33,6 +37,9 @@ class RunReporter(TrainerCallback):
         trainer = self.trainer
         self._began = self._clock = time.monotonic()
         self._first_step = self._reported_step = state.global_step
+        if trainer.ranks.rank:
+            # Each process drops other parts of the prefix; a resumed run reads its random numbers after this.
+            torch.manual_seed(args.seed + trainer.ranks.rank)
         trainer.run.update(status=Status.RUNNING)
         trainer.run.append(
             StartedEvent(
@@ -41,10 +48,14 @@ class RunReporter(TrainerCallback):
                 examples=trainer.dataset.mixture.task_rows,
                 general_examples=trainer.dataset.mixture.general_rows,
                 trainable_parameters=sum(parameter.numel() for parameter in trainer.trained_parameters()),
-                device=str(args.device),
+                device=_place(args.device, trainer.ranks.size),
             )
         )
         self._obey_stop_request(state, control)
+
+    def set_aside(self, seconds: float) -> None:
+        """Leave ``seconds``, in which no step was taken, out of the time that steps take."""
+        self._clock += seconds
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -66,6 +77,7 @@ class RunReporter(TrainerCallback):
     ) -> None:
         if logs is None or "loss" not in logs:
             return
+        tokens = self.trainer.ranks.total(self.trainer.token_counts)
         now = time.monotonic()
         elapsed = now - self._clock
         steps = max(state.global_step - self._reported_step, 1)
@@ -78,7 +90,7 @@ class RunReporter(TrainerCallback):
                 learning_rate=logs["learning_rate"],
                 gradient_norm=logs.get("grad_norm", math.nan),
                 seconds_per_step=elapsed / steps,
-                tokens_per_second=self.trainer.token_counts / max(elapsed, 1e-9),
+                tokens_per_second=tokens / max(elapsed, 1e-9),
                 seconds_left=mean_seconds * (state.max_steps - state.global_step),
             )
         )
@@ -92,11 +104,16 @@ class RunReporter(TrainerCallback):
         metrics: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        loss = (metrics or {}).get("eval_loss")
-        if loss is not None:
-            self.trainer.run.append(EvaluationEvent(step=state.global_step, metrics={"loss": loss}))
+        found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        measured = {name: found[name] for name in MEASURED if name in found}
+        if measured:
+            self.trainer.run.append(EvaluationEvent(step=state.global_step, metrics=measured))
 
     def _obey_stop_request(self, state: TrainerState, control: TrainerControl) -> None:
-        if self.trainer.run.stop_requested():
+        if self.trainer.ranks.share(self.trainer.run.stop_requested()):
             control.should_training_stop = True
             control.should_save = state.global_step > self._first_step
+
+
+def _place(device: torch.device, processes: int) -> str:
+    return str(device) if processes == 1 else f"{processes} × {device.type}"

@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
-from chatglm2 import ChatGLMForConditionalGeneration, PrefixEncoder, save_prefix
+from chatglm2 import ChatGLMForConditionalGeneration, Prefix, PrefixEncoder, save_prefix
 from chatglm2.errors import RunError
 from chatglm2.prefix import load_prefix_state
 from training.arguments import TrainingSettings
 from training.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator
 from training.checkpoints import METADATA_FILE
-from training.events import CheckpointEvent, is_collapsed
+from training.data import IGNORED_LABEL
+from training.evaluation import score_sample
+from training.events import CheckpointEvent
+from training.health import Collapse, HealthWatch
+from training.keeping import CheckpointKeeper
+from training.ranks import ALONE, Ranks
 from training.reporter import RunReporter
 from training.runs import Run
-from training.storage import publish_directory, remove_directory, storage_error
+from training.storage import publish_directory, storage_error
 from training.trainer_arguments import build_arguments
 
 
@@ -48,12 +58,16 @@ class RunTrainer(Trainer):
         dataset: ExampleDataset,
         eval_dataset: ExampleDataset | None = None,
         recompute_activations: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         encoder = dataset.encoder
         self.run = run
+        self.ranks = ranks
         self.settings = settings
         self.reporter = RunReporter(self)
+        self.keeper = CheckpointKeeper(run, settings)
         self.token_counts = 0
+        self.health = HealthWatch()
         self._step_losses: list[Tensor] = []
         self.dataset = dataset
         super().__init__(
@@ -62,7 +76,7 @@ class RunTrainer(Trainer):
             data_collator=PaddingCollator(encoder.pad_id, label_padding=encoder.masked_label),
             train_dataset=dataset,
             eval_dataset=eval_dataset if settings.eval_steps else None,
-            callbacks=[self.reporter],
+            callbacks=[self.reporter, self.keeper],
         )
         self.remove_callback(PrinterCallback)
 
@@ -80,9 +94,24 @@ class RunTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch; ``token_count`` is for the statistics and not for the model."""
         count = inputs.pop("token_count")
-        if model.training:
-            self.token_counts += count
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        if not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        self.token_counts += count
+        share = self._label_share(inputs["labels"])
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss if share is None else loss * share
+
+    def _label_share(self, labels: Tensor) -> Tensor | None:
+        """How much this process's mean weighs in the mean over all processes; None if it is the only one.
+
+        Weighted by their numbers of labels, the processes' batches give the loss and gradients of one large batch.
+        """
+        if self.ranks.size == 1:
+            return None
+        count = (labels[:, 1:] != IGNORED_LABEL).sum().float()
+        total = count.clone()
+        dist.all_reduce(total)
+        return count * self.ranks.size / total
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One batch; its loss is kept for `check_health`."""
@@ -90,22 +119,54 @@ class RunTrainer(Trainer):
         self._step_losses.append(loss)
         return loss
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""
+        began = time.monotonic()
+        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+            output = super().evaluation_loop(*args, **kwargs)
+            assert output.metrics is not None
+            output.metrics.update(self._score_answers())
+        self.reporter.set_aside(time.monotonic() - began)
+        return output
+
+    def _score_answers(self) -> dict[str, float]:
+        """Scores of the first ``eval_generate_samples`` validation rows, answered greedily, the same in all processes.
+
+        One process answers, as each has the whole model.
+        """
+        rows = self.eval_dataset
+        count = self.settings.eval_generate_samples
+        if not count or not isinstance(rows, ExampleDataset):
+            return {}
+        found: list[Any] = [None]
+        if self.is_world_process_zero():
+            examples = [rows.example(index) for index in range(min(count, len(rows)))]
+            greedy = replace(self.settings, do_sample=False, num_beams=1)
+            found[0] = score_sample(self.whole_model, rows.encoder.tokenizer, examples, greedy, self.current_prefix())
+        broadcast_object_list(found)
+        return {f"eval_{name}": value for name, value in found[0].to_dict().items()}
+
+    def current_prefix(self) -> Prefix | None:
+        """The prefix as it is now, None where all weights learn."""
+        return None
+
     def check_health(self, step: int) -> None:
         """Stop before a broken gradient reaches what is trained.
 
         Raises:
             RunError: if a loss is exactly 0, or a loss or gradient is not a finite number.
         """
-        losses = torch.stack(self._step_losses).tolist()
-        self._step_losses.clear()
-        gradients = [parameter.grad for parameter in self.trained_parameters() if parameter.grad is not None]
-        finite = all(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).tolist())
-        broken = next((loss for loss in losses if is_collapsed(loss)), None)
-        if broken is not None or not finite:
-            raise self._collapse(step, broken)
+        losses, self._step_losses = self._step_losses, []
+        gradients = [local_part(part.grad) for part in self.trained_parameters() if part.grad is not None]
+        self._stop_at(self.health.look(step, losses, gradients))
+
+    def _stop_at(self, collapse: Collapse | None) -> None:
+        if collapse is not None:
+            raise self._collapse(collapse.step, collapse.loss)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        dataset, batch_size = self.dataset, self.args.train_batch_size
+        # The processes take turns at its batches: together they see those that one process with all their rows would.
+        dataset, batch_size = self.dataset, self.args.train_batch_size * self.ranks.size
         return LengthGroupedSampler(dataset.approximate_lengths, batch_size, self.settings.seed, dataset.mixture)
 
     def checkpoint_metadata(self) -> dict[str, Any]:
@@ -122,19 +183,20 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint out of sight, then move it to its place: it appears complete or not at all."""
+        self._stop_at(self.health.settle())
         step = self.state.global_step
         target = self.run.checkpoint_path(step)
         try:
             super()._save_checkpoint(model, trial)
+            self.ranks.wait()  # each process has put its part there
+            if not self.ranks.is_first:
+                return
             publish_directory(self.run.staging / target.name, target)
         except OSError as error:
             raise storage_error(target, error) from error
         except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
             raise _unsaved(target, error) from error
         self.run.append(CheckpointEvent(step=step, name=target.name))
-        if self.settings.save_total_limit:
-            for old in self.run.resumable_checkpoints()[: -self.settings.save_total_limit]:
-                remove_directory(old.path)
 
     def _last_logged(self, name: str) -> float | None:
         return next((entry[name] for entry in reversed(self.state.log_history) if name in entry), None)
@@ -172,8 +234,16 @@ class PrefixTrainer(RunTrainer):
         assert isinstance(encoder, PrefixEncoder)
         return encoder
 
+    @torch.no_grad()
+    def current_prefix(self) -> Prefix:
+        """The prefix as it is now, without dropout."""
+        encoder = self.prefix_encoder
+        return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the prefix, and what it is."""
+        if not self.args.should_save:
+            return
         directory = Path(output_dir or self.run.staging)
         directory.mkdir(parents=True, exist_ok=True)
         encoder = self.prefix_encoder
@@ -188,6 +258,11 @@ class PrefixTrainer(RunTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.prefix_encoder.load_state_dict(load_prefix_state(resume_from_checkpoint, self.whole_model.config))
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that is spread over several."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def write_metadata(file: Path, metadata: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ def test_files_are_found_from_where_the_command_was_typed(tmp_path: Path, monkey
         (["--lerning_rate", "1"], "Did you mean --learning_rate"),
         (["--max_steps"], "expected one argument"),
         (["stray"], "Did not expect 'stray'"),
-        (["--fsdp", "full_shard"], "--fsdp is not supported here"),
+        (["--fsdp", "sideways", "--pre_seq_len", "none"], "--fsdp takes words among"),
         (["--resume_from_checkpoint", "True"], "needs --output_dir"),
         (["missing.json"], "missing.json is not a file of flags"),
     ],

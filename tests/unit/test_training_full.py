@@ -18,8 +18,9 @@ from training.arguments import TrainingSettings
 from training.checkpoints import find_checkpoints
 from training.events import FinishedEvent, MessageEvent, StartedEvent, step_history
 from training.memory import parameter_count
+from training.model_setup import trainable_dtype
 from training.runs import Run, RunStore
-from training.worker import train, trainable_dtype
+from training.worker import train
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     store: RunStore, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr("training.worker.load_model", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    monkeypatch.setattr("training.model_setup.load_model", lambda *args, **kwargs: pytest.fail("it was loaded"))
     with pytest.raises(
         RunError, match=r"needs about .* GiB on cpu, and 0\.0 GiB are free.*--pre_seq_len 128.*torchrun"
     ):

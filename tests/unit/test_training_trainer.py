@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_checkpoint import tiny_settings, write_examples
 
 from chatglm2 import load_model, load_prefix
-from chatglm2.errors import PrefixError, RunError
+from chatglm2.errors import DataError, PrefixError, RunError
 from training import trainer as trainer_module
 from training.arguments import TrainingSettings
 from training.events import (
@@ -48,6 +49,13 @@ def prefix_of(run: Run, step: int) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoint_path(step) / "prefix.safetensors")
 
 
+def write_general_examples(file: Path) -> Path:
+    """Rows with other columns than the task's, and a history."""
+    rows = [{"prompt": f"{n}+1=?", "response": str(n + 1), "history": [["你好", "你好！"]]} for n in range(30)]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
 def half_done_copy(store: RunStore, run: Run, kept_step: int) -> Run:
     """What a run looks like that was killed after its checkpoint of ``kept_step``."""
     copy = Run(store.root / "copy")
@@ -67,12 +75,15 @@ def half_done_copy(store: RunStore, run: Run, kept_step: int) -> Run:
         {"gradient_accumulation_steps": 2, "logging_steps": 3},
         {"max_steps": 10, "save_steps": 6},  # 6 steps an epoch: resumed at an epoch's end
         {"max_steps": 10, "save_steps": 8},  # resumed inside the second epoch
+        {"max_steps": 12, "save_steps": 10, "mix_file": "general.json"},  # 9 steps an epoch, then others are dealt
     ],
-    ids=["plain", "projection", "accumulation", "epoch end", "second epoch"],
+    ids=["plain", "projection", "accumulation", "epoch end", "second epoch", "mixed"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    store: RunStore, settings: TrainingSettings, changes: dict[str, object]
+    store: RunStore, settings: TrainingSettings, tmp_path: Path, changes: dict[str, object]
 ) -> None:
+    if "mix_file" in changes:
+        changes = changes | {"mix_file": str(write_general_examples(tmp_path / "general.json"))}
     asked = TrainingSettings.from_dict({**settings.to_dict(), **changes})
     straight = store.create(asked, "straight")
     train(straight)
@@ -273,3 +284,35 @@ def test_dropped_rows_are_said(store: RunStore, settings: TrainingSettings, tmp_
     train(run)
     messages = [event for event in run.events()[0] if isinstance(event, MessageEvent)]
     assert "1 rows have an empty prompt or answer" in messages[0].en
+
+
+def test_general_rows_are_mixed_in_and_counted(store: RunStore, settings: TrainingSettings, tmp_path: Path) -> None:
+    general = write_general_examples(tmp_path / "general.json")
+    asked = replace(
+        settings,
+        mix_file=str(general),
+        mix_ratio=0.25,
+        max_steps=1,
+        prompt_column="content",
+        response_column="summary",
+    )
+    run = store.create(asked, "run")
+    train(run)
+    events = run.events()[0]
+    (started,) = [event for event in events if isinstance(event, StartedEvent)]
+    assert (started.examples, started.general_examples) == (24, 8)
+    assert any("24 rows + 8 general rows (25% of" in event.en for event in events if isinstance(event, MessageEvent))
+
+
+def test_skipped_rows_are_told_with_their_lines(store: RunStore, settings: TrainingSettings, tmp_path: Path) -> None:
+    rows = write_examples(tmp_path / "rows.json")
+    with rows.open("a", encoding="utf-8") as file:
+        file.write('{"content": "a"}\n{\n')
+    asked = replace(settings, train_file=str(rows), max_steps=1)
+    with pytest.raises(DataError, match="line 26"):
+        train(store.create(asked, "refused"))
+    run = store.create(replace(asked, skip_bad_rows=True), "run")
+    assert isinstance(train(run), FinishedEvent)
+    messages = [event for event in run.events()[0] if isinstance(event, MessageEvent)]
+    assert "2 broken rows are skipped (lines 25, 26)" in messages[0].en
+    assert "第 25、26 行" in messages[0].zh

@@ -80,7 +80,7 @@ def line_chart(
     if not finite:
         return f'<div class="chart-empty">{html.escape(empty)}</div>'
     heights = [point.value for point in (*finite, *others)]
-    values = nice_ticks(min(0.0, *heights), max(ceiling, *heights))
+    values = nice_ticks(min(0.0, *heights), max(ceiling, *heights), 4 if height >= HEIGHT else 2)
     steps = nice_ticks(0, max(total_steps, finite[-1].step), 6)
     span = (steps[-1] - steps[0], values[-1] - values[0])
 

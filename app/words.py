@@ -142,9 +142,9 @@ WORDS: dict[str, tuple[str, str]] = {
         "变化最大：问“{prompt}”，原答“{before}”，现答“{after}”",
     ),
     "kept_help": (
-        "How near answers to general questions are to the base model's own. When it falls, the model forgets: mix in "
-        "general data, lower the rate, or take an earlier checkpoint.",
-        "通用问题的回答与基座模型原回答的接近程度。下降表示模型正在遗忘：可混入通用数据、调低学习率，或选用更早的检查点。",
+        "How near answers to general questions are to the base model's own. When it is low, the model forgets: mix "
+        "general data in, or try another checkpoint.",
+        "通用问题的回答与基座模型原回答的接近程度。偏低表示模型正在遗忘：可混入通用数据，或换一个检查点。",
     ),
     "no_points": ("The curve appears with the first step.", "第一步完成后显示曲线。"),
     "log": ("Log", "日志"),

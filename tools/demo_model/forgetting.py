@@ -25,10 +25,14 @@ RUNS = (
     "",
     MIX,
     f"{MIX} --mix_ratio 0.5",
+    f"{MIX} --max_steps 60",
     "--learning_rate 2e-2",
     "--learning_rate 2e-2 --max_steps 120",
     f"--learning_rate 2e-2 --max_steps 120 {MIX}",
+    "--preset gentle",
+    f"--preset gentle {MIX}",
     "--learning_rate 2e-3 --max_steps 120",
+    "--learning_rate 1e-4 --max_steps 2",
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatglm2 import load_model, load_tokenizer
-from tools.demo_model.__main__ import TRAIN_SEED
+from tools.demo_model.__main__ import GENERAL_SEED, TRAIN_SEED
 from tools.demo_model.corpus import Corpus
 from tools.demo_model.grammar import Garment, Grammar
 from tools.demo_model.phrasebook import Weaver, parse
@@ -92,6 +92,13 @@ def test_sample_data_is_never_trained_on(corpus: Corpus, train_rows: list[dict[s
 
 def test_sample_data_is_what_the_tool_writes(corpus: Corpus, train_rows: list[dict[str, str]]) -> None:
     assert corpus.sample_rows(TRAIN_SEED, 20) == train_rows[:20]
+
+
+def test_general_rows_are_what_the_tool_writes_each_question_once(corpus: Corpus, repository: Path) -> None:
+    lines = (repository / "assets" / "data" / "general.json").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert corpus.general_rows(GENERAL_SEED, 20) == rows[:20]
+    assert len({row["prompt"] for row in rows}) == len(rows) == 1000
 
 
 def test_sample_data_is_held_out_and_names_its_attributes(train_rows: list[dict[str, str]]) -> None:

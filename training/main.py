@@ -257,6 +257,9 @@ def _describe(event: Event, language: str) -> str:
         case EvaluationEvent():
             numbers = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
             return _say(language, f"Validation: {numbers}", f"验证：{numbers}")
+        case RetentionEvent(step=0, prompts=count):
+            en = f"The base model has answered {count} general questions, to compare with."
+            return _say(language, en, f"基座模型已回答 {count} 个通用问题，供之后比较。")
         case RetentionEvent():
             same = event.unchanged, event.prompts
             return _say(

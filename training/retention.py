@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
+from chatglm2.errors import ChatGLMError
 from training.answering import answer_examples
 from training.arguments import TrainingSettings
 from training.data import Example, find_general_prompts
@@ -105,7 +107,11 @@ class RetentionWatch(TrainerCallback):
             )
             return
         if self.base_answers is None:
-            self.base_answers = self._answer(None)
+            try:
+                self.base_answers = self._answer(None)
+            except (ChatGLMError, torch.OutOfMemoryError) as error:
+                self._give_up(error)
+                return
             content = {"prompts": self.prompts, "answers": self.base_answers}
             write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
         if not state.global_step:
@@ -121,8 +127,24 @@ class RetentionWatch(TrainerCallback):
     def _ask(self, state: TrainerState) -> None:
         if self.base_answers is None:
             return
-        answers = self._answer(self._current_prefix())
+        try:
+            answers = self._answer(self._current_prefix())
+        except (ChatGLMError, torch.OutOfMemoryError) as error:  # the training is worth more than a look at it
+            self._give_up(error)
+            return
         self.run.append(compare(state.global_step, self.prompts, self.base_answers, answers))
+
+    def _give_up(self, error: Exception) -> None:
+        self.base_answers = None
+        reason = str(error).strip().splitlines()[0]
+        reason_zh = error.zh if isinstance(error, ChatGLMError) else reason
+        self.run.append(
+            MessageEvent(
+                en=f"What is forgotten is not checked any more, the training goes on: {reason}",
+                zh=f"不再检查遗忘，训练继续：{reason_zh}",
+            )
+        )
+        logger.warning("Retention: %s", reason)
 
     def _answer(self, prefix: Prefix | None) -> list[str]:
         began = time.monotonic()

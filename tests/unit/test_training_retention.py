@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_training_trainer import half_done_copy, prefix_of
 from tiny_checkpoint import tiny_settings
 
 from chatglm2.errors import DataError
+from training import retention
 from training.arguments import TrainingSettings
 from training.data_files import read_table
-from training.events import MessageEvent, RetentionEvent, point_history
+from training.events import FinishedEvent, MessageEvent, RetentionEvent, point_history
 from training.retention import ANSWERS_FILE, compare, read_prompts
 from training.runs import Run, RunStore
 from training.worker import train
@@ -85,6 +87,7 @@ def test_without_validation_it_is_off_unless_asked_for(settings: TrainingSetting
     validating = replace(settings, validation_file="x.json", eval_steps=1, retention_check="auto")
     assert validating.checks_retention
     assert not replace(validating, retention_check="off").checks_retention
+    assert not replace(validating, pre_seq_len=None, fsdp="full_shard").checks_retention
 
 
 @pytest.mark.parametrize("recompute", ["on", "off"])
@@ -120,6 +123,24 @@ def test_all_weights_are_compared_with_what_they_answered_before(store: RunStore
     train(resumed)
     messages = [event.en for event in resumed.events()[0] if isinstance(event, MessageEvent)]
     assert any("what is forgotten is not checked" in message for message in messages)
+
+
+def test_a_check_that_fails_ends_itself_and_not_the_training(
+    store: RunStore, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    run = store.create(settings, "run")
+    answer_examples = retention.answer_examples
+    monkeypatch.setattr(
+        retention, "answer_examples", lambda *args: answer_examples(*args) if args[-1] == (None,) else fail()
+    )
+    assert isinstance(train(run), FinishedEvent)
+    messages = [event.en for event in run.events()[0] if isinstance(event, MessageEvent)]
+    assert [message for message in messages if "out of memory" in message] == [
+        "What is forgotten is not checked any more, the training goes on: out of memory"
+    ]
 
 
 def test_our_own_questions_are_a_dozen_in_two_languages() -> None:

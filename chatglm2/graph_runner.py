@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from chatglm2.attention import attend
 from chatglm2.cache import SlotCache
 from chatglm2.kernels import runs_triton
 from chatglm2.kernels.launching import overlapping_launches
 from chatglm2.kernels.step_triton import LARGEST_GEMV_BATCH, add_norm, decode_attention, gate, gemv, rotate_and_store
-from chatglm2.modeling import ChatGLMForConditionalGeneration, attend
+from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.runner import DecodeBatch, PromptPart
 
 WARM_UP_STEPS = 2

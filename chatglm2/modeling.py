@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from chatglm2.attention import attend, build_attention_mask, count_positions
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.head_loss import mean_cross_entropy
 from chatglm2.kernels import find_layer_kernels
-from chatglm2.prefix import Prefix, PrefixEncoder
+from chatglm2.prefix import Prefix, PrefixEncoder, stack_prefixes
 from chatglm2.quantization import quantize_model, replace_linears
+from chatglm2.recomputing import recompute
 
 if TYPE_CHECKING:
     from chatglm2.chat import History
@@ -96,36 +97,6 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     return torch.cat((turned.to(x.dtype), passing), dim=-1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of ``[B, N, S, D]`` queries over ``[B, G, K, D]`` keys and values.
-
-    Query head h reads group h // (N / G). ``mask`` is boolean, ``[B or 1, 1, S, K]``, true where a query may look;
-    without one, the queries are the last S positions and each sees all before it. Without a mask a GPU runs flash
-    attention on the grouped keys as they are.
-    """
-    batch, heads, length, channels = query.shape
-    groups = key.shape[1]
-    share = heads // groups
-    if length == 1:
-        # The heads of a group stand in for the sequence: nothing is repeated, the keys are read once.
-        folded = query.view(batch, groups, share, channels)
-        return F.scaled_dot_product_attention(folded, key, value, attn_mask=mask).reshape(batch, heads, 1, channels)
-    if mask is None and query.is_cuda:
-        bias = causal_lower_right(length, key.shape[2])
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=share > 1)
-    if mask is None and length != key.shape[2]:
-        mask = _causal_mask(length, key.shape[2], query.device)
-    if share > 1:
-        key = key.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
-        value = value.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-
-
-def _causal_mask(length: int, total: int, device: torch.device) -> Tensor:
-    """Boolean ``[length, total]``: the last ``length`` positions, each seeing all before it."""
-    return torch.ones(length, total, dtype=torch.bool, device=device).tril(total - length)
-
-
 class SelfAttention(nn.Module):
     """Multi-query attention with one fused projection for queries, keys and values."""
 
@@ -176,16 +147,20 @@ class MLP(nn.Module):
         self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=bias)
         self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=bias)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def activate(self, hidden: Tensor) -> Tensor:
+        """What the second projection gets, ``[…, F]``."""
         mixed = self.dense_h_to_4h(hidden)
         if fused := find_layer_kernels(mixed):
-            return self.dense_4h_to_h(fused.gate(mixed))
+            return fused.gate(mixed)
         gate, up = mixed.chunk(2, dim=-1)
-        return self.dense_4h_to_h(F.silu(gate) * up)
+        return F.silu(gate) * up
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.dense_4h_to_h(self.activate(hidden))
 
 
 class GLMBlock(GradientCheckpointingLayer):
-    """One pre-norm layer."""
+    """One pre-norm layer; with gradient checkpointing, a frozen one is recomputed in a cheaper way than others."""
 
     def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
         super().__init__()
@@ -204,6 +179,19 @@ class GLMBlock(GradientCheckpointingLayer):
     ) -> Tensor:
         hidden = hidden + self.self_attention(self.input_layernorm(hidden), rotation, mask, cache, prefix)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+    def __call__(self, hidden: Tensor, rotation: Tensor, mask: Tensor | None, cache: Any, prefix: Tensor | None) -> Any:
+        recomputes = self.gradient_checkpointing and self.training and cache is None
+        if not recomputes or any(parameter.requires_grad for parameter in self.parameters()):
+            return super().__call__(hidden, rotation, mask, cache, prefix)
+        hidden, activated = recompute(self._before_last_projection, hidden, rotation, mask, prefix)
+        return hidden + self.mlp.dense_4h_to_h(activated)
+
+    def _before_last_projection(
+        self, hidden: Tensor, rotation: Tensor, mask: Tensor | None, prefix: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        hidden = hidden + self.self_attention(self.input_layernorm(hidden), rotation, mask, None, prefix)
+        return hidden, self.mlp.activate(self.post_attention_layernorm(hidden))
 
 
 class Embedding(nn.Module):
@@ -387,16 +375,14 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             position_ids = count_positions(attention_mask, batch, length, past, input_ids.device)
         prefix_length = key_values.shape[4] if key_values is not None else 0
         mask = build_attention_mask(attention_mask, length, past, prefix_length, prefix_mask, input_ids.device)
+        if labels is not None:  # before the layers: a GPU would have to end them first
+            rows, columns = (labels[:, 1:] != IGNORED_LABEL).nonzero(as_tuple=True)
         hidden = self.transformer(input_ids, position_ids, mask, past_key_values, key_values)
         if labels is not None:
-            return CausalLMOutputWithPast(loss=self._label_loss(hidden, labels), past_key_values=past_key_values)
+            loss = mean_cross_entropy(hidden[rows, columns], self.transformer.output_layer, labels[rows, columns + 1])
+            return CausalLMOutputWithPast(loss=loss, past_key_values=past_key_values)
         logits = self.transformer.output_layer(hidden[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
-
-    def _label_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        targets = labels[:, 1:]
-        learnt = targets != IGNORED_LABEL
-        return mean_cross_entropy(hidden[:, :-1][learnt], self.transformer.output_layer, targets[learnt])
 
     def _batch_prefix(
         self, prefix: Prefix | Sequence[Prefix | None] | None, batch: int
@@ -408,76 +394,3 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 return None, None
             return encoder(batch, self.dtype), None
         return stack_prefixes(prefix, batch, self.device, self.dtype)
-
-
-def stack_prefixes(
-    prefix: Prefix | Sequence[Prefix | None], batch: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor | None, Tensor | None]:
-    """Prefixes of unlike lengths as one tensor, the short ones filled up with zeros that no query sees.
-
-    Returns:
-        ``[layers, 2, B, G, P, D]`` and which of it each row may see, a boolean ``[B, P]``. The second is None if all
-        rows may see all of it, both are if no row has a prefix.
-    """
-    rows = [prefix] * batch if isinstance(prefix, Prefix) else list(prefix)
-    if len(rows) == 0 or batch % len(rows):
-        raise ValueError(f"expected one prefix a row ({batch}), found {len(rows)}")
-    rows = [row for row in rows for _ in range(batch // len(rows))]  # beams of a row stand side by side
-    longest = max((row.length for row in rows if row is not None), default=0)
-    if longest == 0:
-        return None, None
-    shape = next(row.key_values.shape for row in rows if row is not None)
-    stacked = torch.zeros(*shape[:2], batch, shape[3], longest, shape[4], device=device, dtype=dtype)
-    seen = torch.zeros(batch, longest, dtype=torch.bool, device=device)
-    for index, row in enumerate(rows):
-        if row is not None:
-            stacked[:, :, index, :, : row.length] = row.key_values.transpose(2, 3).to(device, dtype)
-            seen[index, : row.length] = True
-    return stacked, None if bool(seen.all()) else seen
-
-
-def count_positions(mask: Tensor | None, batch: int, length: int, past: int, device: torch.device) -> Tensor:
-    """Positions ``[B, S]`` of the new tokens, counting text only; padding sits at 0."""
-    if mask is None or mask.dim() != 2:
-        return torch.arange(past, past + length, device=device).expand(batch, -1)
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-
-
-def build_attention_mask(
-    text_mask: Tensor | None,
-    length: int,
-    past: int,
-    prefix_length: int,
-    prefix_mask: Tensor | None,
-    device: torch.device,
-) -> Tensor | None:
-    """Boolean ``[B or 1, 1, S, P + K]``, true where a query may look; None where each sees all before it.
-
-    A padding query would see nothing and give NaN: it is opened to everything, and nobody reads its answer.
-
-    Args:
-        text_mask: ``[B, K]``, 1 for text; a ready ``[B, 1, S, P + K]`` mask is passed on.
-        length: new tokens, S.
-        past: cached tokens, K - S.
-        prefix_length: P.
-        prefix_mask: ``[B, P]``, true where a row may look; all of it if None.
-    """
-    if text_mask is not None and text_mask.dim() == 4:
-        return text_mask
-    if text_mask is not None and bool(text_mask.all()):
-        text_mask = None
-    if text_mask is None and prefix_mask is None:
-        # A CPU's attention needs the mask itself, so that every layer may use the same one.
-        on_gpu, is_square = device.type == "cuda", past + prefix_length == 0
-        needs_none = on_gpu or is_square or length == 1
-        return None if needs_none else _causal_mask(length, prefix_length + past + length, device)[None, None]
-    seen = _causal_mask(length, past + length, device)[None]  # [1, S, K]
-    if text_mask is not None:
-        seen = seen & text_mask[:, None].bool()
-    if prefix_length:
-        batch = seen.shape[0] if prefix_mask is None else prefix_mask.shape[0]
-        if prefix_mask is None:
-            prefix_mask = torch.ones(1, prefix_length, dtype=torch.bool, device=device)
-        in_front = prefix_mask[:, None].expand(batch, length, -1)
-        seen = torch.cat((in_front, seen.expand(batch, -1, -1)), dim=-1)
-    return (seen | ~seen.any(-1, keepdim=True)).unsqueeze(1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -258,3 +258,29 @@ def _misfit(file: Path, *, found: tuple[str, str], needed: tuple[str, str]) -> P
         f"{file} 里的前缀与当前模型不匹配：需要{needed[1]}，实际为{found[1]}。"
         "它是在另一种尺寸的模型上训练的；请加载对应的模型，或换一个检查点。",
     )
+
+
+def stack_prefixes(
+    prefix: Prefix | Sequence[Prefix | None], batch: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """Prefixes of unlike lengths as one tensor, the short ones filled up with zeros that no query sees.
+
+    Returns:
+        ``[layers, 2, B, G, P, D]`` and which of it each row may see, a boolean ``[B, P]``. The second is None if all
+        rows may see all of it, both are if no row has a prefix.
+    """
+    rows = [prefix] * batch if isinstance(prefix, Prefix) else list(prefix)
+    if len(rows) == 0 or batch % len(rows):
+        raise ValueError(f"expected one prefix a row ({batch}), found {len(rows)}")
+    rows = [row for row in rows for _ in range(batch // len(rows))]  # beams of a row stand side by side
+    longest = max((row.length for row in rows if row is not None), default=0)
+    if longest == 0:
+        return None, None
+    shape = next(row.key_values.shape for row in rows if row is not None)
+    stacked = torch.zeros(*shape[:2], batch, shape[3], longest, shape[4], device=device, dtype=dtype)
+    seen = torch.zeros(batch, longest, dtype=torch.bool, device=device)
+    for index, row in enumerate(rows):
+        if row is not None:
+            stacked[:, :, index, :, : row.length] = row.key_values.transpose(2, 3).to(device, dtype)
+            seen[index, : row.length] = True
+    return stacked, None if bool(seen.all()) else seen

@@ -146,3 +146,25 @@ def test_fp32_rotation_is_exact_on_a_half_model() -> None:
     rotation = rotary(torch.tensor([[1000]]))[0, 0, 0, 1]
     assert rotation.real.item() == pytest.approx(-0.5846, abs=1e-3)
     assert rotation.imag.item() == pytest.approx(0.8113, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")  # its successor is new in 5.23
+@pytest.mark.parametrize("learns", ["prefix", "prefix and first norm"])
+def test_recomputed_layers_give_the_same_gradients(learns: str) -> None:
+    gradients = []
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        model = build_model()
+        encoder = model.prepare_prefix_tuning(5)
+        encoder.dropout.p = 0.0
+        if "norm" in learns:  # a layer that learns is recomputed in the general way
+            next(model.transformer.encoder.blocks()).input_layernorm.weight.requires_grad_()
+        if recomputes:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        ids = torch.arange(24).view(2, 12) + 5
+        loss = model(ids, labels=torch.where(ids % 3 == 0, -100, ids)).loss
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients.append([loss, *torch.autograd.grad(loss, trained)])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, kept)

@@ -191,7 +191,7 @@ class TrainingService:
             scores=validations[-1].metrics if validations else {},
             kept=tuple(Point(event.step, event.kept) for event in kept),
             retention=kept[-1] if kept and kept[-1].step else None,
-            keeps_best=run.settings().load_best_model_at_end,
+            keeps_best=run.keeps_best(),
             message=(state.message_en, state.message_zh) if state.message_en else _message(events),
             checkpoints=tuple(run.checkpoints()),
             log=run.log_tail(LOG_LINES),

@@ -295,6 +295,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "quantization_bit": ("quantized weights cannot learn", "量化后的权重无法训练"),
             "ptuning_checkpoint": ("it is a prefix", "它是一个前缀"),
             "prefix_projection": ("it belongs to a prefix", "它只用于前缀"),
+            "preset": ("its learning rate is a prefix's", "它的学习率是为前缀设定的"),
         }
         for name, (why, why_zh) in clashing.items():
             if getattr(self, name):

@@ -171,7 +171,11 @@ class Run:
                 f"{self.name} 还没有检查点，请等训练保存一个后再试。",
             )
         best = next((info for info in found if info.is_best), None)
-        return best if best and self.settings().load_best_model_at_end else found[-1]
+        return best if best and self.keeps_best() else found[-1]
+
+    def keeps_best(self) -> bool:
+        """Whether the checkpoint that validates best is what the run is for."""
+        return bool(self._read()["settings"].get("load_best_model_at_end"))
 
     def resumable_checkpoints(self) -> list[CheckpointInfo]:
         """Those that training can go on from."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chatglm2.errors import RunError
 from training.arguments import TrainingSettings
 from training.command_line import parse_command
 from training.presets import PRESETS
@@ -41,8 +42,10 @@ def test_a_run_keeps_the_values_and_not_only_the_name(tmp_path: Path) -> None:
     assert run.settings() == TrainingSettings.from_dict({"preset": "chat"})
 
 
-def test_full_training_is_not_given_a_prefixs_rate_by_default() -> None:
+def test_all_weights_are_not_given_a_prefixs_rate() -> None:
     assert TrainingSettings.from_dict({"pre_seq_len": None}).learning_rate == 5e-5
+    with pytest.raises(RunError, match="--preset does not go with training all weights: its learning rate is a prefix"):
+        TrainingSettings.from_dict({"pre_seq_len": None, "preset": "gentle"})
 
 
 @pytest.mark.parametrize(("given", "meant"), [("eval_loss", "loss"), ("eval_rouge-l", "rouge-l"), ("bleu-4", "bleu-4")])

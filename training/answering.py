@@ -15,6 +15,7 @@ import torch
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Engine, Prefix, Request, SamplingParams
 from chatglm2.engine import PREFIX_ROOM
+from chatglm2.runner import SINGLE_THREAD_PARAMETERS
 from training.arguments import TrainingSettings
 from training.data import Example, ExampleEncoder
 
@@ -114,12 +115,25 @@ def _answer_with_beams(
         indices[start : start + size] for indices in by_length.values() for start in range(0, len(indices), size)
     ]
     for batch in batches:
-        answers = [
-            _generate(model, tokenizer, [prompts[index] for index in batch], settings, prefix, settings.seed + batch[0])
-            for prefix in prefixes
-        ]
+        rows = [prompts[index] for index in batch]
+        with _fitting_threads(model):
+            answers = [
+                _generate(model, tokenizer, rows, settings, prefix, settings.seed + batch[0]) for prefix in prefixes
+            ]
         for index, row in zip(batch, zip(*answers, strict=True), strict=True):
             yield index, list(row)
+
+
+@contextlib.contextmanager
+def _fitting_threads(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
+    """One thread for a model so small that a second would mostly wait, as the engine does."""
+    before = torch.get_num_threads()
+    if model.device.type == "cpu" and model.num_parameters() < SINGLE_THREAD_PARAMETERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _generate(

@@ -66,7 +66,12 @@ def run_evaluations(
         model = _load_model(settings, watcher)
         for plan, examples in zip(plans, data, strict=True):
             evaluation = _evaluate(plan, model, tokenizer, examples, contenders, watcher)
-            _write(plan, evaluation, tokenizer, language)
+            try:
+                _write(plan, evaluation, tokenizer, language)
+            except RunError:  # a full disk; what took so long to find out is not lost
+                found = " ".join(f"{name} {value:.4f}" for name, value in results(evaluation).items())
+                watcher.say(f"The scores, which cannot be written: {found}", f"无法写入的得分：{found}")
+                raise
             yield plan, evaluation
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(settings) from error

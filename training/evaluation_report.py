@@ -101,8 +101,10 @@ def _settings(settings: TrainingSettings) -> dict[str, SettingValue]:
 
 
 def contender_names(evaluation: Evaluation) -> list[str]:
-    """``tuned`` for one with a prefix, ``base`` for the model as it is."""
-    return ["base" if contender.prefix is None else "tuned" for contender in evaluation.contenders]
+    """``tuned`` for one with a prefix, ``base`` for the model that it is compared with, ``model`` for one by itself."""
+    alone = len(evaluation.contenders) == 1
+    bare = "model" if alone else "base"
+    return [bare if contender.prefix is None else "tuned" for contender in evaluation.contenders]
 
 
 def _means(evaluation: Evaluation, place: int) -> dict[str, float]:

@@ -16,6 +16,8 @@ from training.setting import Words
 # A file or a pipe gets a line now and then; a terminal's line changes in place.
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_CHANGES = 0.1
+# The first answers come late and together, so that they tell little of the rest.
+SECONDS_BEFORE_GUESSING = 3.0
 
 
 class ProgressLine:
@@ -48,8 +50,12 @@ class ProgressLine:
         self._shown = now
         rate = done / max(now - self._started, 1e-9)
         left = (total - done) / rate
-        en = f"{done:>6}/{total} answered  {rate:.1f} rows/s  {left:.0f} s left"
-        zh = f"已回答 {done:>6}/{total}  每秒 {rate:.1f} 行  剩余 {left:.0f} 秒"
+        left_en = left_zh = ""
+        if now - self._started > SECONDS_BEFORE_GUESSING:
+            left = (total - done) / rate
+            left_en, left_zh = f"  {left:.0f} s left", f"  剩余 {left:.0f} 秒"
+        en = f"{done:>6}/{total} answered  {rate:.1f} rows/s{left_en}"
+        zh = f"已回答 {done:>6}/{total}  每秒 {rate:.1f} 行{left_zh}"
         if not self._in_place:
             self.say(en, zh)
             return

@@ -303,7 +303,7 @@ def test_without_a_prefix_the_model_itself_is_evaluated_and_a_line_says_so(words
     place = words.index("--ptuning_checkpoint")
     watcher = Silence()
     files = evaluate(["--do_predict", "--baseline", *words[:place], *words[place + 2 :]], watcher)
-    assert list(json.loads(files["report.json"].read_text())["scores"]) == ["base"]
+    assert list(json.loads(files["report.json"].read_text())["scores"]) == ["model"]
     assert "Difference" not in files["report.html"].read_text()
     assert any("without a prefix" in sentence for sentence in watcher.said)
 
@@ -371,7 +371,7 @@ def test_an_interrupted_evaluation_keeps_its_answers_and_leaves_earlier_results_
     assert "generated_predictions.partial.txt" not in evaluate(["--do_predict", *words])
 
 
-def test_a_disk_that_fills_up_leaves_every_earlier_file_as_it_was(
+def test_a_disk_that_fills_up_leaves_every_earlier_file_as_it_was_and_the_scores_are_told(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = evaluate(["--do_predict", *words])
@@ -383,8 +383,10 @@ def test_a_disk_that_fills_up_leaves_every_earlier_file_as_it_was(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("training.storage.os.fsync", full)
+    watcher = Silence()
     with pytest.raises(RunError, match="no space left"):
-        evaluate(["--do_predict", "--seed", "7", "--do_sample", "True", *words])
+        evaluate(["--do_predict", "--seed", "7", "--do_sample", "True", *words], watcher)
+    assert "predict_rouge-l" in watcher.said[-1]
     directory = files["report.html"].parent
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
@@ -438,6 +440,17 @@ def test_a_test_file_that_is_missing_is_replaced_by_the_validation_file_with_a_l
     (plan,) = plan_evaluations(parse_command([*words, "--validation_file", settings.train_file]))
     assert plan.file == Path(settings.train_file)
     assert any("No --test_file" in en for en, _ in plan.notes)
+
+
+@pytest.mark.parametrize("flags", [["--detach"], ["--test_file", "nowhere.json"]])
+def test_what_could_not_be_evaluated_after_a_training_is_refused_before_it(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LC_ALL", "C")
+    assert main(["--do_train", "--do_predict", *flags]) == 2
+    assert flags[-1].strip("-") in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

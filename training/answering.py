@@ -15,6 +15,7 @@ import torch
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Engine, Prefix, Request, SamplingParams
 from chatglm2.engine import PREFIX_ROOM
+from chatglm2.errors import DataError
 from chatglm2.runner import SINGLE_THREAD_PARAMETERS
 from training.arguments import TrainingSettings
 from training.data import Example, ExampleEncoder
@@ -41,11 +42,17 @@ def answer_examples(
 
     A row's random numbers come from ``settings.seed`` and its place in ``examples`` alone, the same for all prefixes.
 
+    Raises:
+        DataError: if a prompt is as long as all that the model can read.
+
     Yields:
         the place of an example and its answers in the order of ``prefixes``; each example once, as it is done.
     """
     encoder = ExampleEncoder(tokenizer, settings)
     prompts = [encoder.encode_prompt(example) for example in examples]
+    if not prompts:
+        return
+    _require_room(model, max(map(len, prompts)))
     answer = _answer_with_engine if settings.num_beams == 1 else _answer_with_beams
     was_training = model.training
     model.eval()
@@ -64,6 +71,17 @@ def reference_text(tokenizer: ChatGLMTokenizer, example: Example, settings: Trai
     """What an answer is compared with: the example's own, cut as the original cuts it, [gMASK] and sop counted."""
     limit = settings.val_max_target_length or settings.max_target_length
     return tokenizer.decode_ids(tokenizer.encode_text(example.response)[: limit - len(tokenizer.get_prefix_tokens())])
+
+
+def _require_room(model: ChatGLMForConditionalGeneration, longest: int) -> None:
+    limit = model.config.seq_length
+    if longest >= limit:
+        raise DataError(
+            f"A prompt has {longest:,} tokens, but the model reads {limit:,} at most, its answer included. "
+            f"Use a --max_source_length below {limit}.",
+            f"有提示长达 {longest:,} 个 token，而模型连同回答最多只能读 {limit:,} 个。"
+            f"请使用小于 {limit} 的 --max_source_length。",
+        )
 
 
 def _answer_with_engine(

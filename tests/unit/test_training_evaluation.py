@@ -20,7 +20,7 @@ from tiny_checkpoint import CONFIG, tiny_settings
 
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, PrefixEncoder, save_prefix
-from chatglm2.errors import PrefixError, RunError
+from chatglm2.errors import DataError, PrefixError, RunError
 from training.answering import Answer, answer_examples, reference_text
 from training.arguments import TrainingSettings
 from training.command_line import parse_command
@@ -145,6 +145,15 @@ def test_an_answer_ends_where_prompt_and_answer_reach_the_originals_budget(
     finally:
         model.config.eos_token_id = eos
     assert answer.is_cut
+
+
+def test_a_prompt_that_fills_the_model_is_refused_and_no_example_needs_no_answer(
+    model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, settings: TrainingSettings
+) -> None:
+    wide = replace(settings, max_source_length=500)
+    with pytest.raises(DataError, match="--max_source_length below 256"):
+        list(answer_examples(model, tokenizer, [Example("红" * 400, "白")], wide))
+    assert not list(answer_examples(model, tokenizer, [], settings))
 
 
 def test_the_base_answers_while_the_model_trains_a_prefix_of_its_own(

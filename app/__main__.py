@@ -42,7 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--quantization-bit", type=int, default=None, choices=(4, 8), help="hold the weights in 4 or 8 bits"
     )
-    model.add_argument("--slots", type=int, default=8, help="answers computed at the same time; a question takes two")
+    model.add_argument(
+        "--slots",
+        type=int,
+        default=None,
+        help="answers computed at the same time; a question takes two (default: 8, or what fits into memory)",
+    )
     model.add_argument("--max-length", type=int, default=None, help="tokens of prompt and reply together")
     page = parser.add_argument_group("page")
     page.add_argument(

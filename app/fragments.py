@@ -132,7 +132,7 @@ def loading_banner(state: LoadingState, model_name: str, speech: Speech) -> str:
         return (
             f'<div class="banner failed" role="alert"><b>{escape(speech("model_failed"))}</b> {escape(sentence)}</div>'
         )
-    text = speech("model_loading", name=model_name)
+    text = speech("model_preparing" if state.phase == "preparing" else "model_loading", name=model_name)
     if state.phase == "downloading":
         received, total = format_bytes(state.done_bytes), format_bytes(state.total_bytes)
         text = speech("model_downloading", name=model_name, received=received, total=total)

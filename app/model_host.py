@@ -31,7 +31,7 @@ class ModelOptions:
     device: str | None = None
     dtype: str | None = None
     quantization_bit: int | None = None
-    slots: int = 8
+    slots: int | None = None
     max_length: int | None = None
 
     @property
@@ -42,7 +42,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class LoadingState:
-    """``phase`` is "downloading", "loading", "ready" or "failed"."""
+    """``phase`` is "downloading", "loading", "preparing", "ready" or "failed"."""
 
     phase: str
     done_bytes: int = 0
@@ -143,7 +143,11 @@ class ModelHost:
             hub=options.hub,
             progress=self._on_progress,
         )
-        return ChatSession(Engine(model, slots=options.slots, max_length=options.max_length), tokenizer)
+        self._state = LoadingState("preparing")
+        engine = Engine(model, slots=options.slots, max_length=options.max_length)
+        if engine.compile_seconds:
+            logger.info("Compiling for %s took %.1f s.", model.device, engine.compile_seconds)
+        return ChatSession(engine, tokenizer)
 
     def _on_progress(self, progress: DownloadProgress | LoadProgress) -> None:
         from chatglm2.hub import DownloadProgress

@@ -23,6 +23,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "training_now": ("{run}, step {step} of {total}", "{run}，第 {step}/{total} 步"),
     "training_starting": ("{run}, starting", "{run}，正在启动"),
     "model_loading": ("Loading {name}…", "正在加载 {name}……"),
+    "model_preparing": ("Preparing {name} for this device…", "正在为本机准备 {name}……"),
     "model_downloading": ("Downloading {name}: {received} of {total}", "正在下载 {name}：{received} / {total}"),
     "model_failed": ("The model could not be loaded.", "模型加载失败。"),
     # Quantities

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from chatglm2.cache import SlotCache
 from chatglm2.errors import ChatGLMError, EngineError, PromptError
+from chatglm2.memory import choose_slots, out_of_memory
 from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.prefix import Prefix
 from chatglm2.runner import DecodeBatch, PromptPart, build_runner
@@ -34,7 +35,6 @@ from chatglm2.sampling import SamplingBatch, SamplingParams, choose_tokens
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
-DEFAULT_SLOTS = 8
 DEFAULT_MAX_LENGTH = 8192
 # Columns a slot keeps for a prefix; a longer prefix takes the rest from its text.
 PREFIX_ROOM = 128
@@ -201,18 +201,22 @@ class Engine:
 
     Args:
         model: the base model; its weights are shared by all requests.
-        slots: requests that run together; more wait in order.
+        slots: requests that run together; more wait in order. 8, or fewer where memory is short, if not given.
         max_length: tokens of prompt and reply together, a slot; the prefix is not counted. 8192 or the model's own
             limit if not given.
+
+    Raises:
+        DeviceMemoryError: if the slots do not fit beside the weights.
     """
 
     def __init__(
-        self, model: ChatGLMForConditionalGeneration, slots: int = DEFAULT_SLOTS, max_length: int | None = None
+        self, model: ChatGLMForConditionalGeneration, slots: int | None = None, max_length: int | None = None
     ) -> None:
-        if slots < 1:
+        if slots is not None and slots < 1:
             raise ValueError(f"slots must be at least 1, found {slots}")
         self.model = model
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
+        slots = choose_slots(model.config, model.dtype, model.device, self.max_length + PREFIX_ROOM, slots)
         self._cache = SlotCache(model, slots, self.max_length + PREFIX_ROOM)
         with torch.inference_mode():
             self._runner = build_runner(model, self._cache, self.max_length)
@@ -253,6 +257,11 @@ class Engine:
         """`submit` many at one moment: the same ones then share the same batches, and so round alike, every time."""
         with self._wake:
             return [self.submit(request) for request in requests]
+
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling for the device took when the engine was built; 0 where nothing is compiled."""
+        return self._runner.compile_seconds
 
     def stats(self) -> EngineStats:
         """How many requests run and wait."""
@@ -452,7 +461,10 @@ class Engine:
 
     def _fail_all(self, error: Exception) -> None:
         """A step broke, out of memory most likely: every running request ends with the reason, waiting ones go on."""
-        reason = error if isinstance(error, ChatGLMError) else _step_error(error)
+        if isinstance(error, torch.OutOfMemoryError):
+            reason: ChatGLMError = out_of_memory(error, self.model.device)
+        else:
+            reason = error if isinstance(error, ChatGLMError) else _step_error(error)
         self._step = None
         for row in self._rows:
             row.stream._finish("error", reason)
@@ -475,13 +487,6 @@ def _closed_error() -> EngineError:
 
 
 def _step_error(error: Exception) -> EngineError:
-    if isinstance(error, torch.OutOfMemoryError):
-        return EngineError(
-            f"The device ran out of memory while answering ({error}). Use fewer slots (--slots), a shorter context "
-            "(--max-length) or quantization (--quantization-bit 4).",
-            f"回答时显存不足（{error}）。请减少并发（--slots）、缩短上下文（--max-length）"
-            "或使用量化（--quantization-bit 4）。",
-        )
     return EngineError(
         f"Computing the reply failed: {type(error).__name__}: {error}. Please report this.",
         f"计算回复时出错：{type(error).__name__}: {error}。请反馈此问题。",

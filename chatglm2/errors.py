@@ -6,6 +6,7 @@
     ├── TokenizerError       a tokenizer file that cannot be read
     ├── PrefixError          a prefix checkpoint that is broken or does not fit the model
     ├── QuantizationError    a weight or backend that cannot be quantized
+    ├── DeviceMemoryError    a device with too little free memory
     ├── PromptError          a prompt that cannot be answered
     ├── EngineError          the engine stopped, or the model's numbers are broken
     ├── DataError            a data file with a mistake in it
@@ -57,6 +58,10 @@ class PrefixError(ChatGLMError):
 
 class QuantizationError(ChatGLMError):
     """A weight or a backend that cannot be quantized."""
+
+
+class DeviceMemoryError(ChatGLMError):
+    """A device has too little free memory for what was asked."""
 
 
 class PromptError(ChatGLMError):

@@ -22,17 +22,15 @@ from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.runner import DecodeBatch, PromptPart
 
 WARM_UP_STEPS = 2
+# Prompts of these lengths between them use every kernel that a prompt may: none is left to compile for the first one.
+WARM_UP_PROMPTS = (5, 12, 40, 100)
 
 # From a layer's queries, keys and values to the context of its tokens, ``[tokens, N * D]``.
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class GraphRunner:
-    """Replays captured decode steps; captures one for 1, 2, 4, … rows when it is built.
-
-    Attributes:
-        compile_seconds: what building took, kernels and graphs together.
-    """
+    """Replays captured decode steps; captures one for 1, 2, 4, … rows when it is built."""
 
     runs_ahead = True
     threads: int | None = None
@@ -48,6 +46,9 @@ class GraphRunner:
         sizes = [1]
         while sizes[-1] < cache.slots:
             sizes.append(sizes[-1] * 2)
+        for length in WARM_UP_PROMPTS:
+            if length <= cache.capacity:
+                self.prefill([PromptPart([0] * length, slot=0, start=0, prefix_length=0)])
         self._steps = [_CapturedStep(self.compute_step, size, model.device) for size in sizes]
         torch.cuda.synchronize()
         self.compile_seconds = time.perf_counter() - started

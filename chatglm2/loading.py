@@ -22,6 +22,7 @@ from torch import Tensor
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, QuantizationError
 from chatglm2.hub import TOKENIZER_FILES, DownloadProgress, Hub, resolve_model_directory
+from chatglm2.memory import require_memory_for_weights
 from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.prefix import TENSOR_NAMESPACE, UNPICKLING_ERRORS
 from chatglm2.quantization import QuantizedLinear, record_quantization, replace_linears
@@ -82,6 +83,7 @@ def load_model(
     Raises:
         CheckpointError: if files are missing, damaged, of another model, or do not fit. Nothing has been loaded then.
         QuantizationError: if the checkpoint is quantized otherwise than asked for, or cannot be.
+        DeviceMemoryError: if the weights do not fit, before any is loaded.
     """
     directory = resolve_model_directory(path, hub=hub, progress=progress)
     config = read_config(directory)
@@ -94,6 +96,7 @@ def load_model(
     if bits and not config.quantization_bit:
         replace_linears(model, bits, group_size)
     resolved = _resolve_dtype(dtype, config, target, model, bits)
+    require_memory_for_weights(config, resolved, bits, target)
     _fill(model, shards, resolved, target, progress)
     record_quantization(model, bits, group_size)
     model.config.dtype = resolved

@@ -72,10 +72,12 @@ class Runner(Protocol):
         runs_ahead: whether the device works on while the host goes on, so that the next step should be started before
             the last one's tokens are read.
         threads: CPU threads that serve it best; None for torch's own choice.
+        compile_seconds: what compiling took when it was built.
     """
 
     runs_ahead: bool
     threads: int | None
+    compile_seconds: float
 
     def prefill(self, parts: Sequence[PromptPart]) -> Tensor:
         """Compute parts of prompts; logits ``[n, vocabulary]`` after the last token of each."""
@@ -102,6 +104,7 @@ class ModuleRunner:
 
     runs_ahead = False
     threads: int | None = None
+    compile_seconds = 0.0
 
     def __init__(self, model: ChatGLMForConditionalGeneration, cache: SlotCache) -> None:
         self._transformer = model.transformer

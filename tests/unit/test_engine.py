@@ -18,7 +18,7 @@ from small_models import build_model, build_prefix
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, SamplingParams
 from chatglm2.cache import SlotCache
-from chatglm2.errors import EngineError, PromptError
+from chatglm2.errors import DeviceMemoryError, EngineError, PromptError
 from chatglm2.runner import CpuRunner, DecodeBatch, ModuleRunner
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
@@ -241,7 +241,7 @@ def test_a_failing_step_reaches_the_reader_and_the_engine_lives_on(model, engine
     with monkeypatch.context() as patched:
         patched.setattr(engine._runner, "decode", fail)
         stream = engine.submit(Request(PROMPTS[0], None, GREEDY))
-        with pytest.raises(EngineError, match="ran out of memory"):
+        with pytest.raises(DeviceMemoryError, match="ran out of memory"):
             list(stream)
     assert list(engine.submit(Request(PROMPTS[0], None, GREEDY))) == generate(model, PROMPTS[0], None, 24)
 

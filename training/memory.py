@@ -5,7 +5,9 @@ Knows sizes; moves nothing.
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 
 import psutil
 import torch
@@ -64,23 +66,39 @@ def activation_bytes(
     return config.num_layers * (attention + gating + norms + inputs) + logits
 
 
+def bytes_per_weight(settings: TrainingSettings, dtype: torch.dtype, processes: int) -> float:
+    """What one of ``processes`` holds for a weight that learns: itself, its gradient and AdamW's moments."""
+    if settings.deepspeed and dtype.itemsize == 2:
+        # Below stage 3 each process holds the half-precision weights whole; the fp32 copy and moments are shared out.
+        config = json.loads(Path(settings.deepspeed).read_text(encoding="utf-8"))
+        whole = 0 if config.get("zero_optimization", {}).get("stage") == 3 else dtype.itemsize
+        return whole + (2 * dtype.itemsize - whole + 3 * 4) / processes
+    return COPIES_OF_TRAINED_WEIGHTS * dtype.itemsize / (processes if settings.shares_weights else 1)
+
+
 def require_memory_for_all_weights(
-    config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, processes: int = 1, shares: bool = False
+    config: ChatGLMConfig,
+    settings: TrainingSettings,
+    dtype: torch.dtype,
+    device: torch.device,
+    processes: int = 1,
+    local: int = 1,
 ) -> None:
     """Check, before anything is loaded, that weights, gradients and the optimizer's moments fit.
 
     Args:
         config: of the model.
+        settings: which say how the weights are shared.
         dtype: of its weights.
         device: of this process.
-        processes: that train together on this machine.
-        shares: whether each holds a part of the weights only.
+        processes: that train together.
+        local: those of them on this machine.
 
     Raises:
         RunError: with what is needed, what is free and what would fit.
     """
-    each = COPIES_OF_TRAINED_WEIGHTS * dtype.itemsize * parameter_count(config) // (processes if shares else 1)
-    here = processes if device.type == "cpu" else 1  # processes on CPUs share one memory
+    each = int(bytes_per_weight(settings, dtype, processes) * parameter_count(config))
+    here = local if device.type == "cpu" else 1  # processes on CPUs share one memory
     needed, free = each * here, free_bytes(device)
     if needed <= free:
         return

@@ -58,8 +58,8 @@ def _prepare_all_weights(
 ) -> ChatGLMForConditionalGeneration:
     """A model whose weights all learn; a checkpoint of such a run is a model of its own."""
     device = ranks.device or (torch.device(settings.device) if settings.device != "auto" else default_device())
-    dtype = trainable_dtype(settings.dtype, device)
-    if settings.dtype == "float16":
+    dtype = trainable_dtype(settings, device)
+    if settings.dtype == "float16" != dtype:
         run.append(
             MessageEvent(
                 en=f"Weights in float16 lose small updates, so they are trained in {dtype}.",
@@ -67,8 +67,8 @@ def _prepare_all_weights(
             )
         )
     directory = resolve_model_directory(checkpoint or settings.model_name_or_path, hub=cast(Hub, settings.hub))
-    shares = bool(settings.fsdp or settings.deepspeed)
-    require_memory_for_all_weights(read_config(directory), getattr(torch, dtype), device, ranks.local_size, shares)
+    resolved = getattr(torch, dtype)
+    require_memory_for_all_weights(read_config(directory), settings, resolved, device, ranks.size, ranks.local_size)
     model = _load_model(replace(settings, model_name_or_path=str(directory), dtype=dtype), ranks)
     if model.config.quantization_bit:
         raise RunError(
@@ -81,9 +81,14 @@ def _prepare_all_weights(
     return model
 
 
-def trainable_dtype(asked: str, device: torch.device) -> str:
-    """The dtype in which all weights are trained: bfloat16 on GPUs that have it, float32 elsewhere."""
-    if asked in ("float32", "bfloat16"):
+def trainable_dtype(settings: TrainingSettings, device: torch.device) -> str:
+    """The dtype in which all weights are trained: bfloat16 on GPUs that have it, float32 elsewhere.
+
+    float16 takes what DeepSpeed does for it on GPUs: copies in float32 that learn, and a scaled loss.
+    """
+    asked = settings.dtype
+    scales_losses = bool(settings.deepspeed) and device.type == "cuda"
+    if asked in ("float32", "bfloat16") or (asked == "float16" and scales_losses):
         return asked
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if has_bfloat16 else "float32"

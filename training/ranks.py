@@ -105,6 +105,7 @@ class Ranks:
             yield
         finally:
             over.set()
+            thread.join()  # a thread inside torch's store would abort an interpreter that ends
 
 
 ALONE = Ranks()

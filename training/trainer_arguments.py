@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from chatglm2.errors import RunError
 from training.arguments import TrainingSettings
+from training.model_setup import trainable_dtype
 
 # Since transformers 5.20 or so gradient checkpointing has a new name; the old one warns there.
 _RENAMED = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
@@ -66,7 +67,7 @@ def build_arguments(
         "remove_unused_columns": False,
         "report_to": "none",
         "disable_tqdm": True,
-        **_sharing(settings),
+        **_sharing(settings, device),
     }
     arguments = _checked_arguments(values, settings)
     # One process drives one GPU; left alone, Trainer would spread it over all of them with DataParallel.
@@ -97,10 +98,10 @@ def _checked_arguments(values: dict[str, Any], settings: TrainingSettings) -> Tr
         ) from error
 
 
-def _sharing(settings: TrainingSettings) -> dict[str, Any]:
+def _sharing(settings: TrainingSettings, device: torch.device) -> dict[str, Any]:
     """How the processes share all weights among them."""
     if settings.deepspeed:
-        half = {"float16": "fp16", "bfloat16": "bf16"}.get(settings.dtype)
+        half = {"float16": "fp16", "bfloat16": "bf16"}.get(trainable_dtype(settings, device))
         return {"deepspeed": settings.deepspeed, **({half: True} if half else {})}
     words = settings.fsdp_words()
     if not words:

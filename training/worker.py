@@ -17,7 +17,8 @@ import torch
 import transformers.utils.logging
 
 from chatglm2.errors import ChatGLMError
-from training.events import EndedEvent, FailedEvent, FinishedEvent, StoppedEvent
+from training.arguments import TrainingSettings
+from training.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
 from training.full_trainer import FullTrainer
 from training.liveness import start_time
 from training.memory import should_recompute_activations
@@ -77,6 +78,8 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
     resume_step = run.state().resume_step
     dataset, eval_dataset = load_data(run, settings)
     checkpoint = run.checkpoint_path(resume_step) if resume_step is not None else None
+    if checkpoint is not None:
+        _say_what_goes_on(run, checkpoint, settings, ranks)
     model = prepare_model(run, settings, checkpoint, ranks)
     kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
     trainer: RunTrainer = kind(
@@ -88,6 +91,26 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
         trainer.add_callback(watch)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _ending(trainer)
+
+
+def _say_what_goes_on(run: Run, checkpoint: Path, settings: TrainingSettings, ranks: Ranks) -> None:
+    """A resumed run is no warm start; and with other processes than before its batches are others."""
+    what_en, what_zh = ("the weights", "权重") if settings.trains_all_weights else ("the prefix", "前缀")
+    run.append(
+        MessageEvent(
+            en=f"Resuming from {checkpoint.name}: {what_en}, the optimizer and the order of the data go on.",
+            zh=f"从 {checkpoint.name} 继续：{what_zh}、优化器和数据顺序都接着进行。",
+        )
+    )
+    before = len(list(checkpoint.glob("rng_state*.pth")))
+    if before and before != ranks.size:
+        run.append(
+            MessageEvent(
+                en=f"It was saved by {before} processes, and now there are {ranks.size}: a step takes other rows than "
+                "it would have.",
+                zh=f"保存时有 {before} 个进程，现在有 {ranks.size} 个：每一步使用的数据与原来不同。",
+            )
+        )
 
 
 def _ending(trainer: RunTrainer) -> EndedEvent:

@@ -17,7 +17,7 @@ from training import memory
 from training.arguments import TrainingSettings
 from training.checkpoints import find_checkpoints
 from training.events import FinishedEvent, MessageEvent, StartedEvent, step_history
-from training.memory import parameter_count
+from training.memory import bytes_per_weight, parameter_count
 from training.model_setup import trainable_dtype
 from training.runs import Run, RunStore
 from training.worker import train
@@ -79,6 +79,8 @@ def test_a_resumed_full_run_equals_an_uninterrupted_one_bit_for_bit(
     copy.delete_checkpoint(4)
     copy.update(resume_step=2)
     train(copy)
+    said = [event.en for event in copy.events()[0] if isinstance(event, MessageEvent)]
+    assert said == ["Resuming from checkpoint-2: the weights, the optimizer and the order of the data go on."]
     resumed = load_file(copy.checkpoint_path(4) / "model.safetensors")
     for name, tensor in load_file(straight.checkpoint_path(4) / "model.safetensors").items():
         assert torch.equal(tensor, resumed[name]), name
@@ -122,9 +124,20 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
         train(store.create(settings, "run"))
 
 
+def test_shared_weights_need_less_of_each_process(settings: TrainingSettings, repository: Path) -> None:
+    shared = replace(settings, fsdp="full_shard")
+    zero = replace(settings, deepspeed=str(repository / "training" / "deepspeed.json"))
+    assert bytes_per_weight(settings, torch.bfloat16, 4) == 8
+    assert bytes_per_weight(shared, torch.bfloat16, 4) == 2
+    assert bytes_per_weight(zero, torch.float16, 1) == 16
+    assert bytes_per_weight(zero, torch.float16, 4) == 2 + 14 / 4
+
+
 def test_half_precision_that_loses_updates_is_not_trained_in(store: RunStore, settings: TrainingSettings) -> None:
-    assert trainable_dtype("float16", torch.device("cpu")) == "float32"
-    assert trainable_dtype("bfloat16", torch.device("cpu")) == "bfloat16"
+    asked = replace(settings, dtype="float16")
+    assert trainable_dtype(asked, torch.device("cpu")) == "float32"
+    assert trainable_dtype(replace(settings, dtype="bfloat16"), torch.device("cpu")) == "bfloat16"
+    assert trainable_dtype(replace(asked, deepspeed="zero.json"), torch.device("cuda")) == "float16"
     run = store.create(replace(settings, dtype="float16", max_steps=1), "run")
     train(run)
     messages = [event.en for event in run.events()[0] if isinstance(event, MessageEvent)]

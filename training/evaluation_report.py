@@ -320,5 +320,5 @@ class _Page:
 
     def _answer(self, name: str, answer: ScoredAnswer) -> str:
         scores = answer.scores.to_dict()
-        told = " · ".join(f"{METRIC_NAMES[metric]} {scores[metric]:.2f}" for metric in METRICS)
+        told = " · ".join(f"{METRIC_NAMES[metric]}&nbsp;{scores[metric]:.2f}" for metric in METRICS)
         return self._block(name, answer.text, f" <small>{told}</small>")

@@ -119,7 +119,7 @@ def _train_together(command: Command, store: RunStore, language: str) -> tuple[R
 
     settings = _resumed_settings(command) if command.resume_from else command.settings()
     device = settings.device
-    return train_together(device, begin, lambda run, offset: follow(run, language, offset))
+    return train_together(device, begin, lambda run, offset: follow(run, language, offset), os._exit)
 
 
 def _evaluate(command: Command, language: str) -> int:

@@ -7,7 +7,6 @@ model; `worker.py` trains.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -51,13 +50,16 @@ class ObservedRun(Run):
         """Nothing: the first process needs it for the last word."""
 
 
-def train_together(device: str, begin: Callable[[], tuple[Run, int]], follow: Follow) -> tuple[Run | None, int]:
+def train_together(
+    device: str, begin: Callable[[], tuple[Run, int]], follow: Follow, abandon: Callable[[int], Any]
+) -> tuple[Run | None, int]:
     """This process's part of a training.
 
     Args:
         device: what ``--device`` says.
         begin: creates or resumes the run, in the first process only; gives it and where its new events begin.
         follow: shows a run's events until it ends, and says the exit code; in the first process only.
+        abandon: ends this process at once, with an exit code: nothing else interrupts a collective.
 
     Returns:
         In the first process the run, and the exit code.
@@ -72,7 +74,7 @@ def train_together(device: str, begin: Callable[[], tuple[Run, int]], follow: Fo
             return None, 2
         prepare_logging(run.log_file if ranks.is_first else None, logging.INFO if ranks.is_first else logging.WARNING)
         stop_on_signals(run)
-        code = _train(run, ranks, offset, follow)
+        code = _train(run, ranks, offset, follow, abandon)
         return (run if ranks.is_first else None), code
     finally:
         leave_ranks()
@@ -93,12 +95,12 @@ def _agree_on_run(ranks: Ranks, begin: Callable[[], tuple[Run, int]]) -> tuple[R
     return run, offset
 
 
-def _train(run: Run, ranks: Ranks, offset: int, follow: Follow) -> int:
+def _train(run: Run, ranks: Ranks, offset: int, follow: Follow, abandon: Callable[[int], Any]) -> int:
     telling = threading.Lock()
     told = threading.Event()
 
     def give_up(words: dict[str, Any]) -> None:
-        """Another process failed; this one may wait for it inside a collective, where no exception reaches it."""
+        """Another process failed, and this one may wait for it for ever."""
         with telling:
             if told.is_set():
                 return
@@ -106,7 +108,7 @@ def _train(run: Run, ranks: Ranks, offset: int, follow: Follow) -> int:
                 conclude(run, FailedEvent(**words))
                 viewer.join()
             sys.stdout.flush()
-            os._exit(1)
+            abandon(1)
 
     viewer = threading.Thread(target=follow, args=(run, offset), name="showing the run", daemon=True)
     if ranks.is_first:

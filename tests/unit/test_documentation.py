@@ -19,7 +19,10 @@ PAGES = (
     "docs/architecture.md",
     "docs/training.md",
     "docs/training_zh.md",
+    "docs/scripts.md",
+    "docs/scripts_zh.md",
 )
+GUIDES = tuple(name for name in PAGES if name.startswith(("docs/training", "docs/scripts")))
 READMES = ("README.md", "README_zh.md")
 
 
@@ -37,7 +40,7 @@ def commands(page: Path) -> list[list[str]]:
     return [re.sub(r"\s#.*", "", line).split()[1:] for line in lines if line.startswith("./launch.sh")]
 
 
-@pytest.mark.parametrize("name", (*READMES, "docs/training.md", "docs/training_zh.md"))
+@pytest.mark.parametrize("name", (*READMES, *GUIDES))
 def test_commands_are_understood(repository: Path, name: str) -> None:
     for arguments in commands(repository / name):
         if arguments[:1] == ["train"]:

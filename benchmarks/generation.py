@@ -16,11 +16,15 @@ import time
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 import chatglm2
 from benchmarks.common import gpu_memory, release_memory, report, synchronize
 from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, SamplingParams
 from chatglm2.cache import SlotCache
+from chatglm2.kernels import PackedWeight, dequantize
+from chatglm2.quantization import QuantizedLinear
+from chatglm2.runner import DecodeBatch, build_runner
 
 PREFIX_TOKENS = 128
 PROMPT_TOKENS = 64
@@ -47,6 +51,8 @@ def main() -> None:
     measure_first_token(model, arguments.rounds, figures)
     measure_prefix_swap(model, figures)
     measure_context_memory(model, figures)
+    measure_output_errors(model, figures)
+    profile_step(model, figures)
 
 
 def random_prefix(model: ChatGLMForConditionalGeneration, seed: int = 0) -> Prefix:
@@ -151,6 +157,51 @@ def measure_context_memory(model: ChatGLMForConditionalGeneration, figures: dict
         report("context", tokens=context, seconds=time.perf_counter() - start, **figures, **gpu_memory())
         engine.close()
         del engine
+
+
+@torch.inference_mode()
+def measure_output_errors(model: ChatGLMForConditionalGeneration, figures: dict[str, object]) -> None:
+    """How far each quantized product is from that with the dequantized weights in fp32, for one row and for many."""
+    worst: dict[str, float] = {}
+    generator = torch.Generator().manual_seed(0)
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            dense = dequantize(PackedWeight(module.weight, module.weight_scale.float(), module.bits))
+            for rows in (1, 2, 8, 128):
+                x = torch.randn(rows, module.in_features, generator=generator).to(model.device, model.dtype)
+                bias = None if module.bias is None else module.bias.float()
+                expected = F.linear(x.float(), dense, bias)
+                error = float((module(x).float() - expected).norm() / expected.norm())
+                kind = name.rpartition(".")[2]
+                worst[kind] = max(worst.get(kind, 0.0), error)
+    if worst:
+        rounded = {kind: f"{error:.1e}" for kind, error in worst.items()}
+        report("output error", worst_layer=rounded, **figures)
+
+
+@torch.inference_mode()
+def profile_step(model: ChatGLMForConditionalGeneration, figures: dict[str, object]) -> None:
+    """Where the time of a decode step goes: microseconds of each kernel, and of the step as a whole, one row."""
+    if not torch.cuda.is_available():
+        return
+    runner = build_runner(model, SlotCache(model, slots=1, capacity=1024), 1024)
+    batch = DecodeBatch(torch.tensor([5], device=model.device), [0], [200], [200])
+    steps = 20
+    runner.decode(batch)
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        runner.decode(batch)
+    synchronize()
+    step_microseconds = 1e6 * (time.perf_counter() - start) / steps
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(steps):
+            runner.decode(batch)
+        synchronize()
+    kernels = [event for event in profile.key_averages() if event.self_device_time_total > steps]
+    kernels.sort(key=lambda event: -event.self_device_time_total)
+    times = {event.key[:60]: round(event.self_device_time_total / steps, 1) for event in kernels}
+    report("step profile", step_microseconds=step_microseconds, kernel_microseconds=times, **figures)
 
 
 if __name__ == "__main__":

@@ -55,11 +55,12 @@ class HealthWatch:
         """Check a step; on a GPU the answer is that of the step before, and broken gradients become zeros."""
         values = torch.stack([loss.detach().float() for loss in losses])
         checks = [torch.isfinite(gradient).all() for gradient in gradients]  # none with DeepSpeed, which keeps them
-        finite = torch.stack(checks).all() if checks else torch.ones((), dtype=torch.bool, device=values.device)
+        finite = torch.stack(checks).all() if checks else torch.ones((), dtype=torch.bool)
+        finite = finite.to(values.device)  # FSDP may keep gradients on the CPU
         if values.is_cuda:
             broken = ~(finite & (torch.isfinite(values) & (values != 0)).all())
             for gradient in gradients:
-                gradient.masked_fill_(broken, 0.0)
+                gradient.masked_fill_(broken.to(gradient.device), 0.0)
         earlier = self.settle()
         self._open = _Question(step, torch.cat((values, finite.float().unsqueeze(0))))
         return earlier if values.is_cuda else self.settle()

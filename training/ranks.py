@@ -58,6 +58,14 @@ class Ranks:
         shared: T = box[0]
         return shared
 
+    def decide(self, wanted: bool) -> bool:
+        """The first process's decision, in all of them; quick enough for every step."""
+        if self.size == 1:
+            return wanted
+        box = torch.tensor([wanted], dtype=torch.uint8)
+        dist.broadcast(box, src=0, group=self.channel)
+        return bool(box.item())
+
     def total(self, value: int) -> int:
         """The sum of every process's ``value``."""
         if self.size == 1:

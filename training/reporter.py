@@ -110,7 +110,7 @@ class RunReporter(TrainerCallback):
             self.trainer.run.append(EvaluationEvent(step=state.global_step, metrics=measured))
 
     def _obey_stop_request(self, state: TrainerState, control: TrainerControl) -> None:
-        if self.trainer.ranks.share(self.trainer.run.stop_requested()):
+        if self.trainer.ranks.decide(self.trainer.run.stop_requested()):
             control.should_training_stop = True
             control.should_save = state.global_step > self._first_step
 

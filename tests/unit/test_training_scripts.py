@@ -69,14 +69,17 @@ def words_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("train.sh", {"lengths": (64, 128), "steps": (3000, 10, 1000), "rate": 2e-2, "prefix": (128, 4), "rows": 16}),
+        (
+            "train.sh",
+            {"lengths": (64, 128), "steps": (3000, 10, 1000), "rate": 2e-2, "prefix": (128, 4), "rows": (1, 16)},
+        ),
         (
             "train_chat.sh",
-            {"lengths": (256, 256), "steps": (3000, 10, 1000), "rate": 1e-2, "prefix": (128, 4), "rows": 16},
+            {"lengths": (256, 256), "steps": (3000, 10, 1000), "rate": 1e-2, "prefix": (128, 4), "rows": (1, 16)},
         ),
         (
             "ds_train_finetune.sh",
-            {"lengths": (64, 64), "steps": (5000, 10, 1000), "rate": 1e-4, "prefix": (None, None), "rows": 4},
+            {"lengths": (64, 64), "steps": (5000, 10, 1000), "rate": 1e-4, "prefix": (None, None), "rows": (4, 1)},
         ),
     ],
 )
@@ -92,7 +95,7 @@ def test_training_scripts_have_the_originals_values(
         "steps": (settings.max_steps, settings.logging_steps, settings.save_steps),
         "rate": settings.learning_rate,
         "prefix": (settings.pre_seq_len, settings.quantization_bit),
-        "rows": settings.per_device_train_batch_size * settings.gradient_accumulation_steps,
+        "rows": (settings.per_device_train_batch_size, settings.gradient_accumulation_steps),
     }
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from processes import said_by, start_ranks, train_in_ranks
 from safetensors.torch import load_file
-from tiny_checkpoint import tiny_settings
+from tiny_checkpoint import tiny_settings, write_examples
 
 from chatglm2 import prefix
 from chatglm2.errors import RunError
@@ -34,9 +34,11 @@ PATIENCE_SECONDS = 60.0
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
-    """Of one process; two take half the batch each."""
+    """Of one process; two take half the batch each. Two or four steps are an epoch, without a rest."""
+    directory = tmp_path_factory.mktemp("distributed")
     return tiny_settings(
-        tmp_path_factory.mktemp("distributed"),
+        directory,
+        train_file=str(write_examples(directory / "even.json", 32)),
         **{"max_steps": 5, "save_steps": 3, "per_device_train_batch_size": 8, "device": "cpu", "dtype": "float32"},
     )
 

@@ -15,11 +15,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from chatglm2.chat import ChatSession
 from chatglm2.configuration import ChatGLMConfig
-from chatglm2.engine import Engine, Request
+from chatglm2.engine import Engine
 from chatglm2.errors import ChatGLMError
 from chatglm2.loading import load_model, load_tokenizer
 from chatglm2.modeling import ChatGLMForConditionalGeneration
 from chatglm2.prefix import Prefix, PrefixEncoder, load_prefix, save_prefix
+from chatglm2.request import Request
 from chatglm2.sampling import SamplingParams
 from chatglm2.tokenizer import ChatGLMTokenizer, IncrementalDecoder
 

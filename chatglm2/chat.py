@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from chatglm2.engine import DEFAULT_MAX_LENGTH, Engine, FinishReason, Request
+from chatglm2.engine import DEFAULT_MAX_LENGTH, Engine
 from chatglm2.errors import PromptError
 from chatglm2.prefix import Prefix
+from chatglm2.request import FinishReason, Request
 from chatglm2.sampling import SamplingParams
 from chatglm2.tokenizer import ChatGLMTokenizer, IncrementalDecoder
 

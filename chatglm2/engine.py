@@ -19,8 +19,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,11 +27,9 @@ from chatglm2.cache import SlotCache
 from chatglm2.errors import ChatGLMError, EngineError, PromptError
 from chatglm2.memory import choose_slots, out_of_memory
 from chatglm2.modeling import ChatGLMForConditionalGeneration
-from chatglm2.prefix import Prefix
+from chatglm2.request import EngineStats, FinishReason, Request
 from chatglm2.runner import DecodeBatch, PromptPart, build_runner
 from chatglm2.sampling import SamplingBatch, SamplingParams, choose_tokens
-
-FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 DEFAULT_MAX_LENGTH = 8192
 # Columns a slot keeps for a prefix; a longer prefix takes the rest from its text.
@@ -43,52 +39,6 @@ PREFILL_CHUNK_ALONE = 2048
 PREFILL_CHUNK_SHARED = 512
 # All prompts share their first tokens ("[Round 1]"): reusing fewer than these is not worth losing a conversation.
 WORTH_REUSING = 32
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to continue, and how.
-
-    Attributes:
-        prompt_ids: token ids, special tokens included.
-        prefix: what the row attends to in front of its text, or None for the base model.
-        sampling: how tokens are chosen.
-        seed: of the row's own random numbers; the same seed gives the same reply, whoever shares the batch.
-    """
-
-    prompt_ids: Sequence[int]
-    prefix: Prefix | None = None
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    seed: int = 0
-
-    @property
-    def prefix_length(self) -> int:
-        """Prefix tokens in front of the text; 0 for the base model."""
-        return self.prefix.length if self.prefix is not None else 0
-
-    @property
-    def prefix_hash(self) -> str | None:
-        """What tells one prefix from another; None for the base model."""
-        return self.prefix.sha256 if self.prefix is not None else None
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """How busy the engine is.
-
-    Attributes:
-        active: requests that hold a slot.
-        waiting: requests that wait for one.
-        slots: how many there are.
-        max_length: tokens of prompt and reply together that one holds.
-        reused_tokens: prompt tokens so far that were found in a slot and not computed again.
-    """
-
-    active: int
-    waiting: int
-    slots: int
-    max_length: int
-    reused_tokens: int
 
 
 class Stream:

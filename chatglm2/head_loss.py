@@ -17,37 +17,44 @@ from torch import Tensor, nn
 ROWS_AT_ONCE = 256
 
 
-def mean_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """Mean cross-entropy, in fp32, of ``head(hidden)`` for hidden states ``[n, H]`` and target ids ``[n]``.
+def cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy, in fp32, of ``head(hidden)``: the mean of all rows, or their sum weighted by ``weights``.
 
     Where the head learns, all logits are kept for its gradient.
+
+    Args:
+        hidden: hidden states ``[n, H]``.
+        head: from hidden states to logits.
+        targets: ids ``[n]``.
+        weights: ``[n]``.
     """
-    if head.weight.requires_grad or head.bias is not None or len(targets) == 0:
-        return F.cross_entropy(head(hidden).float(), targets)
-    loss: Tensor = _FrozenHeadLoss.apply(hidden, head.weight, targets)
+    if weights is None:
+        weights = hidden.new_full((len(targets),), 1 / max(len(targets), 1), dtype=torch.float32)
+    if head.weight.requires_grad or head.bias is not None:
+        return (F.cross_entropy(head(hidden).float(), targets, reduction="none") * weights).sum()
+    loss: Tensor = _FrozenHeadLoss.apply(hidden, head.weight, targets, weights)
     return loss
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        wants_gradient = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(hidden) if wants_gradient else None
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(targets), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             expected = targets[rows].unsqueeze(1)
             log_shares = F.linear(hidden[rows], weight).float().log_softmax(-1)
-            total -= log_shares.gather(1, expected).sum()
+            total -= log_shares.gather(1, expected).squeeze(1) @ weights[rows]
             if gradient is not None:  # of cross-entropy: softmax minus the one-hot target
                 shares = log_shares.exp_().scatter_add_(1, expected, log_shares.new_full(expected.shape, -1.0))
                 torch.mm(shares.to(weight.dtype), weight, out=gradient[rows])
-        ctx.count = len(targets)
         if gradient is not None:
-            ctx.save_for_backward(gradient)
-        return total / len(targets)
+            ctx.save_for_backward(gradient, weights)
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * (gradients[0] / ctx.count).to(gradient.dtype), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        gradient, weights = ctx.saved_tensors
+        scales = (gradients[0] * weights).to(gradient.dtype)
+        return gradient * scales.unsqueeze(1), None, None, None

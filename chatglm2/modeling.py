@@ -21,7 +21,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from chatglm2.attention import attend, build_attention_mask, count_positions
 from chatglm2.configuration import ChatGLMConfig
-from chatglm2.head_loss import mean_cross_entropy
+from chatglm2.head_loss import cross_entropy
 from chatglm2.kernels import find_layer_kernels
 from chatglm2.prefix import Prefix, PrefixEncoder, stack_prefixes
 from chatglm2.quantization import quantize_model, replace_linears
@@ -347,6 +347,7 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        loss_weights: Tensor | None = None,  # transformers takes an argument with "label" in its name for labels
         past_key_values: Any | None = None,
         use_cache: bool | None = None,
         prefix: Prefix | Sequence[Prefix | None] | None = None,
@@ -361,6 +362,8 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             position_ids: ``[B, S]``; counted over the text of ``attention_mask`` if absent.
             labels: ``[B, S]``, -100 where there is nothing to learn. The loss is the mean cross-entropy of the next
                 token; only label positions go through the head, so ``logits`` is None.
+            loss_weights: ``[B]``, how much each label of a row counts: the loss is the sum of the weighted
+                cross-entropies instead of their mean.
             past_key_values: a transformers cache.
             prefix: a prefix for all rows, or one (or None) for each. Without it, the model's own trainable prefix.
             logits_to_keep: compute logits of that many last positions only; 0 for all.
@@ -379,7 +382,9 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             rows, columns = (labels[:, 1:] != IGNORED_LABEL).nonzero(as_tuple=True)
         hidden = self.transformer(input_ids, position_ids, mask, past_key_values, key_values)
         if labels is not None:
-            loss = mean_cross_entropy(hidden[rows, columns], self.transformer.output_layer, labels[rows, columns + 1])
+            weights = None if loss_weights is None else loss_weights[rows]
+            targets = labels[rows, columns + 1]
+            loss = cross_entropy(hidden[rows, columns], self.transformer.output_layer, targets, weights)
             return CausalLMOutputWithPast(loss=loss, past_key_values=past_key_values)
         logits = self.transformer.output_layer(hidden[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)

@@ -1,4 +1,4 @@
-"""What training takes: whether all weights can be trained here, and whether activations are kept or computed again.
+"""What training all weights takes, and whether there is as much.
 
 Knows sizes; moves nothing.
 """
@@ -9,61 +9,16 @@ import json
 import logging
 from pathlib import Path
 
-import psutil
 import torch
 
 from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration
 from chatglm2.errors import RunError
+from chatglm2.memory import free_bytes
 from training.arguments import TrainingSettings
 
 logger = logging.getLogger(__name__)
-# The estimate leaves out what the allocator wastes and what others take meanwhile.
-USABLE_SHARE = 0.6
 # A weight that learns has a gradient and AdamW's two moments beside it, all in its dtype.
 COPIES_OF_TRAINED_WEIGHTS = 4
-
-
-def should_recompute_activations(model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> bool:
-    """What ``--gradient_checkpointing`` says, or for ``auto`` whether the longest batch might not fit otherwise."""
-    if settings.gradient_checkpointing != "auto":
-        return settings.gradient_checkpointing == "on"
-    length = settings.max_source_length + settings.max_target_length + 1
-    needed = activation_bytes(
-        model.config,
-        model.dtype.itemsize,
-        settings.per_device_train_batch_size,
-        length,
-        settings.pre_seq_len or 0,
-        settings.trains_all_weights,
-    )
-    free = free_bytes(model.device)
-    recompute = needed > USABLE_SHARE * free
-    logger.info(
-        "Activations of the longest batch: about %.1f GiB; free: %.1f GiB; they are %s.",
-        needed / 2**30,
-        free / 2**30,
-        "computed again" if recompute else "kept",
-    )
-    return recompute
-
-
-def activation_bytes(
-    config: ChatGLMConfig, item_bytes: int, batch: int, length: int, pre_seq_len: int, trains_weights: bool = False
-) -> int:
-    """What autograd keeps for a batch; frozen layers need no inputs of their matrix products.
-
-    A layer keeps queries, keys, values and the attention's output, gate, activated gate and up-projection, and the
-    inputs of both norms in fp32; where its weights learn also what the norms and the gate put out. The head keeps
-    logits in the weights' dtype and twice in fp32; half a row is answer.
-    """
-    tokens = batch * length
-    heads_width = config.num_attention_heads * config.kv_channels
-    attention = item_bytes * heads_width * (2 * tokens + 2 * batch * (length + pre_seq_len))
-    gating = item_bytes * 3 * config.ffn_hidden_size * tokens
-    norms = 2 * 4 * config.hidden_size * tokens
-    inputs = item_bytes * (2 * config.hidden_size + config.ffn_hidden_size) * tokens if trains_weights else 0
-    logits = tokens // 2 * config.padded_vocab_size * (item_bytes + 8)
-    return config.num_layers * (attention + gating + norms + inputs) + logits
 
 
 def bytes_per_weight(settings: TrainingSettings, dtype: torch.dtype, processes: int) -> float:
@@ -74,6 +29,14 @@ def bytes_per_weight(settings: TrainingSettings, dtype: torch.dtype, processes: 
         whole = 0 if config.get("zero_optimization", {}).get("stage") == 3 else dtype.itemsize
         return whole + (2 * dtype.itemsize - whole + 3 * 4) / processes
     return COPIES_OF_TRAINED_WEIGHTS * dtype.itemsize / (processes if settings.shares_weights else 1)
+
+
+def bytes_still_to_come(model: ChatGLMForConditionalGeneration, settings: TrainingSettings, processes: int = 1) -> int:
+    """What gradients and moments will add to a loaded model; less than 0 where its weights will be shared out."""
+    if not settings.trains_all_weights:
+        return 0
+    held = bytes_per_weight(settings, model.dtype, processes)
+    return int((held - model.dtype.itemsize) * parameter_count(model.config))
 
 
 def require_memory_for_all_weights(
@@ -122,10 +85,3 @@ def parameter_count(config: ChatGLMConfig) -> int:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on ``device``."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available

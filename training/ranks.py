@@ -29,7 +29,13 @@ PATIENCE = timedelta(hours=2)
 WATCH_SECONDS = 0.5
 FAILURE = "failure"
 # How the channel says that another process is gone.
-LOST_CONNECTION = ("Connection closed by peer", "Connection reset", "Connection refused", "Broken pipe")
+LOST_CONNECTION = (
+    "gloo/transport",
+    "Connection closed by peer",
+    "Connection reset",
+    "Connection refused",
+    "Broken pipe",
+)
 
 
 @dataclass(frozen=True)

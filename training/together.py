@@ -122,7 +122,10 @@ def _train(run: Run, ranks: Ranks, offset: int, follow: Follow, abandon: Callabl
             if ranks.is_first:
                 conclude(run, ended)
                 viewer.join()
-    return 1 if isinstance(ended, FailedEvent) else 0
+            if isinstance(ended, FailedEvent):  # to part in peace from processes that are gone may take for ever
+                sys.stdout.flush()
+                abandon(1)
+    return 0
 
 
 def _first_failure(mine: FailedEvent, ranks: Ranks) -> FailedEvent:

@@ -36,8 +36,11 @@ from training.keeping import CheckpointKeeper
 from training.ranks import ALONE, Ranks
 from training.reporter import RunReporter
 from training.runs import Run
+from training.step_plan import StepPlan
 from training.storage import publish_directory, storage_error
 from training.trainer_arguments import build_arguments
+
+ONE_BATCH_AT_A_TIME = StepPlan()
 
 
 class RunTrainer(Trainer):
@@ -57,7 +60,7 @@ class RunTrainer(Trainer):
         model: ChatGLMForConditionalGeneration,
         dataset: ExampleDataset,
         eval_dataset: ExampleDataset | None = None,
-        recompute_activations: bool = False,
+        plan: StepPlan = ONE_BATCH_AT_A_TIME,
         ranks: Ranks = ALONE,
     ) -> None:
         encoder = dataset.encoder
@@ -72,7 +75,7 @@ class RunTrainer(Trainer):
         self.dataset = dataset
         super().__init__(
             model=model,
-            args=build_arguments(settings, run.staging, model.device, recompute_activations),
+            args=build_arguments(settings, run.staging, model.device, plan),
             data_collator=PaddingCollator(encoder.pad_id, label_padding=encoder.masked_label),
             train_dataset=dataset,
             eval_dataset=eval_dataset if settings.eval_steps else None,
@@ -97,21 +100,29 @@ class RunTrainer(Trainer):
         if not model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
         self.token_counts += count
-        share = self._label_share(inputs["labels"])
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        return loss if share is None else loss * share
+        weights = self._loss_weights(inputs["labels"])
+        if weights is not None:
+            inputs["loss_weights"] = weights
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def _label_share(self, labels: Tensor) -> Tensor | None:
-        """How much this process's mean weighs in the mean over all processes; None if it is the only one.
+    def _loss_weights(self, labels: Tensor) -> Tensor | None:
+        """How much each label of a row ``[B]`` counts in the loss; None where all of this process count alike.
 
-        Weighted by their numbers of labels, the processes' batches give the loss and gradients of one large batch.
+        A label counts as it does in the mean over its own batch, in all processes together, and the batches of a pass
+        count alike: so neither merging batches nor sharing them among processes changes loss or gradients.
         """
-        if self.ranks.size == 1:
+        ranks, rows = self.ranks, len(labels)
+        size = self.settings.per_device_train_batch_size * ranks.size
+        if ranks.size == 1 and rows <= size:
             return None
-        count = (labels[:, 1:] != IGNORED_LABEL).sum().float()
-        total = count.clone()
-        dist.all_reduce(total)
-        return count * self.ranks.size / total
+        # A pass's rows lie side by side in the processes: first all of the first one's, then the next one's.
+        batch = (ranks.rank * rows + torch.arange(rows, device=labels.device)) // size
+        batches = (ranks.size * rows - 1) // size + 1
+        counts = torch.zeros(batches, device=labels.device)
+        counts.index_add_(0, batch, (labels[:, 1:] != IGNORED_LABEL).sum(1).float())
+        if ranks.size > 1:
+            dist.all_reduce(counts)
+        return (ranks.size / (batches * counts.clamp(min=1)))[batch]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One batch; its loss is kept for `check_health`."""
@@ -166,7 +177,9 @@ class RunTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         # The processes take turns at its batches: together they see those that one process with all their rows would.
-        dataset, batch_size = self.dataset, self.args.train_batch_size * self.ranks.size
+        # Grouped by steps, the order does not depend on how many batches run as one.
+        dataset, settings = self.dataset, self.settings
+        batch_size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * self.ranks.size
         return LengthGroupedSampler(dataset.approximate_lengths, batch_size, self.settings.seed, dataset.mixture)
 
     def checkpoint_metadata(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from chatglm2.errors import RunError
 from training.arguments import TrainingSettings
 from training.model_setup import trainable_dtype
+from training.step_plan import StepPlan
 
 # Since transformers 5.20 or so gradient checkpointing has a new name; the old one warns there.
 _RENAMED = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
@@ -28,7 +29,7 @@ CHECKPOINTING = "activation_checkpointing" if _RENAMED else "gradient_checkpoint
 
 
 def build_arguments(
-    settings: TrainingSettings, staging: Path, device: torch.device, recompute_activations: bool
+    settings: TrainingSettings, staging: Path, device: torch.device, plan: StepPlan
 ) -> TrainingArguments:
     """transformers' arguments for our settings.
 
@@ -40,9 +41,9 @@ def build_arguments(
         "use_cpu": device.type == "cpu",
         "max_steps": settings.max_steps,
         "num_train_epochs": settings.num_train_epochs,
-        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "per_device_train_batch_size": settings.per_device_train_batch_size * plan.merged,
         "per_device_eval_batch_size": settings.per_device_train_batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps // plan.merged,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.lr_scheduler_type,
         "warmup_steps": settings.warmup_steps,
@@ -58,8 +59,8 @@ def build_arguments(
         "eval_strategy": "steps" if settings.eval_steps else "no",
         "eval_steps": settings.eval_steps,
         "prediction_loss_only": True,
-        CHECKPOINTING: recompute_activations,
-        f"{CHECKPOINTING}_kwargs": {"use_reentrant": False} if recompute_activations else None,
+        CHECKPOINTING: plan.recomputes,
+        f"{CHECKPOINTING}_kwargs": {"use_reentrant": False} if plan.recomputes else None,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": device.type == "cuda",
         # A blocking copy of the next batch would wait for all that the GPU still has to do.
@@ -72,6 +73,8 @@ def build_arguments(
     arguments = _checked_arguments(values, settings)
     # One process drives one GPU; left alone, Trainer would spread it over all of them with DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    if arguments.device.type == "cpu":  # not "cpu:1", as which transformers 5.17 cannot load an optimizer
+        vars(arguments)["_setup_devices"] = torch.device("cpu")
     return arguments
 
 
@@ -110,7 +113,7 @@ def _sharing(settings: TrainingSettings, device: torch.device) -> dict[str, Any]
         "version": 2,
         "transformer_layer_cls_to_wrap": ["GLMBlock"],
         "reshard_after_forward": "shard_grad_op" not in words,
-        "cpu_offload": "offload" in words,
+        "cpu_offload": "offload" in words and device.type != "cpu",
         **settings.extra().get("fsdp_config", {}),
         "state_dict_type": "SHARDED_STATE_DICT",
     }

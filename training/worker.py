@@ -21,12 +21,12 @@ from training.arguments import TrainingSettings
 from training.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
 from training.full_trainer import FullTrainer
 from training.liveness import start_time
-from training.memory import should_recompute_activations
 from training.model_setup import prepare_model, require_device
 from training.ranks import ALONE, Ranks, is_lost_connection
 from training.retention import RetentionWatch
 from training.run_data import load_data
 from training.runs import Run, Status
+from training.step_plan import StepPlan, plan_step
 from training.trainer import PrefixTrainer, RunTrainer
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
         _say_what_goes_on(run, checkpoint, settings, ranks)
     model = prepare_model(run, settings, checkpoint, ranks)
     kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
-    trainer: RunTrainer = kind(
-        run, settings, model, dataset, eval_dataset, should_recompute_activations(model, settings), ranks
-    )
+    plan = ranks.share(plan_step(model, settings, ranks.size))
+    _say_plan(run, settings, plan)
+    trainer: RunTrainer = kind(run, settings, model, dataset, eval_dataset, plan, ranks)
     if settings.checks_retention:
         tokenizer, clock = dataset.encoder.tokenizer, trainer.reporter.set_aside
         watch = RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.current_prefix, clock)
@@ -109,6 +109,21 @@ def _say_what_goes_on(run: Run, checkpoint: Path, settings: TrainingSettings, ra
                 en=f"It was saved by {before} processes, and now there are {ranks.size}: a step takes other rows than "
                 "it would have.",
                 zh=f"保存时有 {before} 个进程，现在有 {ranks.size} 个：每一步使用的数据与原来不同。",
+            )
+        )
+
+
+def _say_plan(run: Run, settings: TrainingSettings, plan: StepPlan) -> None:
+    """What was picked for the memory that is free, where there was something to pick."""
+    asked, picked = settings.gradient_accumulation_steps, settings.gradient_accumulation_steps // plan.merged
+    rows = settings.per_device_train_batch_size * plan.merged
+    kept_en, kept_zh = ("computed again", "重算") if plan.recomputes else ("kept", "保留")
+    if plan.merged > 1:
+        run.append(
+            MessageEvent(
+                en=f"There is memory for {rows} rows at a time: {picked} instead of {asked} batches a step, with the "
+                f"same loss. Activations are {kept_en}.",
+                zh=f"内存足够一次计算 {rows} 行：每步 {picked} 个批次而不是 {asked} 个，损失不变。激活值{kept_zh}。",
             )
         )
 

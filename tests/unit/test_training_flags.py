@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from chatglm2.errors import RunError
 from training.arguments import TrainingSettings, setting_fields
 from training.command_line import ALL_WEIGHTS, TRANSLATED_FLAGS, UNUSED_FLAGS, parse_command
+from training.step_plan import StepPlan
 from training.trainer_arguments import build_arguments
 from training.transformers_flags import PASSED_FLAGS, RENAMED_FLAGS, SUCCESSORS
 
@@ -21,7 +22,7 @@ OF_RUNS = {"do_train", "do_eval", "do_predict", "output_dir", "resume_from_check
 
 def arguments_for(words: list[str], directory: Path) -> TrainingArguments:
     settings = parse_command(words).settings()
-    return build_arguments(settings, directory / ".staging", torch.device("cpu"), recompute_activations=False)
+    return build_arguments(settings, directory / ".staging", torch.device("cpu"), StepPlan())
 
 
 def test_every_flag_of_transformers_is_known() -> None:
@@ -53,7 +54,7 @@ def test_a_runs_file_keeps_what_was_handed_on(tmp_path: Path) -> None:
     settings = parse_command(["--adam_beta2", "0.98"]).settings()
     again = TrainingSettings.from_dict(json.loads(json.dumps(settings.to_dict())))
     assert again == settings and again.extra() == {"adam_beta2": 0.98}
-    assert build_arguments(again, tmp_path, torch.device("cpu"), False).adam_beta2 == 0.98
+    assert build_arguments(again, tmp_path, torch.device("cpu"), StepPlan()).adam_beta2 == 0.98
 
 
 def test_flags_that_transformers_5_dropped_are_translated(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from training import memory
 from training.arguments import TrainingSettings
 from training.checkpoints import find_checkpoints
 from training.events import FinishedEvent, MessageEvent, StartedEvent, step_history
-from training.memory import bytes_per_weight, parameter_count
+from training.memory import bytes_per_weight, bytes_still_to_come, parameter_count
 from training.model_setup import trainable_dtype
 from training.runs import Run, RunStore
 from training.worker import train
@@ -131,6 +131,14 @@ def test_shared_weights_need_less_of_each_process(settings: TrainingSettings, re
     assert bytes_per_weight(shared, torch.bfloat16, 4) == 2
     assert bytes_per_weight(zero, torch.float16, 1) == 16
     assert bytes_per_weight(zero, torch.float16, 4) == 2 + 14 / 4
+
+
+def test_gradients_and_moments_are_counted_before_activations(settings: TrainingSettings) -> None:
+    model = load_model(settings.model_name_or_path, dtype="float32")
+    count = parameter_count(model.config)
+    assert bytes_still_to_come(model, settings) == 12 * count
+    assert bytes_still_to_come(model, replace(settings, fsdp="full_shard"), processes=8) == -2 * count
+    assert bytes_still_to_come(model, replace(settings, pre_seq_len=3)) == 0
 
 
 def test_half_precision_that_loses_updates_is_not_trained_in(store: RunStore, settings: TrainingSettings) -> None:

@@ -15,6 +15,7 @@ from tiny_checkpoint import tiny_settings, write_examples
 from chatglm2 import load_model, load_prefix
 from chatglm2.errors import DataError, PrefixError, RunError
 from training import trainer as trainer_module
+from training import worker
 from training.arguments import TrainingSettings
 from training.events import (
     EvaluationEvent,
@@ -26,6 +27,7 @@ from training.events import (
     step_history,
 )
 from training.runs import Run, RunStore
+from training.step_plan import StepPlan
 from training.worker import train
 
 
@@ -128,6 +130,7 @@ def test_training_lowers_the_loss(store: RunStore, settings: TrainingSettings) -
 def test_accumulated_batches_weigh_alike_whatever_their_length(
     store: RunStore, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "plan_step", lambda *_: StepPlan())
     losses: list[float] = []
     compute = trainer_module.PrefixTrainer.compute_loss
 

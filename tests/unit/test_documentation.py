@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import build_parser
+from benchmarks import tables
 from training.command_line import parse_command
 from training.export import build_parser as build_export_parser
 
@@ -51,6 +52,13 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
             build_export_parser("en").parse_args(arguments[1:])
         elif arguments[:1] != ["test"]:
             build_parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize(("language", "name"), zip(("en", "zh"), READMES, strict=True))
+def test_the_tables_of_speed_are_what_was_measured(repository: Path, language: str, name: str) -> None:
+    text = (repository / name).read_text(encoding="utf-8")
+    for mark, table in tables.tables(tables.read_records(tables.MEASURED), language).items():
+        assert tables.put_between_marks(text, mark, table) == text
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -54,7 +54,7 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
             build_parser().parse_args(arguments)
 
 
-@pytest.mark.parametrize(("language", "name"), zip(("en", "zh"), READMES, strict=True))
+@pytest.mark.parametrize(("language", "name"), [("en", "README.md"), ("zh", "README_zh.md")])
 def test_the_tables_of_speed_are_what_was_measured(repository: Path, language: str, name: str) -> None:
     text = (repository / name).read_text(encoding="utf-8")
     for mark, table in tables.tables(tables.read_records(tables.MEASURED), language).items():

@@ -33,7 +33,7 @@ from training.evaluation import score_sample
 from training.events import CheckpointEvent
 from training.health import Collapse, HealthWatch
 from training.keeping import CheckpointKeeper
-from training.ranks import ALONE, Ranks
+from training.ranks import ALONE, Ranks, is_lost_connection
 from training.reporter import RunReporter
 from training.runs import Run
 from training.step_plan import StepPlan
@@ -208,6 +208,8 @@ class RunTrainer(Trainer):
         except OSError as error:
             raise storage_error(target, error) from error
         except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
+            if is_lost_connection(error):  # waiting for the other processes is part of saving
+                raise
             raise _unsaved(target, error) from error
         self.run.append(CheckpointEvent(step=step, name=target.name))
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.utils.checkpoint import checkpoint
 
 import chatglm2
-from benchmarks.common import gpu_memory, release_memory, report, synchronize
+from benchmarks.common import gpu_memory, median_ratio, release_memory, report, synchronize
 from training.arguments import DEMO_MODEL, SAMPLE_TRAIN_FILE, TrainingSettings
 from training.batching import PaddingCollator
 from training.data import ExampleEncoder, find_columns, read_examples
@@ -98,19 +98,20 @@ def run_training(settings: dict[str, Any]) -> list[StepEvent]:
 
 def compare_with_plain_loop(common: dict[str, Any], steps: int, rounds: int) -> None:
     """Examples a second, ours over the plain loop's, one after the other in each round."""
-    ours, plain, as_original = [], [], []
+    rates: dict[str, list[float]] = {"fp32": [], "bf16": [], "plain": [], "plain_recomputing": []}
     for _ in range(rounds):
-        seconds = [step.seconds_per_step for step in run_training({**common, "dtype": "float32", "max_steps": steps})]
-        ours.append(EXAMPLES / statistics.median(seconds))
-        plain.append(EXAMPLES / statistics.median(plain_steps(common, steps // 3, recompute=False)))
-        as_original.append(EXAMPLES / statistics.median(plain_steps(common, steps // 3, recompute=True)))
+        for name, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
+            taken = run_training({**common, "dtype": dtype, "max_steps": steps})
+            rates[name].append(EXAMPLES / statistics.median(step.seconds_per_step for step in taken))
+        for name, recompute in (("plain", False), ("plain_recomputing", True)):
+            rates[name].append(EXAMPLES / statistics.median(plain_steps(common, steps // 3, recompute)))
     report(
         "training.ratio",
-        examples_per_second=statistics.median(ours),
-        plain_examples_per_second=statistics.median(plain),
-        plain_recomputing_examples_per_second=statistics.median(as_original),
-        ours_over_plain=statistics.median(a / b for a, b in zip(ours, plain, strict=True)),
-        ours_over_plain_recomputing=statistics.median(a / b for a, b in zip(ours, as_original, strict=True)),
+        examples_per_second={name: round(statistics.median(values), 2) for name, values in rates.items()},
+        fp32_over_plain=median_ratio(rates["fp32"], rates["plain"]),
+        bf16_over_plain=median_ratio(rates["bf16"], rates["plain"]),
+        fp32_over_plain_recomputing=median_ratio(rates["fp32"], rates["plain_recomputing"]),
+        bf16_over_plain_recomputing=median_ratio(rates["bf16"], rates["plain_recomputing"]),
     )
 
 

@@ -183,10 +183,10 @@ def measure_errors() -> None:
 
 def compare_cpu_decoding(layers: int, rounds: int) -> None:
     """One decode step of a model of the real widths in bf16, and the same model in INT8 and INT4."""
-    config = ChatGLMConfig(num_layers=layers, padded_vocab_size=CPU_VOCABULARY)
     models = {}
     for name, bits in (("bf16", 0), ("int8", 8), ("int4", 4)):
         torch.manual_seed(0)
+        config = ChatGLMConfig(num_layers=layers, padded_vocab_size=CPU_VOCABULARY)
         with torch.device("meta"):
             model = ChatGLMForConditionalGeneration(config)
         model = model.to(torch.bfloat16).to_empty(device="cpu").eval()

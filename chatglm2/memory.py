@@ -79,15 +79,24 @@ def choose_slots(
     Raises:
         DeviceMemoryError: where not even that fits, with what would.
     """
-    each = slot_bytes(config, dtype.itemsize, columns)
-    free = free_bytes(device) - (WORKING_BYTES if device.type == "cuda" else 0)
-    candidates = [wanted] if wanted is not None else [MOST_SLOTS, 4, 2, 1]
-    fitting = next((slots for slots in candidates if slots * each <= free), None)
-    if fitting is None:
-        raise _too_many_columns(candidates[-1], each, free, columns, device)
-    if wanted is None and fitting < MOST_SLOTS:
-        logger.info("%s are free: %d conversations of %d tokens fit.", _gib(max(free, 0)), fitting, columns)
-    return fitting
+    fitting = fitting_slots(config, dtype, device, columns)
+    if fitting < (wanted or 1):
+        each, free = slot_bytes(config, dtype.itemsize, columns), _free_for_slots(device)
+        raise _too_many_columns(wanted or 1, each, free, columns, device)
+    if wanted is not None:
+        return wanted
+    if fitting < MOST_SLOTS:
+        logger.info("Memory is free for %d conversations of %d tokens.", fitting, columns)
+    return min(fitting, MOST_SLOTS)
+
+
+def fitting_slots(config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, columns: int) -> int:
+    """How many conversations of ``columns`` tokens fit into the memory that is free."""
+    return max(_free_for_slots(device), 0) // slot_bytes(config, dtype.itemsize, columns)
+
+
+def _free_for_slots(device: torch.device) -> int:
+    return free_bytes(device) - (WORKING_BYTES if device.type == "cuda" else 0)
 
 
 def _too_many_columns(slots: int, each: int, free: int, columns: int, device: torch.device) -> DeviceMemoryError:

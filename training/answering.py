@@ -16,6 +16,7 @@ import torch
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Engine, Prefix, Request, SamplingParams
 from chatglm2.engine import PREFIX_ROOM
 from chatglm2.errors import DataError
+from chatglm2.memory import fitting_slots
 from chatglm2.runner import SINGLE_THREAD_PARAMETERS
 from training.arguments import TrainingSettings
 from training.data import Example, ExampleEncoder
@@ -94,8 +95,10 @@ def _answer_with_engine(
     budget = token_budget(settings)
     # A long prefix would take the columns that it needs from the answer.
     excess = max((prefix.length - PREFIX_ROOM for prefix in prefixes if prefix is not None), default=0)
-    slots = min(settings.per_device_eval_batch_size, len(prompts) * len(prefixes))
-    with contextlib.closing(Engine(model, slots=slots, max_length=budget + max(excess, 0))) as engine:
+    length = budget + max(excess, 0)
+    fitting = fitting_slots(model.config, model.dtype, model.device, length + PREFIX_ROOM)
+    slots = max(1, min(settings.per_device_eval_batch_size, len(prompts) * len(prefixes), fitting))
+    with contextlib.closing(Engine(model, slots=slots, max_length=length)) as engine:
         requests = [
             Request(prompt, prefix, _sampling(settings, budget - len(prompt)), settings.seed + index)
             for index, prompt in enumerate(prompts)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_model, load_prefix, load_tokenizer
-from chatglm2.errors import RunError
+from chatglm2.errors import DeviceMemoryError, RunError
 from chatglm2.hub import Hub, resolve_model_directory
 from chatglm2.loading import read_config
 from training.arguments import TrainingSettings
@@ -206,6 +206,8 @@ def _answer(
         if rows:
             _save_partial(plan, rows, len(examples), tokenizer, watcher)
         raise
+    except DeviceMemoryError as error:  # it speaks of the page's settings
+        raise _out_of_memory(plan.settings) from error
     return _in_order(rows)
 
 

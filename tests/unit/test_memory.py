@@ -55,7 +55,7 @@ def test_nothing_is_loaded_that_does_not_fit(tmp_path: Path, monkeypatch: pytest
         load_model(tmp_path, dtype="float32")
 
 
-@pytest.mark.parametrize(("free_gib", "slots"), [(20, 8), (1.5, 4), (0.6, 2), (0.3, 1)])
+@pytest.mark.parametrize(("free_gib", "slots"), [(20, 8), (1.5, 6), (0.6, 2), (0.3, 1)])
 def test_as_many_conversations_as_fit_run_together(
     free_gib: float, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,10 +67,12 @@ def plan_step(model: ChatGLMForConditionalGeneration, settings: TrainingSettings
 def mergeable(settings: TrainingSettings) -> list[int]:
     """How many accumulated batches may run as one, the most first.
 
-    Not where all weights learn, whose memory is elsewhere, nor where padding is learnt: a longer pass has more of it.
+    Not where all weights learn, whose memory is elsewhere, nor where padding is learnt, of which a longer pass has more,
+    nor with smoothed labels, whose loss transformers computes.
     """
     steps = settings.gradient_accumulation_steps
-    if settings.trains_all_weights or not settings.ignore_pad_token_for_loss:
+    smooths = bool(settings.extra().get("label_smoothing_factor"))
+    if settings.trains_all_weights or not settings.ignore_pad_token_for_loss or smooths:
         return [1]
     return [count for count in range(steps, 0, -1) if steps % count == 0]
 

@@ -74,6 +74,7 @@ def test_only_prefixes_without_learnt_padding_are_merged() -> None:
     assert mergeable(settings) == [6, 3, 2, 1]
     assert mergeable(replace(settings, ignore_pad_token_for_loss=False)) == [1]
     assert mergeable(replace(settings, pre_seq_len=None)) == [1]
+    assert mergeable(replace(settings, extra_arguments='{"label_smoothing_factor": 0.1}')) == [1]
 
 
 @pytest.mark.parametrize("rows", [1, 2])

@@ -67,8 +67,8 @@ def plan_step(model: ChatGLMForConditionalGeneration, settings: TrainingSettings
 def mergeable(settings: TrainingSettings) -> list[int]:
     """How many accumulated batches may run as one, the most first.
 
-    Not where all weights learn, whose memory is elsewhere, nor where padding is learnt, of which a longer pass has more,
-    nor with smoothed labels, whose loss transformers computes.
+    Not where all weights learn, whose memory is elsewhere, nor where padding is learnt, of which a longer pass has
+    more, nor with smoothed labels, whose loss transformers computes.
     """
     steps = settings.gradient_accumulation_steps
     smooths = bool(settings.extra().get("label_smoothing_factor"))

@@ -32,8 +32,8 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         None,
         ("Preset", "预设"),
         (
-            "Sets several settings at once; those that you set yourself win.",
-            "一次设定多项设置；自行设定的值优先。",
+            "Sets several; your own win.",
+            "一次设多项，自设的优先。",
         ),
         group="basic",
         choices=tuple(PRESETS),
@@ -41,7 +41,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
     model_name_or_path: str = setting(
         str(DEMO_MODEL),
         ("Base model", "基座模型"),
-        ("Model directory or hub id; its weights stay frozen.", "模型目录或 Hub 名称；其权重保持冻结。"),
+        ("Model directory or hub id.", "模型目录或 Hub 名称。"),
         group="basic",
     )
     train_file: str = setting(
@@ -54,8 +54,8 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         40,
         ("Steps", "训练步数"),
         (
-            "How many times the prefix is updated; -1 counts epochs instead.",
-            "前缀更新的次数；-1 表示改用轮数。",
+            "How often the prefix is updated; -1 counts epochs.",
+            "前缀更新的次数；-1 改用轮数。",
         ),
         group="basic",
         minimum=-1,
@@ -73,8 +73,8 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         5e-2,
         ("Learning rate", "学习率"),
         (
-            "How far each step moves the prefix; lower forgets less of everything else. 5e-05 where all weights learn.",
-            "每步调整前缀的幅度；较低时对其他能力的遗忘更少。训练全部权重时默认 5e-05。",
+            "How far a step goes; all weights start at 5e-05.",
+            "每步的幅度；训练全部权重时默认 5e-05。",
         ),
         group="basic",
         minimum=1e-8,
@@ -84,8 +84,8 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         16,
         ("Prefix length", "前缀长度"),
         (
-            "Learnt tokens in front of the text of every layer; none trains all weights instead.",
-            "每层文本前可学习的前缀 token 数；none 表示改为训练全部权重。",
+            "Learnt tokens in every layer; none: all weights.",
+            "每层可学习的 token 数；none 为全部权重。",
         ),
         group="basic",
         minimum=1,

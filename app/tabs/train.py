@@ -83,13 +83,16 @@ class TrainTab:
     def _build_form(self) -> None:
         self.form: dict[str, Any] = {}
         first, *basic = form_fields("basic")
-        self.form[first.name] = build_setting(first)
+        with gr.Row():
+            self.form[first.name] = build_setting(first)
+            self.name = gr.Textbox(
+                label=word("run_name"), info=word("run_name_help"), max_lines=1, min_width=120, elem_id="run-name"
+            )
         self.preset_reason = gr.HTML(elem_id="preset-reason")
         with gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in basic})
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in form_fields("advanced")})
-        self.name = gr.Textbox(label=word("run_name"), info=word("run_name_help"), max_lines=1, elem_id="run-name")
         self.start = gr.Button(word("start"), variant="primary", elem_id="start")
 
     def _build_live(self) -> None:

@@ -286,6 +286,7 @@ def test_what_is_forgotten_is_shown_beside_the_loss(open_page: OpenPage) -> None
     expect(page.get_by_test_id("toast-body").last).to_contain_text("nowhere.json")
     choose(page, "#setting-mix_file", "general.json")
     page.locator("#start").click()
+    expect(page.locator("#run-progress .badge")).not_to_have_text("已完成")  # the run before
     expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
     expect(page.locator("#retention figcaption")).to_contain_text("通用回答保留")
     expect(page.locator("#retention polyline")).to_be_visible()

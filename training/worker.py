@@ -90,6 +90,7 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
         watch = RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.current_prefix, clock)
         trainer.add_callback(watch)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    ranks.wait()  # the first process to conclude clears away what the others may still look into
     return _ending(trainer)
 
 

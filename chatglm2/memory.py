@@ -54,8 +54,8 @@ def require_memory_for_weights(config: ChatGLMConfig, dtype: torch.dtype, bits: 
     needed = weight_bytes(config, dtype.itemsize, bits)
     if needed <= free:
         return
-    fewer = [fewer for fewer in (8, 4) if not bits or fewer < bits]
-    fitting = next((fewer for fewer in fewer if weight_bytes(config, 2, fewer) <= free), None)
+    smaller = [choice for choice in (8, 4) if not bits or choice < bits]
+    fitting = next((choice for choice in smaller if weight_bytes(config, 2, choice) <= free), None)
     kind = f"INT{bits}" if bits else str(dtype).removeprefix("torch.")
     if fitting:
         size = _gib(weight_bytes(config, 2, fitting))

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_model, load_prefix, load_tokenizer
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_prefix, load_tokenizer
 from chatglm2.errors import DeviceMemoryError, RunError
 from chatglm2.hub import Hub, resolve_model_directory
 from chatglm2.loading import read_config
@@ -28,6 +28,7 @@ from training.data_files import read_table
 from training.evaluation import Contender, Evaluation, ScoredRow, mean_loss, score_rows
 from training.evaluation_plan import EVAL, PREDICT, EvaluationPlan
 from training.evaluation_report import report_data, report_page
+from training.model_setup import load_base, require_device
 from training.samples import PROJECT_ROOT
 from training.storage import explaining_storage_errors, write_together
 
@@ -63,7 +64,9 @@ def run_evaluations(
     settings = plans[0].settings
     try:
         tokenizer = load_tokenizer(settings.model_name_or_path, hub=cast(Hub, settings.hub))
-        model = _load_model(settings, watcher)
+        require_device(settings)
+        watcher.say(f"Model {settings.model_name_or_path}", f"模型 {settings.model_name_or_path}")
+        model = load_base(settings)
         for plan, examples in zip(plans, data, strict=True):
             evaluation = _evaluate(plan, model, tokenizer, examples, contenders, watcher)
             try:
@@ -151,22 +154,6 @@ def _load_contenders(plan: EvaluationPlan, watcher: Watcher) -> tuple[Contender,
     )
     tuned = Contender(settings.model_name_or_path, plan.checkpoint, prefix)
     return (tuned, base) if settings.baseline else (tuned,)
-
-
-def _load_model(settings: TrainingSettings, watcher: Watcher) -> ChatGLMForConditionalGeneration:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise RunError(
-            "--device cuda needs a CUDA GPU; torch sees none here. Use --device auto or cpu.",
-            "--device cuda 需要 CUDA 显卡，当前未检测到。请使用 --device auto 或 cpu。",
-        )
-    watcher.say(f"Model {settings.model_name_or_path}", f"模型 {settings.model_name_or_path}")
-    return load_model(
-        settings.model_name_or_path,
-        dtype=None if settings.dtype == "auto" else settings.dtype,
-        quantization_bit=settings.quantization_bit,
-        device=None if settings.device == "auto" else settings.device,
-        hub=cast(Hub, settings.hub),
-    )
 
 
 def _evaluate(

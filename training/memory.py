@@ -6,7 +6,6 @@ Knows sizes; moves nothing.
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import torch
@@ -16,7 +15,6 @@ from chatglm2.errors import RunError
 from chatglm2.memory import free_bytes
 from training.arguments import TrainingSettings
 
-logger = logging.getLogger(__name__)
 # A weight that learns has a gradient and AdamW's two moments beside it, all in its dtype.
 COPIES_OF_TRAINED_WEIGHTS = 4
 

@@ -41,7 +41,7 @@ def _prepare_prefix(
     run: Run, settings: TrainingSettings, length: int, checkpoint: Path | None, ranks: Ranks
 ) -> ChatGLMForConditionalGeneration:
     """A frozen model with a prefix that learns."""
-    model = _load_model(settings, ranks)
+    model = load_base(settings, ranks.device)
     set_seed(settings.seed)
     model.prepare_prefix_tuning(length, settings.prefix_projection)
     if settings.ptuning_checkpoint and checkpoint is None:
@@ -69,7 +69,7 @@ def _prepare_all_weights(
     directory = resolve_model_directory(checkpoint or settings.model_name_or_path, hub=cast(Hub, settings.hub))
     resolved = getattr(torch, dtype)
     require_memory_for_all_weights(read_config(directory), settings, resolved, device, ranks.size, ranks.local_size)
-    model = _load_model(replace(settings, model_name_or_path=str(directory), dtype=dtype), ranks)
+    model = load_base(replace(settings, model_name_or_path=str(directory), dtype=dtype), ranks.device)
     if model.config.quantization_bit:
         raise RunError(
             f"{directory} is quantized to {model.config.quantization_bit} bits, and quantized weights cannot learn. "
@@ -107,15 +107,15 @@ def require_device(settings: TrainingSettings) -> None:
         )
 
 
-def _load_model(settings: TrainingSettings, ranks: Ranks) -> ChatGLMForConditionalGeneration:
+def load_base(settings: TrainingSettings, device: torch.device | None = None) -> ChatGLMForConditionalGeneration:
+    """The model that ``settings`` name, as they ask for it; on ``device``, where a process has one of its own."""
     dtype = None if settings.dtype == "auto" else settings.dtype
-    device = ranks.device or (None if settings.device == "auto" else settings.device)
     logger.info("Loading %s", settings.model_name_or_path)
     return load_model(
         settings.model_name_or_path,
         dtype=dtype,
         quantization_bit=settings.quantization_bit,
-        device=device,
+        device=device or (None if settings.device == "auto" else settings.device),
         hub=cast(Hub, settings.hub),
     )
 

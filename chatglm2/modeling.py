@@ -97,6 +97,11 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     return torch.cat((turned.to(x.dtype), passing), dim=-1)
 
 
+def pick(hidden: Tensor, wanted: Tensor | None) -> Tensor:
+    """The tokens ``wanted`` ``[n]`` of ``hidden`` ``[B, S, H]``, counted through all rows, as ``[n, H]``; None: all."""
+    return hidden if wanted is None else hidden.flatten(0, 1).index_select(0, wanted)
+
+
 class SelfAttention(nn.Module):
     """Multi-query attention with one fused projection for queries, keys and values."""
 
@@ -120,12 +125,13 @@ class SelfAttention(nn.Module):
         mask: Tensor | None,
         cache: KeyValueCache | None,
         prefix: Tensor | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         batch, length, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, length, -1, self.channels)  # [B, S, N + 2G, D]
         if cache is None and (fused := find_layer_kernels(mixed)):
             query, key, value = fused.rotate_and_join(mixed, rotation, prefix, self.groups)
-            return self.dense(attend(query, key, value, mask).transpose(1, 2).flatten(2))
+            return self.dense(pick(attend(query, key, value, mask).transpose(1, 2).flatten(2), wanted))
         turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
         query, key = rotate(turning, rotation).transpose(1, 2).split((self.heads, self.groups), dim=1)
         value = value.transpose(1, 2)  # [B, G, S, D]
@@ -135,7 +141,26 @@ class SelfAttention(nn.Module):
             key = torch.cat((prefix[0], key), dim=2)
             value = torch.cat((prefix[1], value), dim=2)
         context = attend(query, key, value, mask)
-        return self.dense(context.transpose(1, 2).flatten(2))
+        return self.dense(pick(context.transpose(1, 2).flatten(2), wanted))
+
+
+def gate(mixed: Tensor) -> Tensor:
+    """SwiGLU between the projections: ``silu(first half) * second half`` of ``[…, 2F]``."""
+    if fused := find_layer_kernels(mixed):
+        gated: Tensor = fused.gate(mixed)
+        return gated
+    first, second = mixed.chunk(2, dim=-1)
+    return F.silu(first) * second
+
+
+def gate_gradient(mixed: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient for `gate`'s ``mixed``, which it may overwrite."""
+    if fused := find_layer_kernels(mixed):
+        overwritten: Tensor = fused.gate_gradient_(mixed, gradient)
+        return overwritten
+    with torch.enable_grad():
+        mixed = mixed.requires_grad_()
+        return torch.autograd.grad(gate(mixed), mixed, gradient)[0]
 
 
 class MLP(nn.Module):
@@ -147,16 +172,8 @@ class MLP(nn.Module):
         self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=bias)
         self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=bias)
 
-    def activate(self, hidden: Tensor) -> Tensor:
-        """What the second projection gets, ``[…, F]``."""
-        mixed = self.dense_h_to_4h(hidden)
-        if fused := find_layer_kernels(mixed):
-            return fused.gate(mixed)
-        gate, up = mixed.chunk(2, dim=-1)
-        return F.silu(gate) * up
-
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.dense_4h_to_h(self.activate(hidden))
+        return self.dense_4h_to_h(gate(self.dense_h_to_4h(hidden)))
 
 
 class GLMBlock(GradientCheckpointingLayer):
@@ -176,22 +193,40 @@ class GLMBlock(GradientCheckpointingLayer):
         mask: Tensor | None,
         cache: KeyValueCache | None,
         prefix: Tensor | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        hidden = hidden + self.self_attention(self.input_layernorm(hidden), rotation, mask, cache, prefix)
+        """``[B, S, H]``, or of the ``wanted`` tokens alone (see `pick`), ``[n, H]``."""
+        attended = self.self_attention(self.input_layernorm(hidden), rotation, mask, cache, prefix, wanted)
+        hidden = pick(hidden, wanted) + attended
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
-    def __call__(self, hidden: Tensor, rotation: Tensor, mask: Tensor | None, cache: Any, prefix: Tensor | None) -> Any:
+    def __call__(
+        self,
+        hidden: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None,
+        cache: Any,
+        prefix: Tensor | None,
+        wanted: Tensor | None = None,
+    ) -> Any:
         recomputes = self.gradient_checkpointing and self.training and cache is None
         if not recomputes or any(parameter.requires_grad for parameter in self.parameters()):
-            return super().__call__(hidden, rotation, mask, cache, prefix)
-        hidden, activated = recompute(self._before_last_projection, hidden, rotation, mask, prefix)
-        return hidden + self.mlp.dense_4h_to_h(activated)
+            return super().__call__(hidden, rotation, mask, cache, prefix, wanted)
+        arguments = hidden, rotation, mask, prefix, wanted
+        hidden, gated = recompute(self._before_gate, gate, gate_gradient, arguments)
+        return hidden + self.mlp.dense_4h_to_h(gated)
 
-    def _before_last_projection(
-        self, hidden: Tensor, rotation: Tensor, mask: Tensor | None, prefix: Tensor | None
+    def _before_gate(
+        self,
+        hidden: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None,
+        prefix: Tensor | None,
+        wanted: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        hidden = hidden + self.self_attention(self.input_layernorm(hidden), rotation, mask, None, prefix)
-        return hidden, self.mlp.activate(self.post_attention_layernorm(hidden))
+        attended = self.self_attention(self.input_layernorm(hidden), rotation, mask, None, prefix, wanted)
+        hidden = pick(hidden, wanted) + attended
+        return hidden, self.mlp.dense_h_to_4h(self.post_attention_layernorm(hidden))
 
 
 class Embedding(nn.Module):
@@ -226,11 +261,13 @@ class GLMTransformer(nn.Module):
         mask: Tensor | None,
         cache: KeyValueCache | None,
         prefix: Tensor | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         # Taken apart at once: the gradient of each part alone would be as large as all of them.
         prefixes = [None] * len(self.layers) if prefix is None else prefix.unbind()
-        for layer, part in zip(self.layers, prefixes, strict=True):
-            hidden = layer(hidden, rotation, mask, cache, part)
+        for index, (layer, part) in enumerate(zip(self.layers, prefixes, strict=True), start=1):
+            # The other tokens have done their part once the last layer has their keys and values.
+            hidden = layer(hidden, rotation, mask, cache, part, wanted if index == len(self.layers) else None)
         return self.final_layernorm(hidden)
 
 
@@ -252,8 +289,9 @@ class ChatGLMModel(nn.Module):
         mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
         prefix: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states ``[B, S, H]`` after the final norm.
+        """Hidden states after the final norm: ``[B, S, H]``, or ``[n, H]`` of the ``wanted`` tokens.
 
         Args:
             input_ids: ``[B, S]``.
@@ -261,9 +299,10 @@ class ChatGLMModel(nn.Module):
             mask: boolean ``[B or 1, 1, S, P + K]``, true where a query may look; see `attend` for its absence.
             cache: where keys and values go and come from.
             prefix: ``[layers, 2, B, G, P, D]``, put in front of the keys and values of every layer.
+            wanted: ``[n]``, tokens counted through all rows; the last layer computes no others.
         """
         hidden = self.embedding(input_ids)
-        return self.encoder(hidden, self.rotary_pos_emb(position_ids), mask, cache, prefix)
+        return self.encoder(hidden, self.rotary_pos_emb(position_ids), mask, cache, prefix, wanted)
 
 
 class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -361,7 +400,7 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: ``[B, cached + S]``, 1 for text and 0 for padding, prefix not counted; all text if absent.
             position_ids: ``[B, S]``; counted over the text of ``attention_mask`` if absent.
             labels: ``[B, S]``, -100 where there is nothing to learn. The loss is the mean cross-entropy of the next
-                token; only label positions go through the head, so ``logits`` is None.
+                token; only label positions go through the head and the end of the last layer, so ``logits`` is None.
             loss_weights: ``[B]``, how much each label of a row counts: the loss is the sum of the weighted
                 cross-entropies instead of their mean.
             past_key_values: a transformers cache.
@@ -378,13 +417,15 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             position_ids = count_positions(attention_mask, batch, length, past, input_ids.device)
         prefix_length = key_values.shape[4] if key_values is not None else 0
         mask = build_attention_mask(attention_mask, length, past, prefix_length, prefix_mask, input_ids.device)
+        wanted = None
         if labels is not None:  # before the layers: a GPU would have to end them first
             rows, columns = (labels[:, 1:] != IGNORED_LABEL).nonzero(as_tuple=True)
-        hidden = self.transformer(input_ids, position_ids, mask, past_key_values, key_values)
+            wanted = rows * length + columns
+        hidden = self.transformer(input_ids, position_ids, mask, past_key_values, key_values, wanted)
         if labels is not None:
             weights = None if loss_weights is None else loss_weights[rows]
             targets = labels[rows, columns + 1]
-            loss = cross_entropy(hidden[rows, columns], self.transformer.output_layer, targets, weights)
+            loss = cross_entropy(hidden, self.transformer.output_layer, targets, weights)
             return CausalLMOutputWithPast(loss=loss, past_key_values=past_key_values)
         logits = self.transformer.output_layer(hidden[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)

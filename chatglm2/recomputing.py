@@ -1,8 +1,8 @@
 """Computing a frozen layer again in the backward pass, instead of keeping what lies inside it.
 
 What `torch.utils.checkpoint` does for any layer, it does with a hook for every kept tensor, and the host becomes slower
-than the GPU. A frozen layer needs less: no weight asks for a gradient, nothing in it is random, and its last projection
-keeps nothing and so need not be computed again.
+than the GPU. A frozen layer needs less: no weight asks for a gradient, nothing in it is random, and what comes after
+its widest tensor, the gate and the last projection, need not be computed again.
 """
 
 from __future__ import annotations
@@ -13,35 +13,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# From a layer's input, rotation, mask and prefix to what its last projection adds up: the residual, and its own input.
-LayerPart = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+# What a layer is computed from: its input, rotation, mask, prefix and wanted tokens.
+LayerArguments = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+# From those to the residual, and to what the gate gets.
+LayerPart = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def recompute(
-    part: LayerPart, hidden: Tensor, rotation: Tensor, mask: Tensor | None, prefix: Tensor | None
+    part: LayerPart,
+    gate: Callable[[Tensor], Tensor],
+    gate_gradient: Callable[[Tensor, Tensor], Tensor],
+    arguments: LayerArguments,
 ) -> tuple[Tensor, Tensor]:
-    """``part(hidden, rotation, mask, prefix)``, of which only the arguments are kept for the backward pass."""
-    found: tuple[Tensor, Tensor] = _Recomputed.apply(part, hidden, rotation, mask, prefix)
+    """The residual of ``part(*arguments)`` and ``gate`` of its other result; only the arguments are kept.
+
+    ``gate_gradient`` takes what the gate gets and the gradient of what it gives, and may overwrite the first.
+    """
+    found: tuple[Tensor, Tensor] = _Recomputed.apply(part, gate, gate_gradient, *arguments)
     return found
 
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, part: LayerPart, hidden: Tensor, rotation: Tensor, mask: Tensor | None, prefix: Tensor | None
+        ctx: Any,
+        part: LayerPart,
+        gate: Callable[[Tensor], Tensor],
+        gate_gradient: Callable[[Tensor, Tensor], Tensor],
+        hidden: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None,
+        prefix: Tensor | None,
+        wanted: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.part = part
-        ctx.save_for_backward(hidden, rotation, mask, prefix)
-        return part(hidden, rotation, mask, prefix)
+        ctx.part, ctx.gate_gradient = part, gate_gradient
+        ctx.save_for_backward(hidden, rotation, mask, prefix, wanted)
+        residual, mixed = part(hidden, rotation, mask, prefix, wanted)
+        return residual, gate(mixed)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, None, None, Tensor | None]:
-        hidden, rotation, mask, prefix = ctx.saved_tensors
-        _, hidden_learns, _, _, prefix_learns = ctx.needs_input_grad
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, rotation, mask, prefix, wanted = ctx.saved_tensors
+        hidden_learns, prefix_learns = ctx.needs_input_grad[3], ctx.needs_input_grad[6]
         hidden = hidden.detach().requires_grad_(hidden_learns)
         prefix = prefix.detach().requires_grad_(prefix_learns) if prefix is not None else None
         with torch.enable_grad():
-            results = ctx.part(hidden, rotation, mask, prefix)
+            residual, mixed = ctx.part(hidden, rotation, mask, prefix, wanted)
+        mixed_gradient = ctx.gate_gradient(mixed.detach(), gradients[1])
         inputs = [tensor for tensor in (hidden, prefix) if tensor is not None and tensor.requires_grad]
-        found = iter(torch.autograd.grad(results, inputs, gradients))
-        return None, next(found) if hidden_learns else None, None, None, next(found) if prefix_learns else None
+        found = iter(torch.autograd.grad((residual, mixed), inputs, (gradients[0], mixed_gradient)))
+        hidden_gradient = next(found) if hidden_learns else None
+        return None, None, None, hidden_gradient, None, None, next(found) if prefix_learns else None, None

@@ -58,20 +58,28 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (mixed,) = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        width = gradient.shape[-1]
-        mixed_gradient = torch.empty_like(mixed)
-        with torch.cuda.device(mixed.device):
-            _gate_gradient_kernel[(gradient.numel() // width, triton.cdiv(width, GATE_BLOCK))](
-                mixed, gradient, mixed_gradient, width, BLOCK=GATE_BLOCK, num_warps=4
-            )
-        return mixed_gradient
+        return _gate_gradient(mixed, gradients[0], torch.empty_like(mixed))
+
+
+def _gate_gradient(mixed: Tensor, gradient: Tensor, mixed_gradient: Tensor) -> Tensor:
+    gradient = gradient.contiguous()
+    width = gradient.shape[-1]
+    with torch.cuda.device(mixed.device):
+        _gate_gradient_kernel[(gradient.numel() // width, triton.cdiv(width, GATE_BLOCK))](
+            mixed, gradient, mixed_gradient, width, BLOCK=GATE_BLOCK, num_warps=4
+        )
+    return mixed_gradient
 
 
 def gate(mixed: Tensor) -> Tensor:
     """SwiGLU's middle, ``silu(first half) * second half`` of contiguous ``[…, 2F]``; keeps only its input."""
     gated: Tensor = _Gate.apply(mixed)
     return gated
+
+
+def gate_gradient_(mixed: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient for `gate`'s ``mixed``, written over it: each program reads its columns before it writes them."""
+    return _gate_gradient(mixed, gradient, mixed)
 
 
 @triton.jit

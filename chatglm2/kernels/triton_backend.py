@@ -26,6 +26,12 @@ MOST_FUSED_GRADIENT_ROWS = 16
 MANY_ROWS = 8192
 # Weight rows of more bytes than this are long enough for four warps to share.
 LONG_ROW_BYTES = 4096
+# Columns that a program unpacks.
+EXTRACTED_COLUMNS = 256
+# A gradient of this many tokens keeps the card busy with half of a weight; one of more numbers than this is worth
+# halving: 128 MiB in half precision.
+MANY_TOKENS = 2048
+LARGE_WEIGHT = 1 << 26
 # The kernels read weights in vectors of this many columns.
 COLUMN_ALIGNMENT = 64
 
@@ -57,8 +63,21 @@ class TritonBackend(Backend):
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         if len(gradient) > MOST_FUSED_GRADIENT_ROWS:
-            return gradient @ self.dense()
+            return self._unpacked_input_gradient(gradient)
         return self.fused_input_gradient(gradient)
+
+    def _unpacked_input_gradient(self, gradient: Tensor) -> Tensor:
+        """By half of the columns at a time where there is enough to do: less of a large weight is unpacked at once."""
+        columns = self.weight.columns
+        if len(gradient) < MANY_TOKENS or self.weight.rows * columns <= LARGE_WEIGHT:
+            return gradient @ self.dense()
+        x_gradient = gradient.new_empty(len(gradient), columns)
+        width = triton.cdiv(columns, 2 * EXTRACTED_COLUMNS) * EXTRACTED_COLUMNS
+        for first in range(0, columns, width):
+            part = self.dense(first, min(width, columns - first))
+            torch.mm(gradient, part, out=x_gradient[:, first : first + part.shape[1]])
+            del part  # before the next one is unpacked
+        return x_gradient
 
     def fused_matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`matmul` that writes no dense weight."""
@@ -139,18 +158,24 @@ class TritonBackend(Backend):
             )
         return x_gradient
 
-    def dense(self) -> Tensor:
-        """The weight ``[N, K]`` in the activations' dtype."""
+    def dense(self, first: int = 0, width: int | None = None) -> Tensor:
+        """The weight ``[N, K]`` in the activations' dtype, or ``width`` of its columns from ``first``.
+
+        ``first`` is a multiple of `EXTRACTED_COLUMNS`.
+        """
         weight = self.weight
-        dense = torch.empty(weight.rows, weight.columns, dtype=self.dtype, device=weight.integers.device)
-        rows, columns = 16, 256
+        width = weight.columns - first if width is None else width
+        dense = torch.empty(weight.rows, width, dtype=self.dtype, device=weight.integers.device)
+        rows, columns = 16, EXTRACTED_COLUMNS
         with torch.cuda.device(dense.device):
-            extract_kernel[(triton.cdiv(weight.rows, rows), triton.cdiv(weight.columns, columns))](
+            extract_kernel[(triton.cdiv(weight.rows, rows), triton.cdiv(width, columns))](
                 weight.integers,
                 weight.scale,
                 dense,
+                first,
                 weight.rows,
                 K=weight.columns,
+                WIDTH=width,
                 BITS=weight.bits,
                 GROUP=weight.group_size or 0,
                 BLOCK_N=rows,

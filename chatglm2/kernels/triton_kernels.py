@@ -317,18 +317,20 @@ def extract_kernel(
     weight_ptr,
     scale_ptr,
     dense_ptr,
+    first,
     N,
     K: tl.constexpr,
+    WIDTH: tl.constexpr,
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """The dense weight ``[N, K]``."""
+    """WIDTH columns of the dense weight from column ``first``, ``[N, WIDTH]``; ``first`` is a multiple of BLOCK_K."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    start = tl.program_id(1) * BLOCK_K
+    start = first + tl.program_id(1) * BLOCK_K
     column = start + tl.arange(0, BLOCK_K)
-    seen = (row < N)[:, None] & (column < K)[None, :]
+    seen = (row < N)[:, None] & (column < first + WIDTH)[None, :]
     integers = _load_integers(weight_ptr, row, start, N, K, BITS, BLOCK_N, BLOCK_K)
     if GROUP > 0:
         group = row[:, None] * (K // GROUP) + column[None, :] // GROUP
@@ -337,5 +339,7 @@ def extract_kernel(
         scales = tl.load(scale_ptr + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
     dense = integers.to(tl.float32) * scales
     tl.store(
-        dense_ptr + row.to(tl.int64)[:, None] * K + column[None, :], dense.to(dense_ptr.dtype.element_ty), mask=seen
+        dense_ptr + row.to(tl.int64)[:, None] * WIDTH + (column - first)[None, :],
+        dense.to(dense_ptr.dtype.element_ty),
+        mask=seen,
     )

@@ -37,6 +37,9 @@ def test_the_gate_equals_silu_times_the_other_half(dtype: torch.dtype) -> None:
     assert relative_error(found, expected) < TOLERANCE[dtype]
     assert halves[0].grad is not None and halves[1].grad is not None
     assert relative_error(halves[0].grad, halves[1].grad) < TOLERANCE[dtype]
+    overwritten = halves[0].detach().clone()
+    assert layer_kernels.gate_gradient_(overwritten, outer.to(dtype)) is overwritten
+    assert torch.equal(overwritten, halves[0].grad)
 
 
 @needs_gpu

@@ -194,6 +194,21 @@ def test_the_triton_backend_agrees_at_the_real_shapes(shape: tuple[int, int]) ->
 
 
 @needs_triton
+@pytest.mark.parametrize("group_size", [None, 64])
+def test_a_large_weight_is_unpacked_in_halves_for_the_gradient(group_size: int | None) -> None:
+    weight = random_weight(27392, 4096, 4, group_size, torch.float16, "cuda")
+    backend = choose_backend(weight, torch.float16)
+    gradient = torch.randn(2100, 27392, device="cuda").half()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    found = backend.input_gradient(gradient)
+    needed = torch.cuda.max_memory_allocated() - before - found.nbytes
+    assert needed < 0.6 * 27392 * 4096 * 2
+    expected = gradient.float() @ dequantize(weight).float()
+    assert relative_error(found, expected.double().cpu()) < 2e-3
+
+
+@needs_triton
 def test_large_activations_do_not_overflow_on_the_way() -> None:
     weight = random_weight(128, 4096, 4, None, torch.float16, "cuda")
     small = PackedWeight(weight.integers, weight.scale / 64, 4)

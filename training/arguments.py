@@ -15,7 +15,7 @@ from typing import Any
 
 from chatglm2.errors import RunError
 from training.distributed_arguments import DistributedSettings
-from training.evaluation_arguments import EvaluationSettings
+from training.evaluation.arguments import EvaluationSettings
 from training.presets import PRESETS
 from training.samples import DEMO_MODEL, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 from training.setting import SettingField, SettingValue, setting, unknown_setting

@@ -92,7 +92,7 @@ def _execute(command: Command, language: str) -> int:
             "--detach 不等待训练结束，因此无法随后评估。请去掉 --detach，或去掉 --do_eval 和 --do_predict。",
         )
     if evaluates:
-        from training.evaluation_plan import require_files
+        from training.evaluation.plan import require_files
 
         require_files(command)
     run, code = (_train_together if "WORLD_SIZE" in os.environ else _train)(command, store, language)
@@ -124,9 +124,9 @@ def _train_together(command: Command, store: RunStore, language: str) -> tuple[R
 
 def _evaluate(command: Command, language: str) -> int:
     # Here, as they import torch and transformers, which starting a training does not need.
-    from training.evaluation_job import report_path, run_evaluations
-    from training.evaluation_plan import plan_evaluations
-    from training.terminal import ProgressLine, score_table
+    from training.evaluation.job import report_path, run_evaluations
+    from training.evaluation.plan import plan_evaluations
+    from training.evaluation.terminal import ProgressLine, score_table
 
     try:
         plans = plan_evaluations(command)

@@ -29,7 +29,7 @@ from training.arguments import TrainingSettings
 from training.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator
 from training.checkpoints import METADATA_FILE
 from training.data import IGNORED_LABEL
-from training.evaluation import score_sample
+from training.evaluation.scoring import score_sample
 from training.events import CheckpointEvent
 from training.health import Collapse, HealthWatch
 from training.keeping import CheckpointKeeper

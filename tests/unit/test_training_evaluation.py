@@ -25,15 +25,23 @@ from training.answering import Answer, answer_examples, reference_text
 from training.arguments import TrainingSettings
 from training.command_line import parse_command
 from training.data import Example, ExampleEncoder
-from training.evaluation import Contender, Evaluation, ScoredAnswer, ScoredRow, mean_loss, score_rows, score_sample
-from training.evaluation_job import results, run_evaluations
-from training.evaluation_plan import plan_evaluations
-from training.evaluation_report import SHOWN_EXTREMES, SHOWN_ROWS, WORDS, report_data, report_page
+from training.evaluation.job import results, run_evaluations
+from training.evaluation.plan import plan_evaluations
+from training.evaluation.report import SHOWN_EXTREMES, SHOWN_ROWS, WORDS, report_data, report_page
+from training.evaluation.scoring import (
+    Contender,
+    Evaluation,
+    ScoredAnswer,
+    ScoredRow,
+    mean_loss,
+    score_rows,
+    score_sample,
+)
+from training.evaluation.terminal import ProgressLine, score_table
 from training.main import main
 from training.metrics import score
 from training.runs import RunStore
 from training.samples import SAMPLE_DEV_FILE
-from training.terminal import ProgressLine, score_table
 
 EXAMPLES = [
     Example("类型#上衣*颜色#红色", "这件红色上衣很百搭。"),

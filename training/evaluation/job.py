@@ -25,9 +25,9 @@ from chatglm2.loading import read_config
 from training.arguments import TrainingSettings
 from training.data import Example, find_columns, read_examples
 from training.data_files import read_table
-from training.evaluation import Contender, Evaluation, ScoredRow, mean_loss, score_rows
-from training.evaluation_plan import EVAL, PREDICT, EvaluationPlan
-from training.evaluation_report import report_data, report_page
+from training.evaluation.plan import EVAL, PREDICT, EvaluationPlan
+from training.evaluation.report import report_data, report_page
+from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_rows
 from training.model_setup import load_base, require_device
 from training.samples import PROJECT_ROOT
 from training.storage import explaining_storage_errors, write_together

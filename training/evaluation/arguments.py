@@ -1,4 +1,4 @@
-"""The settings of validating while training, and of an evaluation on its own; `arguments.py` has the others.
+"""The settings of validating while training, and of an evaluation on its own; `training/arguments.py` has the others.
 
 Knows what a value may be; does not know how anything is measured.
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments import TrainingSettings, setting_fields
-from training.evaluation import Contender, Evaluation, ScoredAnswer, ScoredRow
-from training.evaluation_charts import difference_bar, score_histogram
+from training.evaluation.charts import difference_bar, score_histogram
+from training.evaluation.scoring import Contender, Evaluation, ScoredAnswer, ScoredRow
 from training.setting import SettingValue, Words
 
 METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")

@@ -9,8 +9,8 @@ import time
 import unicodedata
 from typing import TextIO
 
-from training.evaluation import Evaluation
-from training.evaluation_report import METRIC_NAMES, METRICS, WORDS, contender_names
+from training.evaluation.report import METRIC_NAMES, METRICS, WORDS, contender_names
+from training.evaluation.scoring import Evaluation
 from training.setting import Words
 
 # A file or a pipe gets a line now and then; a terminal's line changes in place.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from app.archive import ORIGINAL_FORMAT
 from app.charts import format_number, histogram
 from app.conversation import PANES, Answer
 from app.i18n import Speech
@@ -25,6 +26,7 @@ from training.runs import Status
 GIB = 2**30
 MIB = 2**20
 DOWNLOAD_PATH = "download-checkpoint"
+DOWNLOAD_FRAME = "download-answer"  # where the page learns why a download failed
 
 
 def escape(text: object) -> str:
@@ -299,10 +301,23 @@ def _row_actions(source: Source, selected: dict[str, str], speech: Speech) -> st
         data = f'data-action="{action}" data-key="{key}"'
         return f'<button type="button" {data} aria-label="{label}"{state}>{escape(name)}</button>'
 
-    link = (
-        f'<a href="{DOWNLOAD_PATH}?{urlencode({"key": source.key})}" download>{escape(speech("action_download"))}</a>'
-    )
-    return button("left") + button("right") + link + button("delete")
+    return button("left") + button("right") + _download_links(source, speech) + button("delete")
+
+
+def _download_links(source: Source, speech: Speech) -> str:
+    """The checkpoint's own files, and beside them the original's format, which a complete model does not have."""
+
+    def link(action: str, **asked: str) -> str:
+        target = f"{DOWNLOAD_PATH}?{urlencode({'key': source.key, **asked})}"
+        title = speech(f"action_{action}_help")
+        words = f'title="{escape(title)}" aria-label="{escape(f"{title}: {source.name}")}"'
+        name = escape(speech(f"action_{action}"))
+        return f'<a href="{escape(target)}" target="{DOWNLOAD_FRAME}" {words}>{name}</a>'
+
+    links = link("download")
+    if source.info is not None and source.info.is_prefix:
+        links += link("original", format=ORIGINAL_FORMAT)
+    return f'<span class="downloads">{links}</span>'
 
 
 def format_time(moment: float | datetime) -> str:

@@ -29,4 +29,9 @@ def say(sentence: str) -> None:
 
 def say_problem(error: ChatGLMError, speech: Speech) -> None:
     """Shows what went wrong and what to do about it."""
-    gr.Warning(html.escape(error.localized(speech.language)))
+    warn(error.localized(speech.language))
+
+
+def warn(sentence: str) -> None:
+    """Shows a sentence about what went wrong."""
+    gr.Warning(html.escape(sentence))

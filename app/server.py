@@ -25,14 +25,14 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.archive import archive_name, write_archive
+from app.archive import prepare_download
 from app.fragments import DOWNLOAD_PATH
 from app.i18n import LANGUAGE_COOKIE, build_i18n, language_of
 from app.machine import lan_addresses
 from app.services import Services
 from app.settings_form import setting_words
 from app.theme import FAVICON, build_theme, head_script, stylesheets
-from chatglm2.errors import ChatGLMError
+from chatglm2.errors import ChatGLMError, PrefixError
 from training.storage import explaining_storage_errors
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -202,14 +202,16 @@ def routes(services: Services) -> list[Route]:
 
     def download(request: Request) -> Response:
         try:
-            source = services.sources.find(request.query_params.get("key", ""))
+            info = services.sources.find(request.query_params.get("key", "")).info
+            if info is None:
+                raise PrefixError(
+                    "The base model is not a checkpoint. Choose a checkpoint.", "基座模型不是检查点，请选择一个检查点。"
+                )
+            ready = prepare_download(info, request.query_params.get("format", ""), services.host.options)
         except ChatGLMError as error:
             language = language_of(request.cookies, request.headers)
             return PlainTextResponse(error.localized(language), status_code=404)
-        if source.info is None:
-            return PlainTextResponse("The base model is not a checkpoint.", status_code=404)
-        archive = write_archive(source.info)
-        return FileResponse(archive, filename=archive_name(source.info), background=BackgroundTask(archive.unlink))
+        return FileResponse(ready.file, filename=ready.name, background=BackgroundTask(ready.discard))
 
     return [Route("/healthz", health), Route(f"/{DOWNLOAD_PATH}", download)]
 

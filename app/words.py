@@ -183,6 +183,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "action_left": ("Left", "左栏"),
     "action_right": ("Right", "右栏"),
     "action_download": ("Download", "下载"),
+    "action_download_help": ("Download as a zip of its files", "下载为包含全部文件的 zip"),
+    "action_original": ("Original format", "原版格式"),
+    "action_original_help": (
+        "Download in the original format (pytorch_model.bin), for the original repository's code",
+        "下载原版格式（pytorch_model.bin），供原版仓库的代码使用",
+    ),
     "action_delete": ("Delete", "删除"),
     "name_path": ("Add a checkpoint from another place", "添加别处的检查点"),
     "name_path_help": (

@@ -36,6 +36,7 @@ class ExportRequest:
         output: a directory that is not there yet, or is empty.
         base_model: directory or hub id of the base; if None, what the checkpoint names.
         hub: where a hub id is looked for.
+        fallback_base: the base if ``base_model`` is None and what the checkpoint names, if anything, is not found.
     """
 
     source: str
@@ -43,6 +44,7 @@ class ExportRequest:
     output: Path
     base_model: str | None = None
     hub: Hub = "huggingface"
+    fallback_base: str | None = None
 
 
 def export(request: ExportRequest) -> Path:
@@ -100,6 +102,8 @@ def _find_base(request: ExportRequest, info: CheckpointInfo | None) -> Path:
     try:
         return _resolve(named, request.hub, "config.json")
     except CheckpointError as error:
+        if request.fallback_base is not None:
+            return _resolve(request.fallback_base, request.hub, "config.json")
         raise RunError(
             f"The base model of {request.source} is needed, and "
             + (f"{named}, which the checkpoint names, was not found" if named else "its files do not name it")

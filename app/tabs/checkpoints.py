@@ -10,19 +10,28 @@ from typing import Any
 import gradio as gr
 
 from app.conversation import PANES
-from app.fragments import checkpoint_table, sentence_html
+from app.fragments import DOWNLOAD_FRAME, checkpoint_table, sentence_html
 from app.i18n import Speech, speech_for, word
-from app.listening import ASKED, QUIET, say, say_problem
+from app.listening import ASKED, QUIET, say, say_problem, warn
 from app.services import Services
 from app.tabs.compare import CompareTab
 from chatglm2.errors import ChatGLMError
 
+# A download leaves its frame empty; what arrives there is the sentence that says why there is none.
 TABLE_SCRIPT = """
+const frame = document.createElement("iframe");
+frame.name = "DOWNLOAD_FRAME";
+frame.hidden = true;
+frame.addEventListener("load", () => {
+  const sentence = frame.contentDocument?.body?.textContent;
+  if (sentence) trigger("click", { action: "problem", key: sentence });
+});
+document.body.append(frame);
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
   if (button) trigger("click", { action: button.dataset.action, key: button.dataset.key });
 });
-"""
+""".replace("DOWNLOAD_FRAME", DOWNLOAD_FRAME)
 Updates = dict[Any, Any]
 
 
@@ -67,6 +76,8 @@ class CheckpointsTab:
         action, key = str(event.action), str(event.key)
         if action == "delete":
             return self._ask(key, speech)
+        if action == "problem":
+            warn(key)
         if action not in PANES:
             return {self.shown: gr.skip()}
         updates = self.compare_tab.choose(action, key, chosen, speech)

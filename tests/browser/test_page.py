@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Browser, Page, expect
+from safetensors.torch import load_file
 from served_page import OpenPage, Served, TakeScreenshot, start_page, stop_page
+
+from chatglm2.prefix import PREFIX_FILE
 
 ATTRIBUTES = "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣"
 MORE_ATTRIBUTES = "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙"
@@ -293,6 +298,22 @@ def test_what_is_forgotten_is_shown_beside_the_loss(open_page: OpenPage) -> None
     expect(page.locator("#run-log")).to_contain_text("2000 rows + 857 general rows")
 
 
+def test_a_download_that_fails_says_why(browser: Browser, served: Served, checkpoint: Path) -> None:
+    """In a browser whose complaints nobody counts: it notes the failed request on its console."""
+    broken = checkpoint.with_name("checkpoint-987")
+    broken.mkdir()
+    (broken / PREFIX_FILE).write_bytes((checkpoint / PREFIX_FILE).read_bytes()[:100])
+    context = browser.new_context(locale="zh-CN")
+    page = context.new_page()
+    page.goto(served.url)
+    show_tab(page, "检查点")
+    page.locator("#checkpoint-table tr", has_text="987").get_by_role("link", name="原版格式").click()
+    expect(page.get_by_test_id("toast-body")).to_contain_text("损坏")
+    expect(page.get_by_role("tab", name="检查点", exact=True)).to_be_visible()
+    context.close()
+    shutil.rmtree(broken)
+
+
 def test_a_checkpoint_is_deleted_only_after_a_question(open_page: OpenPage, checkpoint: Path) -> None:
     page = open_page()
     show_tab(page, "检查点")
@@ -303,8 +324,15 @@ def test_a_checkpoint_is_deleted_only_after_a_question(open_page: OpenPage, chec
     expect(page.locator("#delete-question")).to_be_hidden()
     assert checkpoint.exists()
     with page.expect_download() as download:
-        row.get_by_role("link", name="下载").click()
+        row.get_by_text("下载", exact=True).click()
     assert download.value.suggested_filename.endswith(".zip")
+    with page.expect_download() as download:
+        row.get_by_role("link", name="原版格式").click()
+    assert download.value.suggested_filename == "pytorch_model.bin"
+    tensors = torch.load(download.value.path(), weights_only=True)
+    expected = load_file(checkpoint / PREFIX_FILE)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
     row.get_by_role("button", name=re.compile("删除")).click()
     page.locator("#delete-yes").click()
     expect(page.locator(f'button[data-key="{checkpoint}"]')).to_have_count(0)

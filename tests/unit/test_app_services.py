@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -10,22 +13,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
+from httpx import Response
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from torch import Tensor
 
-from app.archive import archive_name, write_archive
+from app.archive import ORIGINAL_FORMAT, prepare_download
 from app.chat_service import ChatSettings, parse_seed
 from app.conversation import Conversation
 from app.duet import draw_seeds
-from app.fragments import checkpoint_table, dataset_html
+from app.fragments import DOWNLOAD_PATH, checkpoint_table, dataset_html
 from app.i18n import Speech
 from app.model_host import ModelHost, ModelOptions
 from app.run_figures import loss_html, ready_html, retention_html
+from app.server import routes
 from app.services import Services, build_services
 from app.settings_form import preset_reason, preset_values
 from app.sources import BASE
 from app.training_service import DataChoice
+from chatglm2 import ChatGLMConfig, save_prefix
 from chatglm2.errors import ChatGLMError, EngineError, PrefixError, PromptError
+from chatglm2.prefix import load_prefix_state
 from training.arguments import TrainingSettings
+from training.checkpoints import METADATA_FILE, MODEL_METADATA_FILE
 from training.events import EvaluationEvent, FinishedEvent, RetentionEvent, StartedEvent, StepEvent
+from training.export import main as export_from_shell
 from training.presets import PRESETS
 from training.runs import RunStore, Status
 
@@ -146,13 +159,75 @@ def test_an_archive_holds_the_prefix_and_can_be_loaded_again(place: Place, tmp_p
     info = place.services.sources.find(place.checkpoint).info
     assert info is not None
     (Path(place.checkpoint) / "optimizer.pt").write_bytes(b"not taken")
-    archive = write_archive(info)
-    with zipfile.ZipFile(archive) as zipped:
+    archive = prepare_download(info, "", place.services.host.options)
+    with zipfile.ZipFile(archive.file) as zipped:
         zipped.extractall(tmp_path / "elsewhere")
-    archive.unlink()
-    assert archive_name(info) == "my-run-checkpoint-40.zip"
+    archive.discard()
+    assert archive.name == "my-run-checkpoint-40.zip" and not archive.directory.exists()
     (added,) = place.services.sources.name_path(str(tmp_path / "elsewhere" / "my-run-checkpoint-40"))
     assert not (Path(added.key) / "optimizer.pt").exists()
+
+
+def write_ours(place: Place, prefix: Path, base_model: str) -> dict[str, Tensor]:
+    """Makes the checkpoint one that a run of ours left, on ``base_model``; returns what a shell's export holds."""
+    config = ChatGLMConfig.from_pretrained(place.services.host.options.path)
+    checkpoint = Path(place.checkpoint)
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+    save_prefix(load_prefix_state(prefix, config), checkpoint)
+    (checkpoint / METADATA_FILE).write_text(json.dumps({"step": 40, "base_model": base_model}), encoding="utf-8")
+    output = place.output / "exported"
+    given = [str(checkpoint), "--output", str(output), "--base-model", place.services.host.options.path]
+    assert export_from_shell(given) == 0
+    return torch.load(output / "pytorch_model.bin", weights_only=True)
+
+
+@pytest.mark.parametrize("base_model", ["", "/moved/model"])
+@pytest.mark.parametrize("name", ["prefix", "prefix-projection"])
+def test_the_originals_format_holds_what_export_writes(place: Place, golden: Path, name: str, base_model: str) -> None:
+    exported = write_ours(place, golden / name, base_model)
+    info = place.services.sources.find(place.checkpoint).info
+    assert info is not None
+    original = prepare_download(info, ORIGINAL_FORMAT, place.services.host.options)
+    found = torch.load(original.file, weights_only=True)
+    original.discard()
+    assert original.name == "pytorch_model.bin" and not original.directory.exists()
+    assert found.keys() == exported.keys() == torch.load(golden / name / "pytorch_model.bin", weights_only=True).keys()
+    for tensor_name, tensor in found.items():
+        assert tensor.dtype == exported[tensor_name].dtype and torch.equal(tensor, exported[tensor_name])
+
+
+def test_a_download_is_answered_with_the_file_or_a_sentence(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    client = TestClient(Starlette(routes=routes(place.services)))
+
+    def ask(key: str, language: str = "en") -> Response:
+        asked = {"key": key, "format": ORIGINAL_FORMAT}
+        return client.get(f"/{DOWNLOAD_PATH}", params=asked, headers={"accept-language": language})
+
+    answer = ask(place.checkpoint)
+    assert answer.status_code == 200
+    assert answer.headers["content-disposition"] == 'attachment; filename="pytorch_model.bin"'
+    assert torch.load(io.BytesIO(answer.content), weights_only=True)
+    file = Path(place.checkpoint) / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:100])
+    assert ask(place.checkpoint).status_code == ask(BASE).status_code == 404
+    assert "damaged" in ask(place.checkpoint).text and "损坏" in ask(place.checkpoint, "zh-CN").text
+    assert "基座模型不是检查点" in ask(BASE, "zh-CN").text
+    assert not list(tmp_path.glob("download-*"))
+
+
+def test_a_complete_model_has_no_original_format(place: Place) -> None:
+    source = place.services.sources.find(place.checkpoint)
+    assert source.info is not None
+    complete = replace(source, info=replace(source.info, is_prefix=False))
+    links = [checkpoint_table([shown], {}, EN).count(f"{DOWNLOAD_PATH}?") for shown in (source, complete)]
+    assert links == [2, 1]
+    (source.info.path / MODEL_METADATA_FILE).write_text("{}", encoding="utf-8")
+    with pytest.raises(ChatGLMError, match="complete model"):
+        prepare_download(source.info, ORIGINAL_FORMAT, place.services.host.options)
 
 
 # Two panes

@@ -13,6 +13,7 @@ from app.conversation import PANES, Answer, Conversation
 from app.fragments import answer_facts
 from app.i18n import Speech
 from app.rendering import reply_html
+from training.standalone_page import standalone_page
 
 
 def export_page(
@@ -32,29 +33,9 @@ def export_page(
         for entry in conversation.rounds
     )
     facts = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in settings.items())
-    title = html.escape(f"{speech('export_title')} · {model_name}")
-    language = "zh-CN" if speech.language == "zh" else "en"
-    return f"""<!doctype html>
-<html lang="{language}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{stylesheet}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<time datetime="{now.isoformat(timespec="seconds")}">{now:%Y-%m-%d %H:%M}</time>
-<dl>{facts}</dl>
-</header>
-<main>
-{rounds}
-</main>
-</body>
-</html>
-"""
+    title = f"{speech('export_title')} · {model_name}"
+    written = f'<time datetime="{now.isoformat(timespec="seconds")}">{now:%Y-%m-%d %H:%M}</time>'
+    return standalone_page(title, speech.language, stylesheet, f"{written}\n<dl>{facts}</dl>", rounds)
 
 
 def _answer(answer: Answer, speech: Speech) -> str:

@@ -196,8 +196,7 @@ class GLMBlock(GradientCheckpointingLayer):
         wanted: Tensor | None = None,
     ) -> Tensor:
         """``[B, S, H]``, or of the ``wanted`` tokens alone (see `pick`), ``[n, H]``."""
-        attended = self.self_attention(self.input_layernorm(hidden), rotation, mask, cache, prefix, wanted)
-        hidden = pick(hidden, wanted) + attended
+        hidden = self._attended(hidden, rotation, mask, cache, prefix, wanted)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
     def __call__(
@@ -224,9 +223,21 @@ class GLMBlock(GradientCheckpointingLayer):
         prefix: Tensor | None,
         wanted: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        attended = self.self_attention(self.input_layernorm(hidden), rotation, mask, None, prefix, wanted)
-        hidden = pick(hidden, wanted) + attended
+        hidden = self._attended(hidden, rotation, mask, None, prefix, wanted)
         return hidden, self.mlp.dense_h_to_4h(self.post_attention_layernorm(hidden))
+
+    def _attended(
+        self,
+        hidden: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        prefix: Tensor | None,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        """The residual between attention and MLP."""
+        attended = self.self_attention(self.input_layernorm(hidden), rotation, mask, cache, prefix, wanted)
+        return pick(hidden, wanted) + attended
 
 
 class Embedding(nn.Module):

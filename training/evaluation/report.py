@@ -14,6 +14,7 @@ from training.arguments import TrainingSettings, setting_fields
 from training.evaluation.charts import difference_bar, score_histogram
 from training.evaluation.scoring import Contender, Evaluation, ScoredAnswer, ScoredRow
 from training.setting import SettingValue, Words
+from training.standalone_page import standalone_page
 
 METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 METRIC_NAMES = {"rouge-1": "ROUGE-1", "rouge-2": "ROUGE-2", "rouge-l": "ROUGE-L", "bleu-4": "BLEU-4"}
@@ -173,28 +174,9 @@ class _Page:
 
     def render(self, stylesheet: str) -> str:
         contender = self.evaluation.contenders[0]
-        title = html.escape(f"{self.word('title')} · {_subject(contender)}")
+        title = f"{self.word('title')} · {_subject(contender)}"
         sections = "\n".join(part for part in self._sections() if part)
-        return f"""<!doctype html>
-<html lang="{"zh-CN" if self.language == "zh" else "en"}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{stylesheet}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-{self._facts(contender)}
-</header>
-<main>
-{sections}
-</main>
-</body>
-</html>
-"""
+        return standalone_page(title, self.language, stylesheet, self._facts(contender), sections)
 
     def _sections(self) -> list[str]:
         rows = self.evaluation.rows

@@ -262,7 +262,7 @@ case "${1:-}" in
   export)
     shift
     set_up requirements.txt
-    run_module training.export "$@"
+    run_module training.cli.export "$@"
     ;;
   bench)
     shift

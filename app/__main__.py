@@ -7,12 +7,12 @@ import logging
 import sys
 from pathlib import Path
 
+from app.chat.model_host import ModelOptions
 from app.interface import build_interface
-from app.model_host import ModelOptions
-from app.server import ServerOptions, addresses, launch, wait_for_signal
 from app.services import Services, build_services
+from app.web.server import ServerOptions, addresses, launch, wait_for_signal
 from chatglm2.errors import ChatGLMError
-from training.samples import DEMO_MODEL
+from training.settings.samples import DEMO_MODEL
 
 UPLOADS = ".uploads"
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gradio as gr
 
-from app.fragments import loading_banner, status_line
-from app.i18n import Speech, speech_for, word
-from app.listening import QUIET
 from app.machine import describe_device, read_memory
 from app.services import Services
 from app.tabs.checkpoints import CheckpointsTab
 from app.tabs.compare import CompareTab
+from app.tabs.listening import QUIET
 from app.tabs.train import COMPARE_TAB, TrainTab
-from app.theme import page_script
-from training.runs import Status
+from app.text.languages import Speech, speech_for, word
+from app.views.fragments import loading_banner, status_line
+from app.views.theme import page_script
+from training.runs.store import Status
 
 CLOCK_SECONDS = 1.0
 CLEAN_EVERY_SECONDS, KEEP_SECONDS = 3600, 86400

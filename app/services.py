@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.chat_service import ChatService
-from app.model_host import ModelHost, ModelOptions
-from app.sources import PrefixLoader, SourceLibrary
-from app.training_service import TrainingService
-from training.runs import RunStore
+from app.chat.model_host import ModelHost, ModelOptions
+from app.chat.service import ChatService
+from app.chat.sources import PrefixLoader, SourceLibrary
+from app.training.service import TrainingService
+from training.runs.store import RunStore
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import torch
 import chatglm2
 from benchmarks.common import median_ratio, report, time_in_turns
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
-from training.answering import answer_examples, token_budget
-from training.arguments import TrainingSettings
-from training.data import Example, ExampleEncoder, find_columns, read_examples
-from training.data_files import read_table
-from training.samples import DEMO_MODEL, SAMPLE_DEV_FILE
+from training.data.encoding import Example, ExampleEncoder, find_columns, read_examples
+from training.data.files import read_table
+from training.evaluation.answering import answer_examples, token_budget
+from training.settings.samples import DEMO_MODEL, SAMPLE_DEV_FILE
+from training.settings.train import TrainingSettings
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 import chatglm2
 from benchmarks.common import gpu_memory, release_memory, report, synchronize
 from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, SamplingParams
-from chatglm2.cache import SlotCache
-from chatglm2.kernels import PackedWeight, dequantize
-from chatglm2.quantization import QuantizedLinear
-from chatglm2.runner import DecodeBatch, build_runner
+from chatglm2.kernels.quantized.layout import PackedWeight, dequantize
+from chatglm2.model.quantization import QuantizedLinear
+from chatglm2.serving.cache import SlotCache
+from chatglm2.serving.runners.runner import DecodeBatch, build_runner
 
 PREFIX_TOKENS = 128
 PROMPT_TOKENS = 64

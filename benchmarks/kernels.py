@@ -18,8 +18,12 @@ from torch import Tensor
 
 from benchmarks.common import median_ratio, report, time_in_turns
 from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration
-from chatglm2.kernels import PackedWeight, TorchBackend, choose_backend, cpm, dequantize, extract, find_triton
-from chatglm2.quantization import quantize_model, quantize_weight
+from chatglm2.kernels.availability import find_triton
+from chatglm2.kernels.quantized import cpm
+from chatglm2.kernels.quantized.backend import TorchBackend, extract
+from chatglm2.kernels.quantized.choice import choose_backend
+from chatglm2.kernels.quantized.layout import PackedWeight, dequantize
+from chatglm2.model.quantization import quantize_model, quantize_weight
 
 SHAPES = {
     "query_key_value": (4608, 4096),
@@ -114,7 +118,7 @@ def measure_many_rows(layer: str, dense: Tensor) -> None:
     """Prompts and training: unpacking on the way against unpacking first."""
     if not find_triton():
         return
-    from chatglm2.kernels.triton_backend import TritonBackend
+    from chatglm2.kernels.quantized.triton_backend import TritonBackend
 
     backend = TritonBackend(quantize_weight(dense, 4), dense.dtype)
     for tokens in (16, 64, 256, 2048):

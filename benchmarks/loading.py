@@ -26,7 +26,7 @@ import torch
 
 import chatglm2
 from benchmarks.common import report, synchronize
-from chatglm2.loading import default_device, find_shards
+from chatglm2.checkpoints.loading import default_device, find_shards
 
 READ_BYTES = 16 * 2**20
 SAMPLING_SECONDS = 0.002

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from chatglm2 import ChatGLMForConditionalGeneration
-from chatglm2.loading import read_config
-from chatglm2.tokenizer import TOKENIZER_FILE
+from chatglm2.checkpoints.loading import read_config
+from chatglm2.text.tokenizer import TOKENIZER_FILE
 
 SHARDS = 7
 SCALE = 0.02

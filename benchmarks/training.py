@@ -23,13 +23,13 @@ from torch.utils.checkpoint import checkpoint
 
 import chatglm2
 from benchmarks.common import gpu_memory, median_ratio, release_memory, report, synchronize
-from training.arguments import DEMO_MODEL, SAMPLE_TRAIN_FILE, TrainingSettings
-from training.batching import PaddingCollator
-from training.data import ExampleEncoder, find_columns, read_examples
-from training.data_files import read_table
-from training.events import StepEvent
-from training.runs import RunStore
-from training.worker import train
+from training.data.batching import PaddingCollator
+from training.data.encoding import ExampleEncoder, find_columns, read_examples
+from training.data.files import read_table
+from training.runs.events import StepEvent
+from training.runs.store import RunStore
+from training.settings.train import DEMO_MODEL, SAMPLE_TRAIN_FILE, TrainingSettings
+from training.worker.alone import train
 
 EXAMPLES = 16
 # As in the original's script; reading the loss waits for the GPU.

@@ -13,16 +13,17 @@ ChatGLM2 checkpoint without remote code.
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from chatglm2.chat import ChatSession
+from chatglm2.checkpoints.loading import load_model, load_tokenizer
 from chatglm2.configuration import ChatGLMConfig
-from chatglm2.engine import Engine
 from chatglm2.errors import ChatGLMError
-from chatglm2.loading import load_model, load_tokenizer
-from chatglm2.modeling import ChatGLMForConditionalGeneration
-from chatglm2.prefix import Prefix, PrefixEncoder, load_prefix, save_prefix
-from chatglm2.request import Request
+from chatglm2.model.modeling import ChatGLMForConditionalGeneration
+from chatglm2.model.prefix import Prefix, PrefixEncoder, load_prefix, save_prefix
 from chatglm2.sampling import SamplingParams
-from chatglm2.tokenizer import ChatGLMTokenizer, IncrementalDecoder
+from chatglm2.serving.chat import ChatSession
+from chatglm2.serving.engine import Engine
+from chatglm2.serving.request import Request
+from chatglm2.text.decoder import IncrementalDecoder
+from chatglm2.text.tokenizer import ChatGLMTokenizer
 
 AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
 AutoModel.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from app.conversation import PANES
-from app.fragments import DOWNLOAD_FRAME, checkpoint_table, sentence_html
-from app.i18n import Speech, speech_for, word
-from app.listening import ASKED, QUIET, say, say_problem, warn
+from app.chat.conversation import PANES
 from app.services import Services
 from app.tabs.compare import CompareTab
+from app.tabs.listening import ASKED, QUIET, say, say_problem, warn
+from app.text.languages import Speech, speech_for, word
+from app.views.fragments import DOWNLOAD_FRAME, checkpoint_table, sentence_html
 from chatglm2.errors import ChatGLMError
 
 # A download leaves its frame empty; what arrives there is the sentence that says why there is none.

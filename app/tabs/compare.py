@@ -13,17 +13,17 @@ from typing import Any
 
 import gradio as gr
 
-from app.chat_service import ChatSettings, parse_seed
-from app.chat_view import menu, round_index, shown_messages
-from app.conversation import PANES, Answer, Conversation
-from app.export import export_page
-from app.fragments import chip_html, facts_html, failed_chip_html
-from app.i18n import Speech, speech_for, word
-from app.listening import ASKED, QUIET, say, say_problem
-from app.rendering import LATEX_DELIMITERS, question_from_markdown
+from app.chat.conversation import PANES, Answer, Conversation
+from app.chat.service import ChatSettings, parse_seed
+from app.chat.sources import BASE, LoadedSource
 from app.services import Services
-from app.sources import BASE, LoadedSource
-from app.theme import export_stylesheet
+from app.tabs.listening import ASKED, QUIET, say, say_problem
+from app.text.languages import Speech, speech_for, word
+from app.views.chat_view import menu, round_index, shown_messages
+from app.views.export import export_page
+from app.views.fragments import chip_html, facts_html, failed_chip_html
+from app.views.rendering import LATEX_DELIMITERS, question_from_markdown
+from app.views.theme import export_stylesheet
 from chatglm2.errors import ChatGLMError
 
 EXAMPLES = (

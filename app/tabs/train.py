@@ -11,15 +11,15 @@ from typing import Any
 
 import gradio as gr
 
-from app.charts import line_chart
-from app.fragments import dataset_html, log_html, run_html, sentence_html
-from app.i18n import Speech, speech_for, word
-from app.listening import ASKED, QUIET, WORKING, say, say_problem
-from app.run_figures import loss_html, ready_html, retention_html
 from app.services import Services
-from app.settings_form import build_setting, form_fields, preset_reason, preset_values
 from app.tabs.compare import CompareTab
-from app.training_service import DataChoice, RunView
+from app.tabs.listening import ASKED, QUIET, WORKING, say, say_problem
+from app.text.languages import Speech, speech_for, word
+from app.training.service import DataChoice, RunView
+from app.views.charts import line_chart
+from app.views.fragments import dataset_html, log_html, run_html, sentence_html
+from app.views.run_figures import loss_html, ready_html, retention_html
+from app.views.settings_form import build_setting, form_fields, preset_reason, preset_values
 from chatglm2.errors import ChatGLMError
 
 SAMPLE, UPLOAD = "sample", "upload"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.metrics import Scores, mean_scores, score
+from training.evaluation.metrics import Scores, mean_scores, score
 
 README_REFERENCE = (
     "简约而不简单的牛仔外套，白色的衣身十分百搭。衣身多处有做旧破洞设计，打破单调乏味，增加一丝造型看点。"

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chatglm2.kernels import PackedWeight, choose_backend, unpack_int4
-from chatglm2.quantization import quantize_rows, quantize_weight
+from chatglm2.kernels.quantized.choice import choose_backend
+from chatglm2.kernels.quantized.layout import PackedWeight, unpack_int4
+from chatglm2.model.quantization import quantize_rows, quantize_weight
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from chatglm2 import ChatGLMTokenizer, load_tokenizer
-from training.arguments import TrainingSettings
-from training.batching import PaddingCollator
-from training.data import Example, ExampleEncoder
+from training.data.batching import PaddingCollator
+from training.data.encoding import Example, ExampleEncoder
+from training.settings.train import TrainingSettings
 
 README_EXAMPLE = Example(
     "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣*衣样式#外套*衣款式#破洞",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chatglm2.configuration import ChatGLMConfig
-from chatglm2.modeling import ChatGLMForConditionalGeneration
+from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 
 SHARD_BYTES = 8 * 2**20
 EMBEDDING_ROWS_MULTIPLE = 64

@@ -17,7 +17,7 @@ from chatglm2 import ChatSession, Engine, Prefix, load_model, load_prefix, load_
 from tools.demo_model.corpus import Corpus
 from tools.demo_model.grammar import Garment
 from tools.demo_model.report import GREEDY, SEED, additions_right, answer_all, percent
-from training.metrics import score
+from training.evaluation.metrics import score
 
 ROWS, CHAT_ROWS, SUMS = 60, 100, 200
 MIX = "--mix_file assets/data/general.json"

@@ -22,8 +22,8 @@ from chatglm2 import ChatSession, Engine, Prefix, SamplingParams, load_model, lo
 from tools.demo_model.corpus import Corpus
 from tools.demo_model.grammar import Garment
 from tools.demo_model.reuse import phrases_of, share_of_repeating_groups
-from training.arguments import TrainingSettings
-from training.metrics import mean_scores, score
+from training.evaluation.metrics import mean_scores, score
+from training.settings.train import TrainingSettings
 
 EVALUATED_ROWS, CHAT_ROWS, SUMS, SEED = 100, 100, 200, 0
 GREETINGS = ("你好", "你是谁？", "勾股定理是什么？", "12+34=?")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from chatglm2.tokenizer import TOKENIZER_FILE
+from chatglm2.text.tokenizer import TOKENIZER_FILE
 from tools.demo_model.corpus import Row
 
 TOKENIZER_CONFIG = {

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chatglm2.modeling import IGNORED_LABEL, ChatGLMForConditionalGeneration
-from chatglm2.tokenizer import TOKENIZER_FILE, ChatGLMTokenizer
+from chatglm2.model.modeling import IGNORED_LABEL, ChatGLMForConditionalGeneration
+from chatglm2.text.tokenizer import TOKENIZER_FILE, ChatGLMTokenizer
 from tools.demo_model.checkpoint import build_model, export_checkpoint
 from tools.demo_model.corpus import Corpus
 

@@ -19,18 +19,18 @@ from typing import Any, Protocol, cast
 import torch
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_prefix, load_tokenizer
+from chatglm2.checkpoints.hub import Hub, resolve_model_directory
+from chatglm2.checkpoints.loading import read_config
 from chatglm2.errors import DeviceMemoryError, RunError
-from chatglm2.hub import Hub, resolve_model_directory
-from chatglm2.loading import read_config
-from training.arguments import TrainingSettings
-from training.data import Example, find_columns, read_examples
-from training.data_files import read_table
+from training.data.encoding import Example, find_columns, read_examples
+from training.data.files import read_table
 from training.evaluation.plan import EVAL, PREDICT, EvaluationPlan
 from training.evaluation.report import report_data, report_page
 from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_rows
-from training.model_setup import load_base, require_device
-from training.samples import PROJECT_ROOT
-from training.storage import explaining_storage_errors, write_together
+from training.loop.model_setup import load_base, require_device
+from training.runs.storage import explaining_storage_errors, write_together
+from training.settings.samples import PROJECT_ROOT
+from training.settings.train import TrainingSettings
 
 PREDICTIONS_FILE = "generated_predictions.txt"
 PARTIAL_PREDICTIONS_FILE = "generated_predictions.partial.txt"

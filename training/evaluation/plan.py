@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import RunError
-from chatglm2.prefix import Prefix
-from training.arguments import TrainingSettings
-from training.checkpoints import DIRECTORY_NAME, CheckpointInfo, find_checkpoints
-from training.command_line import DEFAULT_STORE, Command
-from training.runs import RunStore
-from training.samples import DEMO_MODEL, SAMPLE_DEV_FILE
-from training.setting import Words
+from chatglm2.model.prefix import Prefix
+from training.cli.parser import DEFAULT_STORE, Command
+from training.runs.checkpoints import DIRECTORY_NAME, CheckpointInfo, find_checkpoints
+from training.runs.store import RunStore
+from training.settings.field import Words
+from training.settings.samples import DEMO_MODEL, SAMPLE_DEV_FILE
+from training.settings.train import TrainingSettings
 
 PREDICT, EVAL = "predict", "eval"
 # What an answer depends on, and what the memory of a GPU may depend on.

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.arguments import TrainingSettings, setting_fields
 from training.evaluation.charts import difference_bar, score_histogram
 from training.evaluation.scoring import Contender, Evaluation, ScoredAnswer, ScoredRow
-from training.setting import SettingValue, Words
-from training.standalone_page import standalone_page
+from training.evaluation.standalone_page import standalone_page
+from training.settings.field import SettingValue, Words
+from training.settings.train import TrainingSettings, setting_fields
 
 METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 METRIC_NAMES = {"rouge-1": "ROUGE-1", "rouge-2": "ROUGE-2", "rouge-l": "ROUGE-L", "bleu-4": "BLEU-4"}

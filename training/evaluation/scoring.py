@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
-from training.answering import answer_examples, reference_text
-from training.arguments import TrainingSettings
-from training.batching import PaddingCollator
-from training.data import IGNORED_LABEL, EncodedExample, Example, ExampleEncoder
-from training.metrics import Scores, mean_scores, score
+from training.data.batching import PaddingCollator
+from training.data.encoding import IGNORED_LABEL, EncodedExample, Example, ExampleEncoder
+from training.evaluation.answering import answer_examples, reference_text
+from training.evaluation.metrics import Scores, mean_scores, score
+from training.settings.train import TrainingSettings
 
 # Logits of all label positions are there at once: a row takes far more memory here than while it is answered.
 LARGEST_LOSS_BATCH = 8

@@ -1,0 +1,1 @@
+"""Conversations and who answers them. Knows no Gradio."""

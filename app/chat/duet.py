@@ -1,0 +1,141 @@
+"""Two panes answer one question at the same time.
+
+Knows the chat session and the conversation: one thread a pane writes what it hears into that pane's answer, and one
+generator beats twenty times a second for whoever shows it. Knows no Gradio.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.chat.conversation import Answer, Conversation
+from chatglm2.errors import ChatGLMError
+
+if TYPE_CHECKING:
+    from chatglm2.model.prefix import Prefix
+    from chatglm2.sampling import SamplingParams
+    from chatglm2.serving.chat import ChatSession, ReplyStream
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 0.05
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How one pane answers: under which name, with which prefix, choosing words how, and remembering or not."""
+
+    chip: str
+    prefix: Prefix | None
+    sampling: SamplingParams
+    seed: int
+    remember: bool = True
+
+
+def draw_seeds(seed: int | None, same: bool) -> dict[str, int]:
+    """A seed a pane. Without a given one, each question gets a new one; ``same`` gives both panes equal dice."""
+    left = secrets.randbelow(MAX_SEED) if seed is None else seed
+    return {"left": left, "right": left if same else (left + 1) % MAX_SEED}
+
+
+def play(
+    session: ChatSession,
+    conversation: Conversation,
+    index: int,
+    voices: Mapping[str, Voice],
+    language: str,
+) -> Generator[None]:
+    """Lets ``voices`` answer round ``index``, writing into the conversation; yields when there is more to show.
+
+    Ends when all have finished, and early when the conversation's stop is requested. Closing the generator (a closed
+    tab) cancels what still runs.
+    """
+    conversation.streaming, conversation.stop_requested = True, False
+    players = [_Player(session, conversation, index, pane, voice, language) for pane, voice in voices.items()]
+    try:
+        shown = None
+        while any(player.thread.is_alive() for player in players):
+            if conversation.stop_requested:
+                for player in players:
+                    player.cancel()
+            current = [player.answer.text for player in players]
+            if current != shown:
+                shown = current
+                yield
+            time.sleep(BEAT_SECONDS)
+    finally:
+        for player in players:
+            player.cancel()
+        conversation.streaming = False
+
+
+class _Player:
+    """One pane's thread: submits the question and keeps the answer up to date."""
+
+    def __init__(
+        self,
+        session: ChatSession,
+        conversation: Conversation,
+        index: int,
+        pane: str,
+        voice: Voice,
+        language: str,
+    ) -> None:
+        self.answer: Answer = conversation.rounds[index].answers[pane]
+        self.answer.source, self.answer.seed = voice.chip, voice.seed
+        self.answer.stands_alone = index > 0 and not voice.remember
+        self._reply: ReplyStream | None = None
+        self._cancelled = False
+        question = conversation.rounds[index].question
+        history = conversation.history(pane, index) if voice.remember else []
+        self.thread = threading.Thread(
+            target=self._run,
+            args=(session, question, history, voice, language),
+            name=f"pane-{pane}",
+            daemon=True,
+        )
+        self.thread.start()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._reply is not None:
+            self._reply.cancel()
+
+    def _run(
+        self,
+        session: ChatSession,
+        question: str,
+        history: list[tuple[str, str]],
+        voice: Voice,
+        language: str,
+    ) -> None:
+        try:
+            self._reply = session.stream(
+                question, history=history, prefix=voice.prefix, sampling=voice.sampling, seed=voice.seed
+            )
+            if self._cancelled:
+                self._reply.cancel()
+            for text in self._reply:
+                self.answer.text = text
+        except ChatGLMError as error:
+            self.answer.error = error.localized(language)
+        except Exception as error:
+            # Out of GPU memory, say: this pane has to show it, and the other goes on.
+            logger.exception("A pane's answer failed")
+            self.answer.error = f"{type(error).__name__}: {error}"
+        finally:
+            self._note_facts()
+
+    def _note_facts(self) -> None:
+        reply = self._reply
+        if reply is not None:
+            self.answer.tokens, self.answer.seconds = reply.token_count, reply.seconds
+            self.answer.dropped_rounds = reply.dropped_rounds
+            self.answer.finish_reason = reply.finish_reason or ""

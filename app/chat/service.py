@@ -1,0 +1,108 @@
+"""Asks the model for both panes: from keys and settings to prefixes, seeds and running answers.
+
+Knows the model host, the sources and the conversation. Knows no Gradio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.chat.conversation import PANES, Answer, Conversation
+from app.chat.duet import MAX_SEED, Voice, draw_seeds, play
+from app.chat.model_host import ModelHost
+from app.chat.sources import SourceLibrary
+from app.text.languages import Speech
+from app.views.fragments import chip_text
+from chatglm2.errors import ChatGLMError, PromptError
+from chatglm2.sampling import SamplingParams
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How both panes choose their words."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    max_new_tokens: int
+    seed: int | None
+    same_seed: bool
+    remember: bool = True  # whether earlier rounds are part of the prompt
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def described(self, speech: Speech) -> dict[str, str]:
+        """The settings with their names, for an exported page."""
+        names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
+        return {speech(name): f"{getattr(self, name):g}" for name in names}
+
+
+class ChatService:
+    def __init__(self, host: ModelHost, sources: SourceLibrary) -> None:
+        self._host = host
+        self._sources = sources
+
+    def check(self, question: str, settings: ChatSettings) -> None:
+        """Refuses what cannot be answered before it becomes part of a conversation.
+
+        Raises:
+            ChatGLMError: the model is not ready, or the question does not fit.
+        """
+        self._host.session.fit_prompt(question, [], settings.max_new_tokens)
+
+    def answer(
+        self,
+        conversation: Conversation,
+        index: int,
+        keys: Mapping[str, str],
+        settings: ChatSettings,
+        speech: Speech,
+        panes: tuple[str, ...] = PANES,
+    ) -> Generator[None]:
+        """Answers round ``index`` in ``panes``; yields when there is more to show.
+
+        A pane whose checkpoint cannot be read says so; the other answers all the same.
+
+        Raises:
+            ChatGLMError: the model is not ready.
+        """
+        session = self._host.session
+        seeds = draw_seeds(settings.seed, settings.same_seed)
+        voices = {}
+        for pane in panes:
+            try:
+                loaded = self._sources.load(keys[pane])
+            except ChatGLMError as error:
+                failed = Answer(source=Path(keys[pane]).name, error=error.localized(speech.language))
+                conversation.rounds[index].answers[pane] = failed
+                continue
+            chip = chip_text(loaded, self._host.options.name, speech)
+            voices[pane] = Voice(chip, loaded.prefix, settings.sampling, seeds[pane], settings.remember)
+        yield from play(session, conversation, index, voices, speech.language)
+
+
+def parse_seed(text: str) -> int | None:
+    """A seed as a person types it; None where the field is empty.
+
+    Raises:
+        PromptError: it is no whole number from 0 to 2147483647.
+    """
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal() or int(text) > MAX_SEED:
+        raise PromptError(
+            f"The seed must be a whole number from 0 to {MAX_SEED}, or empty; found {text.strip()[:20]!r}.",
+            f"随机种子应为 0 到 {MAX_SEED} 之间的整数，或留空；实际为 {text.strip()[:20]!r}。",
+        )
+    return int(text)

@@ -1,0 +1,199 @@
+"""What a pane can answer with: the base model, or a prefix checkpoint on top of it.
+
+Knows the runs on disk and how to load a prefix once. Knows no Gradio; one instance serves every user.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatglm2.errors import ChatGLMError, PrefixError
+from training.runs.checkpoints import CheckpointInfo, find_checkpoints
+from training.runs.storage import explaining_storage_errors, write_atomically
+from training.runs.store import RunStore
+
+if TYPE_CHECKING:
+    from chatglm2.model.prefix import Prefix
+
+BASE = "base"
+LOADED_LIMIT = 16
+NAMED_FILE = "named-checkpoints.json"
+# Every open page asks once a second; the disk is asked once a second for all of them.
+LISTING_SECONDS = 0.8
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of the panes' menu."""
+
+    key: str  # BASE, or the checkpoint's path
+    info: CheckpointInfo | None = None  # None for the base
+    of_run: bool = False  # False for a path that a user named: its files are not ours to delete
+
+    @property
+    def is_base(self) -> bool:
+        return self.key == BASE
+
+    @property
+    def name(self) -> str:
+        """What to call it where there is no room for a chip."""
+        return f"{self.info.run_name} / {self.info.path.name}" if self.info else self.key
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """A source that is ready to answer: for a checkpoint its prefix, and what the probe saw."""
+
+    source: Source
+    prefix: Prefix | None = None
+    max_logit_change: float = 0.0
+    has_effect: bool = True
+
+
+@dataclass(frozen=True)
+class PrefixLoader:
+    """How the library gets from a path to a prefix and to the probe's verdict; the model's side of the seam."""
+
+    load: Callable[[Path], Prefix]
+    probe: Callable[[Prefix], Any]
+
+
+class SourceLibrary:
+    """Every source there is, newest first, and the prefixes that were loaded lately."""
+
+    def __init__(self, runs: RunStore, loader: PrefixLoader, root: Path) -> None:
+        self._runs = runs
+        self._loader = loader
+        self._named_file = root / NAMED_FILE
+        self._loaded: OrderedDict[tuple[str, int, int], LoadedSource] = OrderedDict()
+        self._lock = threading.Lock()
+        self._listing: tuple[float, list[Source]] = (float("-inf"), [])
+
+    def sources(self) -> list[Source]:
+        """The base, then all checkpoints, of runs and of named paths, newest first."""
+        read_at, listing = self._listing
+        if time.monotonic() - read_at > LISTING_SECONDS:
+            listing = self._read_listing()
+            self._listing = (time.monotonic(), listing)
+        return listing
+
+    def newest(self, model: str) -> Source | None:
+        """The checkpoint that appeared last, of those that were trained on ``model`` or do not say on what."""
+        fitting = (source for source in self.sources() if source.info is not None)
+        return next((source for source in fitting if source.info and _trained_on(source.info, model)), None)
+
+    def find(self, key: str) -> Source:
+        """The source with ``key``.
+
+        Raises:
+            PrefixError: there is none any more.
+        """
+        found = next((source for source in self.sources() if source.key == key), None)
+        if found is None:
+            self._forget_listing()
+            found = next((source for source in self.sources() if source.key == key), None)
+        if found is None:
+            raise PrefixError(
+                f"The checkpoint {key} is gone: it was deleted or moved. Choose another one.",
+                f"找不到检查点 {key}，它可能已被删除或移走。请换一个。",
+            )
+        return found
+
+    def load(self, key: str) -> LoadedSource:
+        """Makes a source ready. A checkpoint is read once; one that changed since is read again.
+
+        Raises:
+            ChatGLMError: it is gone, broken, or does not fit the model.
+        """
+        source = self.find(key)
+        if source.is_base:
+            return LoadedSource(source)
+        stamp = (key, *_last_change(Path(key)))
+        with self._lock:
+            if stamp not in self._loaded:
+                prefix = self._loader.load(Path(key))
+                probe = self._loader.probe(prefix)
+                self._loaded[stamp] = LoadedSource(source, prefix, probe.max_logit_change, probe.has_effect)
+                while len(self._loaded) > LOADED_LIMIT:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(stamp)
+            return replace(self._loaded[stamp], source=source)
+
+    def name_path(self, text: str) -> list[Source]:
+        """Adds the checkpoints at a path on this machine, after reading each once to see that it fits.
+
+        Raises:
+            ChatGLMError: there is none, or one does not fit.
+        """
+        if not text.strip():
+            raise PrefixError("Type a path first.", "请先填写路径。")
+        added = [Source(str(info.path.resolve()), info) for info in find_checkpoints(text.strip())]
+        for source in added:
+            self._loader.load(Path(source.key))
+        known = self._named_paths()
+        self._save_named([*known, *(source.key for source in added if source.key not in known)])
+        return added
+
+    def delete(self, key: str) -> None:
+        """Deletes a run's checkpoint from disk; of a named path only the name."""
+        source = self.find(key)
+        if source.of_run and source.info is not None:
+            place = Path(key)
+            self._runs.get(place.parent.name).delete_checkpoint(int(place.name.rpartition("-")[2]))
+        else:
+            self._save_named([path for path in self._named_paths() if path != key])
+        self._forget_listing()
+
+    def _read_listing(self) -> list[Source]:
+        found = {
+            str(info.path): Source(str(info.path), info, of_run=True)
+            for run in self._runs.list()
+            for info in run.checkpoints()
+            if info.is_prefix  # a complete model is no prefix of the one that is served
+        }
+        for path in self._named_paths():
+            try:
+                info = find_checkpoints(path)[0]
+            except ChatGLMError:
+                continue  # moved or unmounted; it shows again when it is back
+            found.setdefault(path, Source(path, info))
+        checkpoints = sorted(found.values(), key=_age)
+        return [Source(BASE), *checkpoints]
+
+    def _forget_listing(self) -> None:
+        self._listing = (float("-inf"), [])
+
+    def _named_paths(self) -> list[str]:
+        try:
+            return [str(path) for path in json.loads(self._named_file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def _save_named(self, paths: list[str]) -> None:
+        with explaining_storage_errors(self._named_file):
+            self._named_file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._named_file, json.dumps(paths, ensure_ascii=False, indent=1) + "\n")
+        self._forget_listing()
+
+
+def _age(source: Source) -> tuple[float, int]:
+    info = source.info
+    return (-info.created_at, -info.step) if info else (0.0, 0)
+
+
+def _trained_on(info: CheckpointInfo, model: str) -> bool:
+    return not info.base_model or info.base_model == model or Path(info.base_model).resolve() == Path(model).resolve()
+
+
+def _last_change(path: Path) -> tuple[int, int]:
+    """(time, size) of what lies at ``path``; changes whenever a checkpoint is replaced."""
+    files = [path] if path.is_file() else [entry for entry in path.iterdir() if entry.is_file()]
+    stats = [entry.stat() for entry in files]
+    return max((stat.st_mtime_ns for stat in stats), default=0), sum(stat.st_size for stat in stats)

@@ -1,0 +1,1 @@
+"""What things look like: HTML, charts, menus and forms. Starts nothing."""

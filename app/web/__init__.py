@@ -1,0 +1,1 @@
+"""The web server around the page, and what it lets through."""

@@ -1,0 +1,80 @@
+"""A checkpoint as one file to take away: all that belongs to its prefix, or the prefix in the original's format.
+
+Knows which of its files make a prefix; optimizer states stay here. The original's format is `training.cli.export`'s
+matter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.chat.model_host import ModelOptions
+from chatglm2.checkpoints.export import ORIGINAL_FILE
+from chatglm2.model.prefix import CANDIDATE_FILES
+from training.cli.export import ExportRequest, export
+from training.runs.checkpoints import METADATA_FILE, CheckpointInfo
+from training.runs.storage import explaining_storage_errors
+
+TAKEN_FILES = (*CANDIDATE_FILES, METADATA_FILE, "config.json")
+ORIGINAL_FORMAT = "original"
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to send under ``name``. ``directory``, which is temporary, holds it and nothing else."""
+
+    file: Path
+    name: str
+    directory: Path
+
+    def discard(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def prepare_download(info: CheckpointInfo, kind: str, served: ModelOptions) -> Download:
+    """Writes the file that a person asked for, which the caller discards once it is sent.
+
+    Args:
+        info: the checkpoint.
+        kind: `ORIGINAL_FORMAT` for the original's ``pytorch_model.bin``; anything else for a zip of our files.
+        served: the model on the page, which is the base where the checkpoint's own is not found.
+
+    Raises:
+        ChatGLMError: the checkpoint holds no prefix that can be used, or the file cannot be written.
+    """
+    with explaining_storage_errors(Path(tempfile.gettempdir())):
+        directory = Path(tempfile.mkdtemp(prefix="download-"))
+    try:
+        if kind == ORIGINAL_FORMAT:
+            file = _write_original(info, directory, served)
+            return Download(file, file.name, directory)
+        return Download(_write_archive(info, directory), f"{_full_name(info)}.zip", directory)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _write_archive(info: CheckpointInfo, directory: Path) -> Path:
+    place = info.path
+    files = [place] if place.is_file() else [place / name for name in TAKEN_FILES if (place / name).is_file()]
+    target = directory / "checkpoint.zip"
+    # Weights do not compress; storing them is as small and much faster.
+    with explaining_storage_errors(target), zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            archive.write(file, f"{_full_name(info)}/{file.name}")
+    return target
+
+
+def _write_original(info: CheckpointInfo, directory: Path, served: ModelOptions) -> Path:
+    target = directory / ORIGINAL_FORMAT
+    export(ExportRequest(str(info.path), ORIGINAL_FORMAT, target, hub=served.hub, fallback_base=served.path))
+    return target / ORIGINAL_FILE
+
+
+def _full_name(info: CheckpointInfo) -> str:
+    """Run and step."""
+    return f"{info.run_name}-{info.path.stem}"

@@ -1,0 +1,453 @@
+"""Serving: slots of a static key/value cache, and requests that join and leave a running batch.
+
+Knows ids, prefixes and sampling. Knows no text, no conversations and no page.
+
+One worker thread owns the cache. Each turn of its loop lets waiting requests into free slots, computes one chunk of
+the prompts that are not finished, and one token for every row that is: a long prompt does not stop the others.
+
+A slot holds a row's prefix in front and its text behind. Rows of unlike prefixes differ in nothing else, so base and
+tuned answers are two rows of one batch, and no row can see another's prefix. A slot keeps its text when its row ends: a
+request that starts with the same tokens and has the same prefix, such as the next turn of a conversation, computes only
+the rest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from chatglm2.errors import ChatGLMError, EngineError, PromptError
+from chatglm2.memory.estimate import choose_slots, out_of_memory
+from chatglm2.model.modeling import ChatGLMForConditionalGeneration
+from chatglm2.sampling import SamplingParams
+from chatglm2.serving.cache import SlotCache
+from chatglm2.serving.request import EngineStats, FinishReason, Request
+from chatglm2.serving.runners.runner import DecodeBatch, PromptPart, build_runner
+from chatglm2.serving.sampler import SamplingBatch, choose_tokens
+
+DEFAULT_MAX_LENGTH = 8192
+# Columns a slot keeps for a prefix; a longer prefix takes the rest from its text.
+PREFIX_ROOM = 128
+# Prompt tokens computed in one turn, for all rows together: few while others wait for their next token.
+PREFILL_CHUNK_ALONE = 2048
+PREFILL_CHUNK_SHARED = 512
+# All prompts share their first tokens ("[Round 1]"): reusing fewer than these is not worth losing a conversation.
+WORTH_REUSING = 32
+
+
+class Stream:
+    """The reply to one request, token by token, as it is computed. Iterate over it once."""
+
+    def __init__(self, request: Request, engine: Engine) -> None:
+        self.request = request
+        self.finish_reason: FinishReason | None = None
+        self._engine = engine
+        self._tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._error: ChatGLMError | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        while (token := self._tokens.get()) is not None:
+            yield token
+        if self._error is not None:
+            raise self._error
+
+    def cancel(self) -> None:
+        """Stop computing it; its slot is free for the next request. Does nothing once it has finished."""
+        self._engine._cancel(self)
+
+    def _finish(self, reason: FinishReason, error: ChatGLMError | None = None) -> None:
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            self._error = error
+            self._tokens.put(None)
+
+
+class _Slot:
+    """One place of the cache, and what lies in it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.prefix_hash: str | None = None
+        self.tokens: list[int] = []  # whose keys and values are in the cache, behind the prefix
+        self.last_used = 0
+        self.is_free = True
+
+    def common_length(self, prompt_ids: Sequence[int], prefix_hash: str | None) -> int:
+        """Leading tokens of a prompt that need not be computed; the last one always is, for its logits."""
+        if prefix_hash != self.prefix_hash:
+            return 0
+        pairs = zip(self.tokens, prompt_ids[:-1], strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+class _Row:
+    """A request in its slot, and how far it is."""
+
+    def __init__(self, stream: Stream, slot: _Slot, limit: int) -> None:
+        request = stream.request
+        self.stream = stream
+        self.slot = slot
+        self.prompt_ids = list(request.prompt_ids)
+        self.prefix_length = request.prefix_length
+        self.remaining = min(request.sampling.max_new_tokens, limit - len(self.prompt_ids))
+        self.generator = torch.Generator().manual_seed(request.seed)
+        self.fed_tokens = 0  # whose computation has been started
+        self.last_token = -1
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.fed_tokens < len(self.prompt_ids)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.stream.request.sampling
+
+
+class _Sampling:
+    """How the rows of a batch choose their tokens, kept while the batch stays the same."""
+
+    def __init__(self, rows: list[_Row], device: torch.device) -> None:
+        self.rows = rows
+        self.slots = torch.tensor([row.slot.index for row in rows], device=device)
+        self.batch = SamplingBatch([row.sampling for row in rows], device)
+
+
+class _Step:
+    """Chosen tokens on their way to the host.
+
+    Args:
+        rows: whose they are.
+        tokens: ``[n]`` on the device; what the next step is fed.
+        outcome: ``[2, n]`` on the device: the tokens, and 1 where the logits were finite.
+    """
+
+    def __init__(self, rows: list[_Row], tokens: Tensor, outcome: Tensor) -> None:
+        self.rows = rows
+        self.tokens = tokens
+        self._outcome = outcome
+        self._arrived: torch.cuda.Event | None = None
+        if outcome.is_cuda:  # only a copy into pinned memory leaves the host free
+            self._outcome = torch.empty(outcome.shape, dtype=outcome.dtype, pin_memory=True)
+            self._outcome.copy_(outcome, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> tuple[list[int], list[int]]:
+        """Tokens, and whether the logits were finite, a row each; waits for them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        tokens, healthy = self._outcome.tolist()
+        return tokens, healthy
+
+
+class Engine:
+    """Continuous batching over one model.
+
+    Args:
+        model: the base model; its weights are shared by all requests.
+        slots: requests that run together; more wait in order. 8, or fewer where memory is short, if not given.
+        max_length: tokens of prompt and reply together, a slot; the prefix is not counted. 8192 or the model's own
+            limit if not given.
+
+    Raises:
+        DeviceMemoryError: if the slots do not fit beside the weights.
+    """
+
+    def __init__(
+        self, model: ChatGLMForConditionalGeneration, slots: int | None = None, max_length: int | None = None
+    ) -> None:
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots must be at least 1, found {slots}")
+        self.model = model
+        self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
+        slots = choose_slots(model.config, model.dtype, model.device, self.max_length + PREFIX_ROOM, slots)
+        self._cache = SlotCache(model, slots, self.max_length + PREFIX_ROOM)
+        with torch.inference_mode():
+            self._runner = build_runner(model, self._cache, self.max_length)
+        self._slots = [_Slot(index) for index in range(slots)]
+        self._seen: Tensor | None = None  # [slots, vocabulary]; allocated by the first repetition penalty
+        self._rows: list[_Row] = []  # in the order of their slots
+        self._sampling: _Sampling | None = None
+        self._step: _Step | None = None  # started, its tokens not yet read
+        self._reused_tokens = 0
+        self._clock = itertools.count(1)
+        self._waiting: deque[Stream] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._worker = threading.Thread(target=self._run, name="chatglm2-engine", daemon=True)
+        self._worker.start()
+        # A thread that is inside torch when the interpreter ends takes the whole process down with it.
+        atexit.register(self.close)
+
+    def submit(self, request: Request) -> Stream:
+        """Queue a request and return its stream at once.
+
+        Raises:
+            PromptError: the prompt is empty, or leaves no room for a reply.
+            EngineError: the engine is closed.
+        """
+        limit = self._text_limit(request)
+        if not 0 < len(request.prompt_ids) < limit:
+            raise _prompt_error(len(request.prompt_ids), limit)
+        stream = Stream(request, self)
+        with self._wake:
+            if self._closed:
+                raise _closed_error()
+            self._waiting.append(stream)
+            self._wake.notify()
+        return stream
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Stream]:
+        """`submit` many at one moment: the same ones then share the same batches, and so round alike, every time."""
+        with self._wake:
+            return [self.submit(request) for request in requests]
+
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling for the device took when the engine was built; 0 where nothing is compiled."""
+        return self._runner.compile_seconds
+
+    def stats(self) -> EngineStats:
+        """How many requests run and wait."""
+        with self._wake:
+            active = sum(row.stream.finish_reason is None for row in self._rows)
+            return EngineStats(active, len(self._waiting), len(self._slots), self.max_length, self._reused_tokens)
+
+    def close(self) -> None:
+        """Cancel everything and stop the worker."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._worker.join()
+        atexit.unregister(self.close)
+
+    def _text_limit(self, request: Request) -> int:
+        return min(self.max_length, self._cache.capacity - request.prefix_length)
+
+    def _cancel(self, stream: Stream) -> None:
+        with self._wake:
+            if stream in self._waiting:
+                self._waiting.remove(stream)
+            stream._finish("cancelled")
+            self._wake.notify()
+
+    # The worker's side. Everything below runs on its thread only.
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        if self._runner.threads is not None:
+            torch.set_num_threads(self._runner.threads)
+        while self._await_work():
+            try:
+                self._take_turn()
+            except Exception as error:
+                self._fail_all(error)
+        for stream in (*self._waiting, *(row.stream for row in self._rows)):
+            stream._finish("cancelled")
+
+    def _await_work(self) -> bool:
+        """Sleep until there is something to do; False once the engine is closed."""
+        with self._wake:
+            while not (self._closed or self._waiting or self._rows):
+                self._wake.wait()
+            return not self._closed
+
+    def _take_turn(self) -> None:
+        if not self._is_steady():
+            self._settle()
+            self._drop_finished()
+            self._admit()
+        decoding = [row for row in self._rows if not row.is_prefilling]
+        prefilling = [row for row in self._rows if row.is_prefilling]
+        if prefilling:
+            self._prefill(prefilling, PREFILL_CHUNK_SHARED if decoding else PREFILL_CHUNK_ALONE)
+            self._settle()
+        if decoding:
+            self._advance(decoding, self._decode(decoding))
+
+    def _is_steady(self) -> bool:
+        """Whether the next step can be started on tokens that the host has not read: nobody joins or surely leaves."""
+        step = self._step
+        return (
+            step is not None
+            and self._runner.runs_ahead
+            and step.rows == self._rows
+            and not (self._waiting and len(self._rows) < len(self._slots))
+            and all(row.stream.finish_reason is None and row.remaining > 1 for row in step.rows)
+        )
+
+    def _admit(self) -> None:
+        """Let waiting requests into free slots, each into the one that saves it most."""
+        with self._wake:
+            while self._waiting and any(slot.is_free for slot in self._slots):
+                stream = self._waiting.popleft()
+                slot = self._choose_slot(stream.request)
+                slot.is_free = False
+                slot.last_used = next(self._clock)
+                row = _Row(stream, slot, self._text_limit(stream.request))
+                self._rows.append(row)
+                self._occupy(row)
+            self._rows.sort(key=lambda row: row.slot.index)
+
+    def _choose_slot(self, request: Request) -> _Slot:
+        """The free slot with the longest common text, if worth it, else an empty one or the one unused for longest."""
+        free = [slot for slot in self._slots if slot.is_free]
+        common = [slot.common_length(request.prompt_ids, request.prefix_hash) for slot in free]
+        longest = max(common)
+        if longest >= min(WORTH_REUSING, len(request.prompt_ids) // 2):
+            return free[common.index(longest)]
+        return min(free, key=lambda slot: (bool(slot.tokens), slot.last_used, slot.index))
+
+    def _occupy(self, row: _Row) -> None:
+        """Keep what the row can use of its slot, bring its prefix, note its prompt for the repetition penalty."""
+        slot, request = row.slot, row.stream.request
+        del slot.tokens[slot.common_length(row.prompt_ids, request.prefix_hash) :]
+        row.fed_tokens = len(slot.tokens)
+        self._reused_tokens += row.fed_tokens
+        if slot.prefix_hash != request.prefix_hash and request.prefix is not None:
+            self._cache.write_prefix(slot.index, request.prefix)
+        slot.prefix_hash = request.prefix_hash
+        if row.sampling.repetition_penalty != 1.0 and self._seen is None:
+            size = (len(self._slots), self.model.config.padded_vocab_size)
+            self._seen = torch.zeros(size, dtype=torch.bool, device=self.model.device)
+        if self._seen is not None:
+            self._seen[slot.index] = False
+            self._seen[slot.index, torch.tensor(row.prompt_ids, device=self.model.device)] = True
+
+    def _prefill(self, rows: list[_Row], budget: int) -> None:
+        """Compute up to ``budget`` tokens of the prompts; rows whose prompt is done get their first token."""
+        share = max(1, budget // len(rows))
+        parts = []
+        for row in rows:
+            ids = row.prompt_ids[row.fed_tokens :][:share]
+            parts.append(PromptPart(ids, row.slot.index, row.fed_tokens, row.prefix_length))
+        logits = self._runner.prefill(parts)
+        for row, part in zip(rows, parts, strict=True):
+            row.slot.tokens += part.ids
+            row.fed_tokens += len(part.ids)
+        ready = [index for index, row in enumerate(rows) if not row.is_prefilling]
+        if ready:
+            self._advance([rows[index] for index in ready], logits if len(ready) == len(rows) else logits[ready])
+
+    def _decode(self, rows: list[_Row]) -> Tensor:
+        """One more position for every row: logits ``[n, vocabulary]``."""
+        if self._step is not None:  # steady: what it chose is fed on before it is read
+            ids = self._step.tokens
+        else:
+            ids = torch.tensor([row.last_token for row in rows], device=self.model.device)
+            for row in rows:
+                row.slot.tokens.append(row.last_token)
+        positions = [row.fed_tokens for row in rows]
+        columns = [position + row.prefix_length for position, row in zip(positions, rows, strict=True)]
+        for row in rows:
+            row.fed_tokens += 1
+        return self._runner.decode(DecodeBatch(ids, [row.slot.index for row in rows], positions, columns))
+
+    def _advance(self, rows: list[_Row], logits: Tensor) -> None:
+        """Choose a token for each row, read the step before, and this one too where nothing is gained by waiting."""
+        if self._sampling is None or self._sampling.rows != rows:
+            self._sampling = _Sampling(rows, logits.device)
+        slots = self._sampling.slots
+        uniforms = torch.cat([torch.rand(1, generator=row.generator) for row in rows])
+        seen = self._seen[slots] if self._seen is not None else None
+        uniforms = uniforms.to(logits.device, non_blocking=True)
+        tokens, healthy = choose_tokens(logits, self._sampling.batch, uniforms, seen)
+        if self._seen is not None:
+            self._seen[slots, tokens] = True
+        step = _Step(rows, tokens, torch.stack((tokens, healthy)))
+        self._settle(fed_on=True)
+        self._step = step
+        if not self._runner.runs_ahead:
+            self._settle()
+
+    def _settle(self, fed_on: bool = False) -> None:
+        """Read the tokens of the last step, if any, and hand them out.
+
+        Args:
+            fed_on: the step after it has been started, so its tokens are in the cache.
+        """
+        step, self._step = self._step, None
+        if step is None:
+            return
+        tokens, healthy = step.read()
+        for row, token, is_healthy in zip(step.rows, tokens, healthy, strict=True):
+            if fed_on:
+                row.slot.tokens.append(token)
+            self._hand_out(row, token, bool(is_healthy))
+
+    def _hand_out(self, row: _Row, token: int, is_healthy: bool) -> None:
+        stream = row.stream
+        if not is_healthy:
+            stream._finish("error", _broken_numbers_error())
+        elif token == self.model.config.eos_token_id:
+            stream._finish("stop")
+        elif stream.finish_reason is None:
+            row.last_token = token
+            row.remaining -= 1
+            stream._tokens.put(token)
+            if row.remaining <= 0:
+                stream._finish("length")
+
+    def _drop_finished(self) -> None:
+        """Free the slots of rows that are done; their text stays for whoever continues it."""
+        with self._wake:
+            for row in [row for row in self._rows if row.stream.finish_reason is not None]:
+                self._rows.remove(row)
+                row.slot.is_free = True
+                if row.stream.finish_reason == "error":
+                    self._forget(row.slot)
+
+    def _forget(self, slot: _Slot) -> None:
+        """Empty a slot for good: what is not a number would reach later rows even through a mask."""
+        self._cache.erase(slot.index)
+        slot.tokens = []
+        slot.prefix_hash = None
+
+    def _fail_all(self, error: Exception) -> None:
+        """A step broke, out of memory most likely: every running request ends with the reason, waiting ones go on."""
+        if isinstance(error, torch.OutOfMemoryError):
+            reason: ChatGLMError = out_of_memory(error, self.model.device)
+        else:
+            reason = error if isinstance(error, ChatGLMError) else _step_error(error)
+        self._step = None
+        for row in self._rows:
+            row.stream._finish("error", reason)
+        self._drop_finished()
+
+
+def _prompt_error(length: int, limit: int) -> PromptError:
+    if length == 0:
+        return PromptError("The prompt is empty. Type something first.", "输入是空的，请先输入内容。")
+    return PromptError(
+        f"The prompt has {length:,} tokens; at most {limit - 1:,} fit, with room for a reply. "
+        "Shorten it, or start with a larger --max-length.",
+        f"输入有 {length:,} 个 token，最多只能容纳 {limit - 1:,} 个（还要给回复留出位置）。"
+        "请缩短输入，或用更大的 --max-length 启动。",
+    )
+
+
+def _closed_error() -> EngineError:
+    return EngineError("The engine is closed. Start it again.", "推理引擎已关闭，请重新启动。")
+
+
+def _step_error(error: Exception) -> EngineError:
+    return EngineError(
+        f"Computing the reply failed: {type(error).__name__}: {error}. Please report this.",
+        f"计算回复时出错：{type(error).__name__}: {error}。请反馈此问题。",
+    )
+
+
+def _broken_numbers_error() -> EngineError:
+    return EngineError(
+        "The model's output is not a number (NaN or infinity). The weights or this prefix are damaged, or the dtype is "
+        "too narrow; try another checkpoint, or --dtype bfloat16.",
+        "模型输出不是有效数字（NaN 或无穷大）。权重或该前缀可能已损坏，或精度不足；"
+        "请换一个检查点，或使用 --dtype bfloat16。",
+    )

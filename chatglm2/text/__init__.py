@@ -1,0 +1,1 @@
+"""Text to ids and back, and the chat prompt around it. Knows no model and no device."""

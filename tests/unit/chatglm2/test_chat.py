@@ -1,0 +1,134 @@
+"""Conversations: the original's chat(), long histories, and whether a prefix does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_checkpoint import write_tiny_checkpoint
+
+import chatglm2
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, ChatSession, Engine, Prefix, SamplingParams
+from chatglm2.errors import PromptError
+from chatglm2.serving.chat import clean_reply
+
+GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> ChatGLMForConditionalGeneration:
+    return chatglm2.load_model(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Path) -> ChatGLMTokenizer:
+    return chatglm2.load_tokenizer(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def session(model, tokenizer) -> Iterator[ChatSession]:
+    engine = Engine(model, slots=2)
+    yield ChatSession(engine, tokenizer)
+    engine.close()
+
+
+def random_prefix(model: ChatGLMForConditionalGeneration) -> Prefix:
+    config = model.config
+    shape = (config.num_layers, 2, 6, config.multi_query_group_num, config.kv_channels)
+    return Prefix(torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3)
+
+
+def test_chat_returns_the_reply_and_a_new_history(model, tokenizer) -> None:
+    history = [("你好", "你好")]
+    reply, longer = model.chat(tokenizer, "红色", history=history, max_length=60)
+    assert longer == [("你好", "你好"), ("红色", reply)]
+    assert history == [("你好", "你好")]
+
+
+def test_stream_chat_grows_and_ends_as_chat_does(model, tokenizer) -> None:
+    options = {"do_sample": False, "max_length": 60}
+    steps = list(model.stream_chat(tokenizer, "红色", history=None, **options))
+    replies = [reply for reply, _ in steps]
+    assert all(len(before) <= len(after) for before, after in pairwise(replies))
+    assert steps[-1][1] == [("红色", replies[-1])]
+    assert replies[-1] == model.chat(tokenizer, "红色", **options)[0]
+
+
+def test_torch_seed_repeats_a_sampled_reply(model, tokenizer) -> None:
+    replies = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        replies.append(model.chat(tokenizer, "红色", max_length=80)[0])
+    assert replies[0] == replies[1] != replies[2]
+
+
+def test_beams_go_through_generate(model, tokenizer) -> None:
+    reply, history = model.chat(tokenizer, "红色", max_length=40, num_beams=2, do_sample=False)
+    assert history == [("红色", reply)]
+
+
+def test_max_length_counts_the_prompt(model, tokenizer) -> None:
+    prompt = len(tokenizer.encode_prompt("红色"))
+    *_, (_reply, _) = model.stream_chat(tokenizer, "红色", max_length=prompt + 5, do_sample=False)
+    engine = model.chat_engine
+    stream = ChatSession(engine, tokenizer).stream("红色", sampling=SamplingParams(temperature=0, max_new_tokens=5))
+    list(stream)
+    assert stream.token_count <= 5
+
+
+def test_a_long_history_loses_its_oldest_rounds_and_says_so(session) -> None:
+    history = [(f"红色{number}", "这件外套很百搭" * 2) for number in range(20)]
+    reply = session.stream("你好", history, sampling=GREEDY)
+    list(reply)
+    assert 0 < reply.dropped_rounds < 20
+    prompt, dropped = session.fit_prompt("你好", history, GREEDY.max_new_tokens)
+    assert dropped == reply.dropped_rounds
+    assert prompt == session.tokenizer.encode_prompt("你好", history[dropped:])
+    assert len(prompt) + GREEDY.max_new_tokens <= session.engine.max_length
+
+
+def test_a_short_history_is_kept_whole(session) -> None:
+    assert session.fit_prompt("你好", [("红色", "蓝色")], 16)[1] == 0
+
+
+@pytest.mark.parametrize("query", ["", "  \n", "红" * 3000, "x" * 50_000_000], ids=["empty", "blank", "long", "50 MB"])
+def test_questions_that_cannot_be_answered_are_refused_with_a_sentence(session, query: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        session.stream(query, sampling=GREEDY)
+    assert caught.value.localized("zh") != str(caught.value)
+
+
+def test_a_reader_who_leaves_frees_the_slot(session) -> None:
+    reply = session.stream("红色", sampling=SamplingParams(temperature=0, max_new_tokens=200))
+    iterator = iter(reply)
+    next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+    assert session.engine.stats().active == 0
+    assert reply.finish_reason == "cancelled"
+
+
+def test_probe_sees_the_effect_of_a_prefix(session, model) -> None:
+    probe = session.probe(random_prefix(model))
+    assert probe.has_effect
+    assert probe.max_logit_change > 0.01
+
+
+def test_probe_sees_that_a_prefix_has_none(checkpoint: Path, tokenizer) -> None:
+    model = chatglm2.load_model(checkpoint, device="cpu")
+    for layer in model.transformer.encoder.blocks():
+        torch.nn.init.zeros_(layer.self_attention.dense.weight)
+    engine = Engine(model, slots=1)
+    assert not ChatSession(engine, tokenizer).probe(random_prefix(model)).has_effect
+    engine.close()
+
+
+def test_replies_are_cleaned_as_the_original_does() -> None:
+    assert clean_reply("\n 训练于[[训练时间]]。 ") == "训练于2023年。"

@@ -1,0 +1,226 @@
+"""A run is its directory: complete or not there, readable by anyone, and never outside its store."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatglm2 import save_prefix
+from chatglm2.errors import RunError
+from training.runs.checkpoints import RESUME_FILES, find_checkpoints
+from training.runs.liveness import start_time
+from training.runs.storage import publish_directory, write_atomically
+from training.runs.store import LAUNCH_SECONDS, Run, RunStore, Status
+from training.settings.train import TrainingSettings
+
+SETTINGS = TrainingSettings(max_steps=4)
+
+
+def add_checkpoint(run: Run, step: int, *, resumable: bool = True) -> Path:
+    directory = run.checkpoint_path(step)
+    directory.mkdir()
+    save_prefix({"embedding.weight": torch.zeros(2, 8)}, directory)
+    metadata = {"run": run.name, "step": step, "loss": 1.5, "pre_seq_len": 2, "prefix_projection": False}
+    (directory / "prefix.json").write_text(json.dumps(metadata))
+    for name in RESUME_FILES if resumable else ():
+        (directory / name).write_text("{}")
+    return directory
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "output")
+
+
+def test_a_created_run_can_be_found_again(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    assert [found.name for found in store.list()] == ["my-run"]
+    assert store.get("my-run").settings() == SETTINGS
+    assert run.state().status is Status.STARTING
+
+
+def test_the_newest_run_comes_first(store: RunStore) -> None:
+    for name in ("first", "second", "third"):
+        store.create(SETTINGS, name)
+        time.sleep(0.01)
+    assert [run.name for run in store.list()] == ["third", "second", "first"]
+
+
+def test_runs_without_a_name_get_different_ones(store: RunStore) -> None:
+    names = {store.create(SETTINGS).name for _ in range(3)}
+    assert len(names) == 3
+    assert all(name.startswith("train-p16-") for name in names)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".hidden", "a b", "a\\b", "x" * 101, "a\n"])
+def test_no_name_leads_out_of_the_store(store: RunStore, name: str) -> None:
+    with pytest.raises(RunError, match="cannot name a run"):
+        store.create(SETTINGS, name)
+    with pytest.raises(RunError, match="cannot name a run"):
+        store.get(name)
+
+
+def test_a_name_may_be_chinese(store: RunStore) -> None:
+    assert store.create(SETTINGS, "广告-1").name == "广告-1"
+
+
+def test_a_taken_name_is_refused_unless_it_is_to_be_replaced(store: RunStore) -> None:
+    add_checkpoint(store.create(SETTINGS, "my-run"), 2)
+    with pytest.raises(RunError, match="exists already"):
+        store.create(SETTINGS, "my-run")
+    assert store.create(SETTINGS, "my-run", overwrite=True).checkpoints() == []
+
+
+def test_someone_elses_directory_is_not_taken_over(store: RunStore) -> None:
+    (store.root / "notes").mkdir(parents=True)
+    (store.root / "notes" / "todo.txt").write_text("keep me")
+    with pytest.raises(RunError, match="exists already"):
+        store.create(SETTINGS, "notes")
+
+
+def test_an_unknown_run_names_the_ones_there_are(store: RunStore) -> None:
+    store.create(SETTINGS, "here")
+    with pytest.raises(RunError, match="the latest are: here"):
+        store.get("gone")
+
+
+def test_a_damaged_run_does_not_hide_the_others(store: RunStore) -> None:
+    store.create(SETTINGS, "good")
+    (store.create(SETTINGS, "bad").path / "run.json").write_text("{")
+    assert [run.name for run in store.list()] == ["good"]
+    with pytest.raises(RunError, match="is no training run"):
+        Run(store.root / "bad").state()
+
+
+def test_settings_of_a_newer_version_do_not_make_a_run_unreadable(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    content = json.loads((run.path / "run.json").read_text())
+    content["settings"]["invented_later"] = 1
+    content["state"]["invented_later"] = 1
+    (run.path / "run.json").write_text(json.dumps(content))
+    assert run.settings() == SETTINGS
+    assert run.state().status is Status.STARTING
+
+
+def test_a_run_whose_process_lives_is_running(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    run.update(status=Status.RUNNING, pid=os.getpid(), pid_started_at=start_time(os.getpid()))
+    assert run.state().status is Status.RUNNING
+    run.set_stop_request(True)
+    assert run.state().status is Status.STOPPING
+
+
+def test_a_reused_process_id_is_not_a_live_trainer(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    (run.path / "train.log").write_text("Loading\nKilled\n")
+    run.update(status=Status.RUNNING, pid=os.getpid(), pid_started_at=1.0)
+    state = run.state()
+    assert state.status is Status.INTERRUPTED
+    assert state.message_en.endswith("Last line of its log: Killed")
+
+
+def test_a_run_that_was_never_started_reads_as_interrupted_after_a_while(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store.create(SETTINGS, "my-run")
+    later = time.time() + LAUNCH_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert run.state().status is Status.INTERRUPTED
+
+
+def test_checkpoints_are_listed_by_step_and_half_written_ones_are_not(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    for step in (100, 20):
+        add_checkpoint(run, step)
+    add_checkpoint(run, 30, resumable=False)
+    run.checkpoint_path(40).mkdir()
+    (run.staging / "checkpoint-50").mkdir(parents=True)
+    assert [info.step for info in run.checkpoints()] == [20, 30, 100]
+    assert [info.step for info in run.resumable_checkpoints()] == [20, 100]
+    info = run.checkpoints()[0]
+    assert (info.run_name, info.loss, info.pre_seq_len, info.prefix_projection) == ("my-run", 1.5, 2, False)
+    assert info.size_bytes > 0
+
+
+def test_leftovers_of_a_killed_trainer_are_cleaned(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    (run.staging / "checkpoint-50").mkdir(parents=True)
+    (run.path / ".checkpoint-5.deleted").mkdir()
+    (run.path / ".run.json.1.partial").touch()
+    run.reserve_space()
+    run.discard_leftovers()
+    assert sorted(item.name for item in run.path.iterdir()) == ["run.json"]
+
+
+def test_a_checkpoint_can_be_deleted_once(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    add_checkpoint(run, 20)
+    run.delete_checkpoint(20)
+    assert run.checkpoints() == []
+    with pytest.raises(RunError, match="no checkpoint of step 20; it has none"):
+        run.delete_checkpoint(20)
+
+
+def test_checkpoints_are_found_by_every_path_a_user_may_name(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    directory = add_checkpoint(run, 20)
+    for place in (run.path, directory, directory / "prefix.safetensors"):
+        assert [info.step for info in find_checkpoints(place)] == [20]
+    with pytest.raises(RunError, match="a directory without a checkpoint"):
+        find_checkpoints(store.root)
+    with pytest.raises(RunError, match="nothing that can be read"):
+        find_checkpoints(store.root / "nowhere")
+
+
+def test_the_originals_checkpoint_tells_what_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / "adgen-chatglm2-6b-pt-128-2e-2" / "checkpoint-3000"
+    directory.mkdir(parents=True)
+    torch.save({"transformer.prefix_encoder.embedding.weight": torch.zeros(2, 8)}, directory / "pytorch_model.bin")
+    (directory / "config.json").write_text(json.dumps({"pre_seq_len": 128, "prefix_projection": False}))
+    (directory / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 3.4}, {"train_loss": 3.6}]}))
+    (info,) = find_checkpoints(directory)
+    assert (info.step, info.pre_seq_len, info.loss) == (3000, 128, 3.4)
+    assert info.run_name == "adgen-chatglm2-6b-pt-128-2e-2"
+    assert not info.can_resume
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run.json"
+    write_atomically(file, "old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_published_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    staged, target = tmp_path / "staged", tmp_path / "target"
+    for directory, name in ((staged, "new"), (target, "old")):
+        directory.mkdir()
+        (directory / name).touch()
+    publish_directory(staged, target)
+    assert [item.name for item in target.iterdir()] == ["new"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["target"]
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "output").write_text("a file where the directory should be")
+    with pytest.raises(RunError, match="cannot be written"):
+        RunStore(tmp_path / "output").create(SETTINGS, "my-run")
+
+
+def test_the_log_ends_with_its_last_lines(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    assert run.log_tail() == ""
+    run.log_file.write_text("".join(f"line {number}\n" for number in range(20_000)))
+    assert run.log_tail(2) == "line 19998\nline 19999"

@@ -1,0 +1,150 @@
+"""The original's scripts train and evaluate with its values, from any directory and by its variables."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_checkpoint import write_examples, write_tiny_checkpoint
+
+from training.cli.parser import parse_command
+from training.runs.events import step_history
+from training.runs.store import Run, Status
+
+SCRIPTS = ("train.sh", "train_chat.sh", "evaluate.sh", "ds_train_finetune.sh", "evaluate_finetune.sh")
+
+
+@pytest.fixture(scope="module")
+def place(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model, data and nothing else, from which scripts are called."""
+    if not (repository / ".venv" / "installed-requirements.txt").is_file():
+        pytest.skip("launch.sh has not set up .venv here, and a test should not")
+    place = tmp_path_factory.mktemp("scripts")
+    write_tiny_checkpoint(place / "model")
+    (place / "AdvertiseGen").mkdir()
+    for name in ("train.json", "dev.json"):
+        write_examples(place / "AdvertiseGen" / name)
+    return place
+
+
+def run_script(
+    repository: Path, place: Path, name: str, *flags: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {"MODEL": "model", "MAX_STEPS": "2", "STEP": "2", "PRE_SEQ_LEN": "4", "LC_ALL": "C", **variables}
+    return subprocess.run(
+        ["bash", str(repository / "training" / "scripts" / name), *flags],
+        cwd=place,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def words_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What each script hands to launch.sh, with no variable set."""
+    copy = tmp_path_factory.mktemp("copy")
+    (copy / "training" / "scripts").mkdir(parents=True)
+    launch = copy / "launch.sh"
+    launch.write_text('#!/bin/sh\necho "NUM_GPUS=${NUM_GPUS:-}"\nprintf "%s\\n" "$@"\n')
+    launch.chmod(0o755)
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    words = {}
+    for name in SCRIPTS:
+        script = copy / "training" / "scripts" / name
+        script.write_bytes((repository / "training" / "scripts" / name).read_bytes())
+        shown = subprocess.run(
+            ["bash", str(script)],
+            env={**bare, "CHAT_TRAIN_DATA": "chat.json"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        words[name] = shown.stdout.splitlines()
+    return words
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "train.sh",
+            {"lengths": (64, 128), "steps": (3000, 10, 1000), "rate": 2e-2, "prefix": (128, 4), "rows": (1, 16)},
+        ),
+        (
+            "train_chat.sh",
+            {"lengths": (256, 256), "steps": (3000, 10, 1000), "rate": 1e-2, "prefix": (128, 4), "rows": (1, 16)},
+        ),
+        (
+            "ds_train_finetune.sh",
+            {"lengths": (64, 64), "steps": (5000, 10, 1000), "rate": 1e-4, "prefix": (None, None), "rows": (4, 1)},
+        ),
+    ],
+)
+def test_training_scripts_have_the_originals_values(
+    words_of: dict[str, list[str]], name: str, values: dict[str, object]
+) -> None:
+    gpus, command, *words = words_of[name]
+    settings = parse_command(words).settings()
+    assert command == "train"
+    assert gpus == ("NUM_GPUS=4" if name.startswith("ds") else "NUM_GPUS=1")
+    assert values == {
+        "lengths": (settings.max_source_length, settings.max_target_length),
+        "steps": (settings.max_steps, settings.logging_steps, settings.save_steps),
+        "rate": settings.learning_rate,
+        "prefix": (settings.pre_seq_len, settings.quantization_bit),
+        "rows": (settings.per_device_train_batch_size, settings.gradient_accumulation_steps),
+    }
+
+
+def test_evaluation_scripts_have_the_originals_values(words_of: dict[str, list[str]]) -> None:
+    _, command, *words = words_of["evaluate.sh"]
+    settings = parse_command(["--do_predict", *words]).settings()
+    assert command == "evaluate"
+    assert (settings.max_source_length, settings.max_target_length) == (64, 64)
+    assert settings.ptuning_checkpoint == "output/adgen-chatglm2-6b-pt-128-2e-2/checkpoint-3000"
+    assert settings.test_file == settings.validation_file == "AdvertiseGen/dev.json"
+    _, _, *words = words_of["evaluate_finetune.sh"]
+    settings = parse_command(["--do_predict", *words]).settings()
+    assert (settings.max_source_length, settings.max_target_length) == (256, 256)
+    assert settings.model_name_or_path == "output/adgen-chatglm2-6b-ft-1e-4/checkpoint-3000"
+
+
+def test_train_sh_trains_and_evaluate_sh_scores(repository: Path, place: Path) -> None:
+    trained = run_script(repository, place, "train.sh", "--device", "cpu", LR="5e-2", BATCH_SIZE="4")
+    assert trained.returncode == 0, trained.stderr
+    run = Run(place / "output" / "adgen-chatglm2-6b-pt-4-5e-2")
+    assert run.state().status is Status.FINISHED
+    assert step_history(run.events()[0])[0].learning_rate == 0.05
+    words = ("--device", "cpu", "--max_predict_samples", "2")
+    scored = run_script(repository, place, "evaluate.sh", *words, LR="5e-2", MAX_TARGET_LENGTH="8")
+    assert scored.returncode == 0, scored.stderr
+    assert (run.path / "generated_predictions.txt").is_file()
+
+
+def test_one_gpus_full_fine_tuning_needs_no_deepspeed(repository: Path, place: Path) -> None:
+    trained = run_script(repository, place, "ds_train_finetune.sh", "--device", "cpu", NUM_GPUS="1")
+    assert trained.returncode == 0, trained.stderr
+    assert (place / "output" / "adgen-chatglm2-6b-ft-1e-4" / "checkpoint-2" / "model.safetensors").is_file()
+    words = ("--device", "cpu", "--max_predict_samples", "2")
+    scored = run_script(repository, place, "evaluate_finetune.sh", *words, MAX_TARGET_LENGTH="8")
+    assert scored.returncode == 0, scored.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "sentence"),
+    [
+        ("train_chat.sh", {}, "CHAT_TRAIN_DATA must name a file"),
+        ("train.sh", {"NUM_GPUS": "two"}, "NUM_GPUS must be a whole number of 1 or more; found 'two'"),
+        ("train.sh", {"DATA": "nowhere"}, "--train_file: there is no file nowhere/train.json"),
+        ("ds_train_finetune.sh", {"SHARING": "magic"}, "SHARING must be deepspeed or fsdp; found 'magic'"),
+    ],
+)
+def test_a_scripts_mistakes_get_a_sentence(
+    repository: Path, place: Path, name: str, variables: dict[str, str], sentence: str
+) -> None:
+    refused = run_script(repository, place, name, "--device", "cpu", **variables)
+    assert refused.returncode in (1, 2)
+    assert sentence in refused.stderr

@@ -1,0 +1,1 @@
+"""The command line: flags to settings, progress and results to a terminal. The only room that prints."""

@@ -1,0 +1,115 @@
+"""What an evaluation looks like in a shell: sentences, one line that counts rows, and a table of scores at the end.
+
+Writes to the streams that it is given; knows what is told and does not know how it is found out.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from typing import TextIO
+
+from training.evaluation.report import METRIC_NAMES, METRICS, WORDS, contender_names
+from training.evaluation.scoring import Evaluation
+from training.settings.field import Words
+
+# A file or a pipe gets a line now and then; a terminal's line changes in place.
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_CHANGES = 0.1
+# The first answers come late and together, so that they tell little of the rest.
+SECONDS_BEFORE_GUESSING = 3.0
+
+
+class ProgressLine:
+    """Tells a person how far an evaluation is, in one language."""
+
+    def __init__(self, stream: TextIO, language: str) -> None:
+        self._stream = stream
+        self._language = language
+        self._in_place = stream.isatty()
+        self._started = self._shown = 0.0
+        self._is_open = False  # the cursor stands behind a line that may change
+
+    def say(self, en: str, zh: str) -> None:
+        """A sentence on a line of its own."""
+        if self._is_open:
+            self._stream.write("\n")
+            self._is_open = False
+        self._stream.write(f"{zh if self._language == 'zh' else en}\n")
+        self._stream.flush()
+
+    def progress(self, done: int, total: int) -> None:
+        """Rows answered so far, how fast, and how long the rest takes."""
+        now = time.monotonic()
+        if done == 0:
+            self._started = self._shown = now
+            return
+        pause = SECONDS_BETWEEN_CHANGES if self._in_place else SECONDS_BETWEEN_LINES
+        if done < total and now - self._shown < pause:
+            return
+        self._shown = now
+        rate = done / max(now - self._started, 1e-9)
+        left = (total - done) / rate
+        left_en = left_zh = ""
+        if now - self._started > SECONDS_BEFORE_GUESSING:
+            left = (total - done) / rate
+            left_en, left_zh = f"  {left:.0f} s left", f"  剩余 {left:.0f} 秒"
+        en = f"{done:>6}/{total} answered  {rate:.1f} rows/s{left_en}"
+        zh = f"已回答 {done:>6}/{total}  每秒 {rate:.1f} 行{left_zh}"
+        if not self._in_place:
+            self.say(en, zh)
+            return
+        self._stream.write(f"\r\033[K{zh if self._language == 'zh' else en}")
+        self._stream.flush()
+        self._is_open = True
+        if done == total:
+            self._stream.write("\n")
+            self._is_open = False
+
+
+def score_table(evaluation: Evaluation, language: str) -> str:
+    """Mean scores as aligned lines; with a baseline, both and what the prefix changed."""
+
+    def word(key: str) -> str:
+        words: Words = WORDS[key]
+        return words[language == "zh"]
+
+    names = contender_names(evaluation)
+    scores = [evaluation.scores(place) for place in range(len(names))]
+    head = ["", *(word(name) for name in names)]
+    lines = [[METRIC_NAMES[metric], *(f"{item.to_dict()[metric]:.2f}" for item in scores)] for metric in METRICS]
+    if len(names) > 1:
+        head.append(word("difference"))
+        for line, metric in zip(lines, METRICS, strict=True):
+            line.append(f"{scores[0].to_dict()[metric] - scores[1].to_dict()[metric]:+.2f}")
+    losses = [contender.loss for contender in evaluation.contenders]
+    known = [loss for loss in losses if loss is not None]
+    if known:
+        changes = [f"{known[0] - known[1]:+.4f}"] if len(known) > 1 else []
+        lines.append([word("loss"), *(f"{loss:.4f}" for loss in known), *changes])
+    for key, counts in (
+        ("empty", [item.empty_predictions for item in scores]),
+        ("cut", [evaluation.cut_answers(place) for place in range(len(names))]),
+    ):
+        if any(counts):
+            lines.append([word(key), *map(str, counts)])
+    return _aligned([head, *lines])
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    """Columns of one width, the first to the left and the others to the right; a Chinese character counts twice."""
+    widths = [
+        max(_width(line[column]) for line in lines if column < len(line))
+        for column in range(max(len(line) for line in lines))
+    ]
+    return "\n".join(
+        "  ".join(
+            cell + " " * (width - _width(cell)) if column == 0 else " " * (width - _width(cell)) + cell
+            for column, (cell, width) in enumerate(zip(line, widths, strict=False))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -1,0 +1,280 @@
+"""Train and evaluate from a shell: ``python -m training.main --train_file data.json …``; the original's flags work.
+
+With ``--do_predict`` or ``--do_eval`` it evaluates, in this process, what was trained or named.
+
+Starts what the page starts, a detached process, and follows it. Ctrl-C asks it to finish its step, save and stop; a
+second Ctrl-C leaves it to that and returns at once. With ``--run DIR`` this *is* the trainer's process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from chatglm2.errors import ChatGLMError, RunError
+from training.cli.parser import DEFAULT_STORE, Command, parse_command
+from training.runs import process
+from training.runs.checkpoints import DIRECTORY_NAME
+from training.runs.events import (
+    CheckpointEvent,
+    EndedEvent,
+    EvaluationEvent,
+    Event,
+    FailedEvent,
+    MessageEvent,
+    RetentionEvent,
+    StartedEvent,
+    StepEvent,
+    step_history,
+)
+from training.runs.store import Run, RunStore, Status
+from training.settings.train import TrainingSettings
+
+POLL_SECONDS = 0.2
+Start = Callable[[Run], None]
+Resume = Callable[[Run, int | None, TrainingSettings], None]
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done or stopped, 1 failed, 2 a user's mistake, 130 interrupted."""
+    language = system_language()
+    try:
+        command = parse_command(sys.argv[1:] if arguments is None else arguments, language)
+        return _execute(command, language)
+    except ChatGLMError as error:
+        if _speaks():
+            print(error.localized(language), file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:  # whoever read the progress has gone; the training goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def system_language() -> str:
+    """``zh`` where the shell's language is Chinese, else ``en``."""
+    variables = (os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return "zh" if next((value for value in variables if value), "").lower().startswith("zh") else "en"
+
+
+def _speaks() -> bool:
+    """Whether this process is alone, or the one of several that torchrun started which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _execute(command: Command, language: str) -> int:
+    if command.run is not None:
+        from training.worker.alone import work  # imports torch and transformers: only the trainer's process needs them
+
+        return work(command.run)
+    speaks = _speaks()
+    store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
+    if command.list_runs:
+        return _list(store)
+    if command.stop is not None:
+        process.request_stop(store.get(command.stop))
+        print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
+        return 0
+    if speaks:
+        for en, zh in command.notes:
+            print(_say(language, en, zh), file=sys.stderr)
+    if not command.train:
+        return _evaluate(command, language) if speaks else 0
+    evaluates = command.evaluate or command.predict
+    if command.detach and evaluates:
+        raise RunError(
+            "--detach does not wait for the training, so nothing can be evaluated after it. Leave out --detach, or "
+            "--do_eval and --do_predict.",
+            "--detach 不等待训练结束，因此无法随后评估。请去掉 --detach，或去掉 --do_eval 和 --do_predict。",
+        )
+    if evaluates:
+        from training.evaluation.plan import require_files
+
+        require_files(command)
+    run, code = (_train_together if "WORLD_SIZE" in os.environ else _train)(command, store, language)
+    if code or not evaluates or run is None or run.state().status != Status.FINISHED:
+        return code
+    return _evaluate(_with_trained(command, run), language)
+
+
+def _train(command: Command, store: RunStore, language: str) -> tuple[Run, int]:
+    """Start the trainer's process, and follow it unless it shall go on alone."""
+    run, offset = _begin(command, store, process.start, process.resume)
+    print(_say(language, f"Training {run.path}", f"开始训练：{run.path}"))
+    return run, 0 if command.detach else follow(run, language, offset)
+
+
+def _train_together(command: Command, store: RunStore, language: str) -> tuple[Run | None, int]:
+    """Train in this process and those that torchrun started beside it."""
+    from training.worker.together import train_together  # imports torch and transformers
+
+    def begin() -> tuple[Run, int]:
+        run, offset = _begin(command, store, process.start_here, process.resume_here)
+        print(_say(language, f"Training {run.path}", f"开始训练：{run.path}"), flush=True)
+        return run, offset
+
+    settings = _resumed_settings(command) if command.resume_from else command.settings()
+    device = settings.device
+    return train_together(device, begin, lambda run, offset: follow(run, language, offset), os._exit)
+
+
+def _evaluate(command: Command, language: str) -> int:
+    # Here, as they import torch and transformers, which starting a training does not need.
+    from training.cli.terminal import ProgressLine, score_table
+    from training.evaluation.job import report_path, run_evaluations
+    from training.evaluation.plan import plan_evaluations
+
+    try:
+        plans = plan_evaluations(command)
+        for plan, evaluation in run_evaluations(plans, ProgressLine(sys.stderr, language), language):
+            print(score_table(evaluation, language), flush=True)
+            report = report_path(plan)
+            print(_say(language, f"Report: {report}", f"报告：{report}"))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _with_trained(command: Command, run: Run) -> Command:
+    """The command, for evaluating what the run trained: its best checkpoint if it was to keep that, else its last."""
+    settings = run.settings()
+    last = str(run.final_checkpoint().path)
+    flag = "ptuning_checkpoint" if settings.pre_seq_len else "model_name_or_path"
+    return replace(command, values={**settings.to_dict(), flag: last}, output_dir=run.path)
+
+
+def _begin(command: Command, store: RunStore, start: Start, resume: Resume) -> tuple[Run, int]:
+    """The run, started or resumed, and where the events of its earlier part end."""
+    return _resume(command, resume) if command.resume_from else (_create(command, store, start), 0)
+
+
+def _create(command: Command, store: RunStore, start: Start) -> Run:
+    settings = command.settings()
+    for flag in ("train_file", "validation_file", "mix_file", "retention_file"):
+        path = getattr(settings, flag)
+        if path and not Path(path).is_file():
+            raise RunError(
+                f"--{flag}: there is no file {path}. Check the path.", f"--{flag}：文件 {path} 不存在，请检查路径。"
+            )
+    process.require_launcher(settings)
+    process.require_idle(store)
+    run = store.create(settings, command.output_dir.name if command.output_dir else None, overwrite=command.overwrite)
+    start(run)
+    return run
+
+
+def _resume(command: Command, resume: Resume) -> tuple[Run, int]:
+    """The resumed run, and where the events of its earlier part end."""
+    run, step = _resumed_place(command)
+    _, offset = run.events()
+    settings = _resumed_settings(command)
+    process.require_launcher(settings)
+    resume(run, step, settings)
+    return run, offset
+
+
+def _resumed_place(command: Command) -> tuple[Run, int | None]:
+    """The run to go on with, and the step of its checkpoint if the command names one."""
+    assert command.resume_from is not None
+    place = command.resume_from.resolve()
+    named = DIRECTORY_NAME.fullmatch(place.name)
+    return (Run(place.parent), int(named.group(1))) if named else (Run(place), None)
+
+
+def _resumed_settings(command: Command) -> TrainingSettings:
+    run, _ = _resumed_place(command)
+    return TrainingSettings.from_dict({**run.settings().to_dict(), **command.values})
+
+
+def _list(store: RunStore) -> int:
+    for run in store.list():
+        steps = step_history(run.events()[0])
+        progress = f"{steps[-1].step}/{steps[-1].total_steps}  loss {steps[-1].loss:.4f}" if steps else ""
+        print(f"{run.name:40} {run.state().status:12} {progress}")
+    return 0
+
+
+def follow(run: Run, language: str, offset: int = 0) -> int:
+    """Show a run's events from a byte offset on until it ends; returns the exit code."""
+    interrupts = 0
+    while True:
+        try:
+            active = run.state().status.is_active
+            events, offset = run.events(offset)
+            ended = _show(events, language)
+            if ended is not None:
+                return FAILED if isinstance(ended, FailedEvent) else 0
+            if not active:
+                state = run.state()
+                print(_say(language, state.message_en, state.message_zh), file=sys.stderr)
+                return FAILED
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            interrupts += 1
+            if interrupts > 1:
+                return 0
+            process.request_stop(run)
+            en = "Stopping after this step. Press Ctrl-C again to return now; it will stop all the same."
+            print("\n" + _say(language, en, "将在当前步完成后停止。再按一次 Ctrl-C 立即返回，训练仍会停止。"))
+
+
+def _show(events: Iterable[Event], language: str) -> EndedEvent | None:
+    """Print events; a terminal gets one line that changes in place for the steps."""
+    in_place = sys.stdout.isatty()
+    for event in events:
+        line = _describe(event, language)
+        if in_place:
+            print(f"\r\033[K{line}", end="" if isinstance(event, StepEvent) else "\n", flush=True)
+        else:
+            print(line, flush=True)
+        if isinstance(event, EndedEvent):
+            return event
+    return None
+
+
+def _describe(event: Event, language: str) -> str:
+    match event:
+        case StepEvent():
+            numbers = f"loss {event.loss:.4f}  lr {event.learning_rate:.3g}  {event.tokens_per_second:,.0f} tokens/s"
+            left = _say(language, f"{event.seconds_left:.0f} s left", f"剩余 {event.seconds_left:.0f} 秒")
+            return f"{event.step:>6}/{event.total_steps}  {numbers}  {left}"
+        case StartedEvent():
+            mixed = event.general_examples
+            en = f"{event.examples} rows" + (f" + {mixed} general rows" if mixed else "")
+            zh = f"{event.examples} 条样本" + (f" + {mixed} 条通用样本" if mixed else "")
+            parameters = f"{event.trainable_parameters:,}"
+            return _say(
+                language,
+                f"{en}, {parameters} parameters to train, on {event.device}",
+                f"{zh}，可训练参数 {parameters}，{event.device}",
+            )
+        case CheckpointEvent():
+            return _say(language, f"Saved {event.name}", f"已保存 {event.name}")
+        case EvaluationEvent():
+            numbers = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+            return _say(language, f"Validation: {numbers}", f"验证：{numbers}")
+        case RetentionEvent(step=0, prompts=count):
+            en = f"The base model has answered {count} general questions, to compare with."
+            return _say(language, en, f"基座模型已回答 {count} 个通用问题，供之后比较。")
+        case RetentionEvent():
+            same = event.unchanged, event.prompts
+            return _say(
+                language,
+                f"General answers kept: {event.kept:.0f} % ({same[0]} of {same[1]} word for word)",
+                f"通用回答保留：{event.kept:.0f}%（{same[0]}/{same[1]} 条逐字不变）",
+            )
+        case MessageEvent() | EndedEvent():
+            return _say(language, event.en, event.zh)
+    return event.kind
+
+
+def _say(language: str, en: str, zh: str) -> str:
+    return zh if language == "zh" else en
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The processes that torchrun started: how they agree and how they are started. Knows no model."""

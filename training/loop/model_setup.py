@@ -1,0 +1,144 @@
+"""The model that a run trains: loaded, with what is to learn in it.
+
+Knows dtypes, devices and warm starts; trains nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from transformers import set_seed
+
+from chatglm2 import ChatGLMForConditionalGeneration, load_model
+from chatglm2.checkpoints.hub import Hub, resolve_model_directory
+from chatglm2.checkpoints.loading import default_device, read_config
+from chatglm2.errors import RunError
+from chatglm2.model.prefix import load_prefix_state
+from training.distributed.ranks import ALONE, Ranks
+from training.plan.memory import require_memory_for_all_weights
+from training.runs.events import MessageEvent
+from training.runs.store import Run
+from training.settings.train import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_model(
+    run: Run, settings: TrainingSettings, checkpoint: Path | None, ranks: Ranks = ALONE
+) -> ChatGLMForConditionalGeneration:
+    """The model with what is to be trained in it; ``checkpoint`` is the one to resume from."""
+    if settings.pre_seq_len is None:
+        return _prepare_all_weights(run, settings, checkpoint, ranks)
+    return _prepare_prefix(run, settings, settings.pre_seq_len, checkpoint, ranks)
+
+
+def _prepare_prefix(
+    run: Run, settings: TrainingSettings, length: int, checkpoint: Path | None, ranks: Ranks
+) -> ChatGLMForConditionalGeneration:
+    """A frozen model with a prefix that learns."""
+    model = load_base(settings, ranks.device)
+    set_seed(settings.seed)
+    model.prepare_prefix_tuning(length, settings.prefix_projection)
+    if settings.ptuning_checkpoint and checkpoint is None:
+        _warm_start(run, model, settings)
+    # What is frozen is the same in every process: nothing of it need ever be sent.
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    frozen += [name for name, _ in model.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
+    return model
+
+
+def _prepare_all_weights(
+    run: Run, settings: TrainingSettings, checkpoint: Path | None, ranks: Ranks
+) -> ChatGLMForConditionalGeneration:
+    """A model whose weights all learn; a checkpoint of such a run is a model of its own."""
+    device = ranks.device or (torch.device(settings.device) if settings.device != "auto" else default_device())
+    dtype = trainable_dtype(settings, device)
+    if settings.dtype == "float16" != dtype:
+        run.append(
+            MessageEvent(
+                en=f"Weights in float16 lose small updates, so they are trained in {dtype}.",
+                zh=f"float16 权重会丢失微小的更新，因此以 {dtype} 训练。",
+            )
+        )
+    directory = resolve_model_directory(checkpoint or settings.model_name_or_path, hub=cast(Hub, settings.hub))
+    resolved = getattr(torch, dtype)
+    require_memory_for_all_weights(read_config(directory), settings, resolved, device, ranks.size, ranks.local_size)
+    model = load_base(replace(settings, model_name_or_path=str(directory), dtype=dtype), ranks.device)
+    if model.config.quantization_bit:
+        raise RunError(
+            f"{directory} is quantized to {model.config.quantization_bit} bits, and quantized weights cannot learn. "
+            "Use the unquantized checkpoint, or train a prefix (--pre_seq_len 128).",
+            f"{directory} 已量化为 {model.config.quantization_bit} 位，量化后的权重无法训练。"
+            "请使用未量化的检查点，或训练前缀（--pre_seq_len 128）。",
+        )
+    set_seed(settings.seed)
+    return model
+
+
+def trainable_dtype(settings: TrainingSettings, device: torch.device) -> str:
+    """The dtype in which all weights are trained: bfloat16 on GPUs that have it, float32 elsewhere.
+
+    float16 takes what DeepSpeed does for it on GPUs: copies in float32 that learn, and a scaled loss.
+    """
+    asked = settings.dtype
+    scales_losses = bool(settings.deepspeed) and device.type == "cuda"
+    if asked in ("float32", "bfloat16") or (asked == "float16" and scales_losses):
+        return asked
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
+def require_device(settings: TrainingSettings) -> None:
+    """Check that there is what ``--device`` asks for.
+
+    Raises:
+        RunError: if there is not.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            "--device cuda needs a CUDA GPU; torch sees none here. Use --device auto or cpu.",
+            "--device cuda 需要 CUDA 显卡，当前未检测到。请使用 --device auto 或 cpu。",
+        )
+
+
+def load_base(settings: TrainingSettings, device: torch.device | None = None) -> ChatGLMForConditionalGeneration:
+    """The model that ``settings`` name, as they ask for it; on ``device``, where a process has one of its own."""
+    dtype = None if settings.dtype == "auto" else settings.dtype
+    logger.info("Loading %s", settings.model_name_or_path)
+    return load_model(
+        settings.model_name_or_path,
+        dtype=dtype,
+        quantization_bit=settings.quantization_bit,
+        device=device or (None if settings.device == "auto" else settings.device),
+        hub=cast(Hub, settings.hub),
+    )
+
+
+def _warm_start(run: Run, model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> None:
+    path = str(settings.ptuning_checkpoint)
+    state = load_prefix_state(path, model.config)
+    length, projection = state["embedding.weight"].shape[0], "trans.0.weight" in state
+    if length != settings.pre_seq_len or projection != settings.prefix_projection:
+        raise RunError(
+            f"The prefix in {path} has {length} tokens and {'a' if projection else 'no'} projection, but the run asks "
+            f"for --pre_seq_len {settings.pre_seq_len} and --prefix_projection {settings.prefix_projection}. "
+            "Use the checkpoint's values, or another checkpoint.",
+            f"{path} 中的前缀长度为 {length}、{'有' if projection else '无'}映射，而本次训练设置的是 "
+            f"--pre_seq_len {settings.pre_seq_len}、--prefix_projection {settings.prefix_projection}。"
+            "请改用检查点的值，或换一个检查点。",
+        )
+    encoder = model.transformer.prefix_encoder
+    assert encoder is not None
+    encoder.load_state_dict(state)
+    run.append(
+        MessageEvent(
+            en=f"Warm start: the prefix comes from {path}, the optimizer starts afresh.",
+            zh=f"热启动：前缀取自 {path}，优化器重新初始化。",
+        )
+    )

@@ -1,0 +1,182 @@
+"""What a model forgets while it learns: general questions, answered by the base and again by what is in training.
+
+Knows the questions, when they are asked and how answers are compared. Does not know how an answer is computed. Asking
+costs one batch of short greedy answers, and leaves the training as it was, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
+from chatglm2.errors import ChatGLMError
+from training.data.encoding import Example, find_general_prompts
+from training.data.files import read_table
+from training.evaluation.answering import answer_examples
+from training.evaluation.metrics import score
+from training.runs.events import MessageEvent, RetentionEvent
+from training.runs.storage import write_atomically
+from training.runs.store import Run
+from training.settings.train import TrainingSettings
+
+logger = logging.getLogger(__name__)
+PROMPTS_FILE = Path(__file__).with_name("retention_prompts.json")
+ANSWERS_FILE = "retention.json"
+ANSWER_TOKENS = 64
+SHOWN_EXAMPLES = 3
+MAXIMUM_PROMPTS = 200
+
+
+def read_prompts(settings: TrainingSettings) -> list[str]:
+    """The questions of ``--retention_file``, or our own."""
+    if settings.retention_file is None:
+        prompts: list[str] = json.loads(PROMPTS_FILE.read_text(encoding="utf-8"))
+        return prompts
+    table = read_table(settings.retention_file, skip_bad_rows=settings.skip_bad_rows)
+    return find_general_prompts(table, settings)[:MAXIMUM_PROMPTS]
+
+
+def compare(step: int, prompts: Sequence[str], before: Sequence[str], after: Sequence[str]) -> RetentionEvent:
+    """How near answers are to the base's own: the mean ROUGE-L, and the ones that changed most."""
+    pairs = list(zip(prompts, before, after, strict=True))
+    kept = [100.0 if old == new else score(new, old).rouge_l for _, old, new in pairs]
+    changed = sorted((share, place) for place, share in enumerate(kept) if share < 100)
+    examples = [pairs[place] for _, place in changed[:SHOWN_EXAMPLES]]
+    return RetentionEvent(
+        step=step,
+        kept=round(sum(kept) / len(kept), 2),
+        prompts=len(pairs),
+        unchanged=sum(old == new for _, old, new in pairs),
+        examples=[{"prompt": prompt, "before": old, "after": new} for prompt, old, new in examples],
+    )
+
+
+class RetentionWatch(TrainerCallback):
+    """Asks the questions at each validation, or where nothing is validated at each checkpoint.
+
+    Args:
+        run: is told the outcome, and keeps the base's answers.
+        settings: of the run.
+        model: in training.
+        tokenizer: the model's.
+        current_prefix: the prefix as it is now, None where all weights learn.
+        set_aside: is told the seconds that asking took.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settings: TrainingSettings,
+        model: ChatGLMForConditionalGeneration,
+        tokenizer: ChatGLMTokenizer,
+        current_prefix: Callable[[], Prefix | None],
+        set_aside: Callable[[float], None],
+    ) -> None:
+        self.run = run
+        self.settings = settings
+        self.prompts = read_prompts(settings)
+        self.base_answers: list[str] | None = None
+        self._model = model
+        self._tokenizer = tokenizer
+        self._current_prefix = current_prefix
+        self._set_aside = set_aside
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the base answer; a resumed run finds its answers, as weights that all learn are the base no more."""
+        if not state.is_world_process_zero:
+            return
+        file = self.run.path / ANSWERS_FILE
+        self.base_answers = _read_answers(file, self.prompts) if state.global_step else None
+        if self.base_answers is None and state.global_step and self.settings.trains_all_weights:
+            self.run.append(
+                MessageEvent(
+                    en=f"{ANSWERS_FILE}, the base model's answers, is gone: what is forgotten is not checked.",
+                    zh=f"基座模型的回答 {ANSWERS_FILE} 已不存在，不再检查遗忘。",
+                )
+            )
+            return
+        if self.base_answers is None:
+            try:
+                self.base_answers = self._answer(None)
+            except (ChatGLMError, torch.OutOfMemoryError) as error:
+                self._give_up(error)
+                return
+            content = {"prompts": self.prompts, "answers": self.base_answers}
+            write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        if not state.global_step:
+            self.run.append(compare(0, self.prompts, self.base_answers, self.base_answers))
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._ask(state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self.settings.eval_steps:
+            self._ask(state)
+
+    def _ask(self, state: TrainerState) -> None:
+        if self.base_answers is None:
+            return
+        try:
+            answers = self._answer(self._current_prefix())
+        except (ChatGLMError, torch.OutOfMemoryError) as error:  # the training is worth more than a look at it
+            self._give_up(error)
+            return
+        self.run.append(compare(state.global_step, self.prompts, self.base_answers, answers))
+
+    def _give_up(self, error: Exception) -> None:
+        self.base_answers = None
+        reason = str(error).strip().splitlines()[0]
+        reason_zh = error.zh if isinstance(error, ChatGLMError) else reason
+        self.run.append(
+            MessageEvent(
+                en=f"What is forgotten is not checked any more, the training goes on: {reason}",
+                zh=f"不再检查遗忘，训练继续：{reason_zh}",
+            )
+        )
+        logger.warning("Retention: %s", reason)
+
+    def _answer(self, prefix: Prefix | None) -> list[str]:
+        began = time.monotonic()
+        answered = answer_examples(
+            self._model,
+            self._tokenizer,
+            [Example(prompt, "") for prompt in self.prompts],
+            replace(self.settings, **_ASKING),
+            (prefix,),
+        )
+        texts = {place: answer.text for place, (answer,) in answered}
+        seconds = time.monotonic() - began
+        self._set_aside(seconds)
+        logger.info("%d general questions answered in %.1f s", len(texts), seconds)
+        return [texts[place] for place in range(len(self.prompts))]
+
+
+# Greedy, short, and as a user would ask: without the task's own frame.
+_ASKING: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "source_prefix": "",
+    "max_source_length": 256,
+    "max_target_length": ANSWER_TOKENS,
+    "per_device_eval_batch_size": 16,
+}
+
+
+def _read_answers(file: Path, prompts: Sequence[str]) -> list[str] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        answers = content["answers"] if content["prompts"] == list(prompts) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return answers

@@ -1,0 +1,87 @@
+"""The data that a run's settings name, as datasets to train and validate on.
+
+Knows which file is for what, and tells the run what was left out or mixed in. Knows no model and takes no step.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+from chatglm2 import load_tokenizer
+from chatglm2.checkpoints.hub import Hub
+from training.data.batching import ExampleDataset
+from training.data.encoding import (
+    ColumnMapping,
+    Example,
+    ExampleEncoder,
+    find_columns,
+    find_general_columns,
+    read_examples,
+)
+from training.data.files import Table, read_table
+from training.runs.events import MessageEvent
+from training.runs.store import Run
+from training.settings.train import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+
+def load_data(run: Run, settings: TrainingSettings) -> tuple[ExampleDataset, ExampleDataset | None]:
+    """What the run trains on, general rows mixed in if asked for, and what it validates on, if it does.
+
+    Raises:
+        ChatGLMError: for a file that cannot be used; broken rows are left out if the settings say so.
+    """
+    tokenizer = load_tokenizer(settings.model_name_or_path, hub=cast(Hub, settings.hub))
+    encoder = ExampleEncoder(tokenizer, settings)
+    examples = _read(run, settings.train_file, settings, settings.max_train_samples)
+    general = _read_general(run, settings) if settings.mix_file and settings.mix_ratio else []
+    dataset = ExampleDataset(examples, encoder, general, settings.mix_ratio)
+    if general:
+        _tell_mixture(run, dataset, settings)
+    if not settings.eval_steps or not settings.validation_file:
+        return dataset, None
+    validation = _read(run, settings.validation_file, settings, settings.max_eval_samples)
+    return dataset, ExampleDataset(validation, encoder)
+
+
+def _read(run: Run, file: str, settings: TrainingSettings, limit: int | None) -> list[Example]:
+    table = read_table(file, skip_bad_rows=settings.skip_bad_rows)
+    return _examples(run, table, find_columns(table, settings), limit)
+
+
+def _read_general(run: Run, settings: TrainingSettings) -> list[Example]:
+    table = read_table(str(settings.mix_file), skip_bad_rows=settings.skip_bad_rows)
+    return _examples(run, table, find_general_columns(table, settings), None)
+
+
+def _examples(run: Run, table: Table, columns: ColumnMapping, limit: int | None) -> list[Example]:
+    examples, dropped = read_examples(table, columns, limit)
+    name = table.path.name
+    if dropped:
+        _tell(
+            run,
+            f"{name}: {dropped} rows have an empty prompt or answer and are left out.",
+            f"{name}：{dropped} 行的提示或回答为空，已跳过。",
+        )
+    if table.bad_rows.numbers:
+        _tell(run, *table.bad_rows.describe(name))
+    logger.info("%s: %d examples, %s → %s", name, len(examples), columns.prompt, columns.response)
+    return examples
+
+
+def _tell_mixture(run: Run, dataset: ExampleDataset, settings: TrainingSettings) -> None:
+    mixture = dataset.mixture
+    _tell(
+        run,
+        f"An epoch is {mixture.task_rows} rows + {mixture.general_rows} general rows "
+        f"({settings.mix_ratio:.0%} of what is trained on), dealt from {mixture.available}.",
+        f"每轮训练 {mixture.task_rows} 条任务样本 + {mixture.general_rows} 条通用样本"
+        f"（占训练样本的 {settings.mix_ratio:.0%}），取自 {mixture.available} 条。",
+    )
+
+
+def _tell(run: Run, en: str, zh: str) -> None:
+    run.append(MessageEvent(en=en, zh=zh))
+    logger.info("%s", en)

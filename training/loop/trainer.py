@@ -1,0 +1,293 @@
+"""Training on transformers' `Trainer`: what every run has in common, and P-Tuning v2 on top of it.
+
+Knows how a step is taken, watched and saved, and tells a `Run` about it. Does not know where model, data and settings
+come from, nor in which process it runs. Training all weights is `full_trainer.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from chatglm2 import ChatGLMForConditionalGeneration, Prefix, PrefixEncoder, save_prefix
+from chatglm2.errors import RunError
+from chatglm2.model.prefix import load_prefix_state
+from training.data.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator
+from training.data.encoding import IGNORED_LABEL
+from training.distributed.ranks import ALONE, Ranks, is_lost_connection
+from training.evaluation.scoring import score_sample
+from training.loop.health import Collapse, HealthWatch
+from training.loop.keeping import CheckpointKeeper
+from training.loop.reporter import RunReporter
+from training.loop.trainer_arguments import build_arguments
+from training.plan.step_plan import StepPlan
+from training.runs.checkpoints import METADATA_FILE
+from training.runs.events import CheckpointEvent
+from training.runs.storage import publish_directory, storage_error
+from training.runs.store import Run
+from training.settings.train import TrainingSettings
+
+ONE_BATCH_AT_A_TIME = StepPlan()
+
+
+class RunTrainer(Trainer):
+    """Trains what of a model needs gradients, and keeps a run informed.
+
+    The loss of a step is the mean of its batches' means, as in the original, whatever their numbers of tokens.
+    Subclasses say what a checkpoint holds.
+    """
+
+    loss_is_scaled_for_ga = False
+    trained: ClassVar[tuple[str, str]] = ("the weights", "权重")
+
+    def __init__(
+        self,
+        run: Run,
+        settings: TrainingSettings,
+        model: ChatGLMForConditionalGeneration,
+        dataset: ExampleDataset,
+        eval_dataset: ExampleDataset | None = None,
+        plan: StepPlan = ONE_BATCH_AT_A_TIME,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        encoder = dataset.encoder
+        self.run = run
+        self.ranks = ranks
+        self.settings = settings
+        self.reporter = RunReporter(self)
+        self.keeper = CheckpointKeeper(run, settings)
+        self.token_counts = 0
+        self.health = HealthWatch()
+        self._step_losses: list[Tensor] = []
+        self.dataset = dataset
+        super().__init__(
+            model=model,
+            args=build_arguments(settings, run.staging, model.device, plan),
+            data_collator=PaddingCollator(encoder.pad_id, label_padding=encoder.masked_label),
+            train_dataset=dataset,
+            eval_dataset=eval_dataset if settings.eval_steps else None,
+            callbacks=[self.reporter, self.keeper],
+        )
+        self.remove_callback(PrinterCallback)
+
+    @property
+    def whole_model(self) -> ChatGLMForConditionalGeneration:
+        """The model without what transformers wrapped around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, ChatGLMForConditionalGeneration)
+        return model
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What learns."""
+        return [parameter for parameter in self.whole_model.parameters() if parameter.requires_grad]
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of a batch; ``token_count`` is for the statistics and not for the model."""
+        count = inputs.pop("token_count")
+        if not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        self.token_counts += count
+        weights = self._loss_weights(inputs["labels"])
+        if weights is not None:
+            inputs["loss_weights"] = weights
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _loss_weights(self, labels: Tensor) -> Tensor | None:
+        """How much each label of a row ``[B]`` counts in the loss; None where all of this process count alike.
+
+        A label counts as it does in the mean over its own batch, in all processes together, and the batches of a pass
+        count alike: so neither merging batches nor sharing them among processes changes loss or gradients.
+        """
+        ranks, rows = self.ranks, len(labels)
+        size = self.settings.per_device_train_batch_size * ranks.size
+        if ranks.size == 1 and rows <= size:
+            return None
+        # A pass's rows lie side by side in the processes: first all of the first one's, then the next one's.
+        batch = (ranks.rank * rows + torch.arange(rows, device=labels.device)) // size
+        batches = (ranks.size * rows - 1) // size + 1
+        counts = torch.zeros(batches, device=labels.device)
+        counts.index_add_(0, batch, (labels[:, 1:] != IGNORED_LABEL).sum(1).float())
+        if ranks.size > 1:
+            dist.all_reduce(counts)
+        return (ranks.size / (batches * counts.clamp(min=1)))[batch]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One batch; its loss is kept for `check_health`."""
+        loss = super().training_step(*args, **kwargs)
+        self._step_losses.append(loss)
+        return loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""
+        began = time.monotonic()
+        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+            output = super().evaluation_loop(*args, **kwargs)
+            assert output.metrics is not None
+            output.metrics.update(self._score_answers())
+        self.reporter.set_aside(time.monotonic() - began)
+        return output
+
+    def _score_answers(self) -> dict[str, float]:
+        """Scores of the first ``eval_generate_samples`` validation rows, answered greedily, the same in all processes.
+
+        One process answers, as each has the whole model.
+        """
+        rows = self.eval_dataset
+        count = self.settings.eval_generate_samples
+        if not count or not isinstance(rows, ExampleDataset):
+            return {}
+        found: list[Any] = [None]
+        if self.is_world_process_zero():
+            examples = [rows.example(index) for index in range(min(count, len(rows)))]
+            greedy = replace(self.settings, do_sample=False, num_beams=1)
+            found[0] = score_sample(self.whole_model, rows.encoder.tokenizer, examples, greedy, self.current_prefix())
+        broadcast_object_list(found)
+        return {f"eval_{name}": value for name, value in found[0].to_dict().items()}
+
+    def current_prefix(self) -> Prefix | None:
+        """The prefix as it is now, None where all weights learn."""
+        return None
+
+    def check_health(self, step: int) -> None:
+        """Stop before a broken gradient reaches what is trained.
+
+        Raises:
+            RunError: if a loss is exactly 0, or a loss or gradient is not a finite number.
+        """
+        losses, self._step_losses = self._step_losses, []
+        gradients = [local_part(part.grad) for part in self.trained_parameters() if part.grad is not None]
+        self._stop_at(self.health.look(step, losses, gradients))
+
+    def _stop_at(self, collapse: Collapse | None) -> None:
+        if collapse is not None:
+            raise self._collapse(collapse.step, collapse.loss)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        # The processes take turns at its batches: together they see those that one process with all their rows would.
+        # Grouped by steps, the order does not depend on how many batches run as one.
+        dataset, settings = self.dataset, self.settings
+        batch_size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * self.ranks.size
+        return LengthGroupedSampler(dataset.approximate_lengths, batch_size, self.settings.seed, dataset.mixture)
+
+    def checkpoint_metadata(self) -> dict[str, Any]:
+        """What a checkpoint says about itself, whatever it holds."""
+        return {
+            "format": 1,
+            "run": self.run.name,
+            "base_model": self.settings.model_name_or_path,
+            "step": self.state.global_step,
+            "loss": self._last_logged("loss"),
+            "created_at": time.time(),
+            "settings": self.settings.to_dict(),
+        }
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint out of sight, then move it to its place: it appears complete or not at all."""
+        self._stop_at(self.health.settle())
+        step = self.state.global_step
+        target = self.run.checkpoint_path(step)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.ranks.wait()  # each process has put its part there
+            if not self.ranks.is_first:
+                return
+            publish_directory(self.run.staging / target.name, target)
+        except OSError as error:
+            raise storage_error(target, error) from error
+        except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
+            if is_lost_connection(error):  # waiting for the other processes is part of saving
+                raise
+            raise _unsaved(target, error) from error
+        self.run.append(CheckpointEvent(step=step, name=target.name))
+
+    def _last_logged(self, name: str) -> float | None:
+        return next((entry[name] for entry in reversed(self.state.log_history) if name in entry), None)
+
+    def _collapse(self, step: int, loss: float | None) -> RunError:
+        """The error for a training that broke down, with what is left of it."""
+        kept = self.run.checkpoints()
+        left_en = f"{kept[-1].path.name} is the last good checkpoint." if kept else "There is no checkpoint yet."
+        left_zh = f"最后一个完好的检查点是 {kept[-1].path.name}。" if kept else "尚未保存任何检查点。"
+        if loss == 0.0:
+            found_en, found_zh = "the loss is exactly 0", "损失恰好为 0"
+        else:
+            what = "gradient" if loss is None else "loss"
+            found_en = f"the {what} is no longer a finite number"
+            found_zh = f"{'梯度' if loss is None else '损失'}已不是有限数值"
+        what_en, what_zh = self.trained
+        rate = self.settings.learning_rate
+        return RunError(
+            f"Training stopped at step {step}: {found_en}, so {what_en} would be ruined. {left_en} "
+            f"Train with a learning rate below {rate:g}, or with --dtype float32 or bfloat16.",
+            f"训练在第 {step} 步停止：{found_zh}，继续会毁掉{what_zh}。{left_zh}"
+            f"请使用低于 {rate:g} 的学习率，或用 --dtype float32 或 bfloat16。",
+        )
+
+
+class PrefixTrainer(RunTrainer):
+    """P-Tuning v2: only the prefix is trained, saved and loaded."""
+
+    trained = ("the prefix", "前缀")
+
+    @property
+    def prefix_encoder(self) -> PrefixEncoder:
+        """What is being trained."""
+        encoder = self.whole_model.transformer.prefix_encoder
+        assert isinstance(encoder, PrefixEncoder)
+        return encoder
+
+    @torch.no_grad()
+    def current_prefix(self) -> Prefix:
+        """The prefix as it is now, without dropout."""
+        encoder = self.prefix_encoder
+        return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the prefix, and what it is."""
+        if not self.args.should_save:
+            return
+        directory = Path(output_dir or self.run.staging)
+        directory.mkdir(parents=True, exist_ok=True)
+        encoder = self.prefix_encoder
+        save_prefix(encoder.state_dict(), directory)
+        metadata = {
+            **self.checkpoint_metadata(),
+            "pre_seq_len": encoder.pre_seq_len,
+            "prefix_projection": encoder.trans is not None,
+            "num_layers": encoder.num_layers,
+        }
+        write_metadata(directory / METADATA_FILE, metadata)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.prefix_encoder.load_state_dict(load_prefix_state(resume_from_checkpoint, self.whole_model.config))
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that is spread over several."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def write_metadata(file: Path, metadata: dict[str, Any]) -> None:
+    """What a checkpoint says about itself, for `read_checkpoint`."""
+    file.write_text(json.dumps(metadata, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _unsaved(target: Path, error: Exception) -> RunError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RunError(
+        f"{target} could not be written ({reason}). Check the free space; earlier checkpoints are untouched.",
+        f"无法写入 {target}（{reason}）。请检查剩余空间；之前的检查点不受影响。",
+    )

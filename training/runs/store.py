@@ -1,0 +1,352 @@
+"""Training runs on disk: one directory each, which is all that is known about a run.
+
+    output/my-run/
+        run.json         settings and state, replaced as a whole
+        events.jsonl     what happened, appended
+        train.log        what the trainer's libraries said
+        checkpoint-N/    complete once it is there
+        stop             there if somebody asked the trainer to stop
+
+Page, command line and trainer read and write the same files. Knows how a run is stored and read; starting and training
+are `process.py`'s and `worker.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from chatglm2.errors import RunError
+from training.runs.checkpoints import CheckpointInfo, checkpoints_in
+from training.runs.events import Event, append_event, read_events
+from training.runs.liveness import is_running
+from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
+from training.settings.train import TrainingSettings, setting_fields
+
+RUN_FILE = "run.json"
+EVENTS_FILE = "events.jsonl"
+LOG_FILE = "train.log"
+STOP_FILE = "stop"
+STAGING_DIRECTORY = ".staging"
+RESERVE_FILE = ".reserve.partial"
+RESERVED_BYTES = 64 * 1024
+LONGEST_NAME = 100
+LOG_TAIL_BYTES = 64 * 1024
+LOG_PROGRESS = " INFO "  # a line that tells of progress, not of an end
+SAFE_NAME = re.compile(r"[\w\-][\w.\-]*")
+# How long a run may be "starting" before its process is known: the time between two writes of `process.py`.
+LAUNCH_SECONDS = 20.0
+
+
+class Status(StrEnum):
+    """Where a run is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a trainer is at work."""
+        return self in (Status.STARTING, Status.RUNNING, Status.STOPPING)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run's state. ``pid_started_at`` is in seconds since boot, the other times in seconds since the epoch.
+
+    ``best_step`` is the step of the checkpoint that validated best.
+    """
+
+    status: Status = Status.STARTING
+    pid: int | None = None
+    pid_started_at: float | None = None
+    resume_step: int | None = None
+    best_step: int | None = None
+    updated_at: float = 0.0
+    message_en: str = ""
+    message_zh: str = ""
+
+
+class Run:
+    """One run's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def log_file(self) -> Path:
+        """What the trainer's libraries said."""
+        return self.path / LOG_FILE
+
+    @property
+    def staging(self) -> Path:
+        """Where a checkpoint is written before it appears."""
+        return self.path / STAGING_DIRECTORY
+
+    def settings(self) -> TrainingSettings:
+        """What the run was asked to do; settings of a newer version are left out."""
+        known = {item.name for item in setting_fields()}
+        stored = self._read()["settings"]
+        return TrainingSettings.from_dict({name: value for name, value in stored.items() if name in known})
+
+    def created_at(self) -> float:
+        """When the run was created, in seconds since the epoch."""
+        return float(self._read()["created_at"])
+
+    def state(self) -> RunState:
+        """The state as it is now: a run whose trainer is gone reads as interrupted, one asked to stop as stopping."""
+        known = {item.name for item in fields(RunState)}
+        stored = {name: value for name, value in self._read()["state"].items() if name in known}
+        state = RunState(**{**stored, "status": Status(stored["status"])})
+        if not state.status.is_active:
+            return state
+        if is_running(state.pid, state.pid_started_at):
+            return replace(state, status=Status.STOPPING) if self.stop_requested() else state
+        if state.pid is None and time.time() - state.updated_at < LAUNCH_SECONDS:
+            return state
+        en, zh = self._last_words()
+        return replace(state, status=Status.INTERRUPTED, message_en=en, message_zh=zh)
+
+    def update(self, *, settings: TrainingSettings | None = None, **changes: Any) -> None:
+        """Replace parts of the stored state, and the settings if given."""
+        content = self._read()
+        content["state"] = {**content["state"], **changes, "updated_at": time.time()}
+        if settings is not None:
+            content["settings"] = settings.to_dict()
+        self._write(content)
+
+    def append(self, event: Event) -> None:
+        """Tell the world."""
+        with explaining_storage_errors(self.path / EVENTS_FILE):
+            append_event(self.path / EVENTS_FILE, event)
+
+    def events(self, offset: int = 0) -> tuple[list[Event], int]:
+        """Events from a byte offset on, and the offset for next time."""
+        return read_events(self.path / EVENTS_FILE, offset)
+
+    def log_tail(self, lines: int = 100) -> str:
+        """The last lines of the log."""
+        try:
+            with self.log_file.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(size - LOG_TAIL_BYTES, 0))
+                text = file.read().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """The run's complete checkpoints, by step; the one that validated best is marked."""
+        found = checkpoints_in(self.path)
+        best_step = self._read()["state"].get("best_step") if found else None
+        return [replace(info, is_best=True) if info.step == best_step else info for info in found]
+
+    def final_checkpoint(self) -> CheckpointInfo:
+        """What the run is good for: the checkpoint that validated best if it was to be kept, else the last one.
+
+        Raises:
+            RunError: if there is none.
+        """
+        found = self.checkpoints()
+        if not found:
+            raise RunError(
+                f"{self.name} has no checkpoint. Let it train until one is saved.",
+                f"{self.name} 还没有检查点，请等训练保存一个后再试。",
+            )
+        best = next((info for info in found if info.is_best), None)
+        return best if best and self.keeps_best() else found[-1]
+
+    def keeps_best(self) -> bool:
+        """Whether the checkpoint that validates best is what the run is for."""
+        return bool(self._read()["settings"].get("load_best_model_at_end"))
+
+    def resumable_checkpoints(self) -> list[CheckpointInfo]:
+        """Those that training can go on from."""
+        return [info for info in self.checkpoints() if info.can_resume]
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.path / f"checkpoint-{step}"
+
+    def delete_checkpoint(self, step: int) -> None:
+        """Delete one checkpoint.
+
+        Raises:
+            RunError: if there is none for that step, or it cannot be deleted.
+        """
+        place = self.checkpoint_path(step)
+        if not place.is_dir():
+            kept = ", ".join(str(info.step) for info in self.checkpoints()) or "none"
+            raise RunError(
+                f"{self.name} has no checkpoint of step {step}; it has {kept}.",
+                f"{self.name} 没有第 {step} 步的检查点，现有：{kept}。",
+            )
+        with explaining_storage_errors(place):
+            remove_directory(place)
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the trainer to stop."""
+        return (self.path / STOP_FILE).exists()
+
+    def set_stop_request(self, wanted: bool) -> None:
+        """Ask the trainer to stop after its step, or take that back."""
+        with explaining_storage_errors(self.path / STOP_FILE):
+            if wanted:
+                (self.path / STOP_FILE).touch()
+            else:
+                (self.path / STOP_FILE).unlink(missing_ok=True)
+
+    def reserve_space(self) -> None:
+        """Keep some disk for the last word of a run that fills the disk; `discard_leftovers` gives it back."""
+        with explaining_storage_errors(self.path):
+            (self.path / RESERVE_FILE).write_bytes(bytes(RESERVED_BYTES))
+
+    def discard_leftovers(self) -> None:
+        """Delete what a trainer left half done, and the space it kept."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        for pattern in (".*.deleted", ".*.partial"):
+            for item in self.path.glob(pattern):
+                shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
+
+    def _last_words(self) -> tuple[str, str]:
+        last = self.log_tail(1).strip()
+        if LOG_PROGRESS in last:
+            last = ""
+        en = "The training process is gone without a word: it was killed, or the machine went down."
+        zh = "训练进程已不存在，且没有留下说明：可能被终止，或机器重启过。"
+        return (f"{en} Last line of its log: {last}", f"{zh}日志最后一行：{last}") if last else (en, zh)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
+            if isinstance(content["settings"], dict) and content["state"]["status"] in list(Status):
+                return content
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        raise RunError(
+            f"{self.path} is no training run: expected a readable {RUN_FILE} in it. Choose a run's own directory.",
+            f"{self.path} 不是训练目录：其中应有可读取的 {RUN_FILE}。请选择某次训练的目录。",
+        )
+
+    def _write(self, content: dict[str, Any]) -> None:
+        with explaining_storage_errors(self.path / RUN_FILE):
+            write_atomically(self.path / RUN_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+class RunStore:
+    """All runs below one directory."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def list(self) -> list[Run]:
+        """All readable runs, the newest first."""
+        return sorted(self._readable(), key=lambda run: run.created_at(), reverse=True)
+
+    def get(self, name: str) -> Run:
+        """The run called ``name``.
+
+        Raises:
+            RunError: if there is none.
+        """
+        run = Run(self.root / _checked_name(name))
+        if not (run.path / RUN_FILE).is_file():
+            names = ", ".join(other.name for other in self.list()[:5]) or "none"
+            raise RunError(
+                f"There is no run {name!r} in {self.root}; the latest are: {names}.",
+                f"{self.root} 中没有名为 {name!r} 的训练，最近的有：{names}。",
+            )
+        return run
+
+    def active(self) -> Run | None:
+        """The run that a trainer is working on now."""
+        return next((run for run in self._readable() if run.state().status.is_active and run.state().pid), None)
+
+    def create(self, settings: TrainingSettings, name: str | None = None, *, overwrite: bool = False) -> Run:
+        """A new run, ready to be started.
+
+        Args:
+            settings: what it shall do.
+            name: of its directory; made from data, prefix length and time if not given.
+            overwrite: replace a run of that name, its checkpoints included.
+
+        Raises:
+            RunError: if the name is taken or cannot be a directory's, or nothing can be written.
+        """
+        run = Run(self.root / (_checked_name(name) if name else self._free_name(settings)))
+        if overwrite and (run.path / RUN_FILE).is_file():
+            self._clear(run)
+        with explaining_storage_errors(run.path):
+            try:
+                run.path.mkdir(parents=True, exist_ok=overwrite)
+            except FileExistsError:
+                if (run.path / RUN_FILE).exists() or not run.path.is_dir() or any(run.path.iterdir()):
+                    raise _name_taken(run) from None
+            state = {**asdict(RunState()), "updated_at": time.time()}
+            content = {"format": 1, "created_at": time.time(), "settings": settings.to_dict(), "state": state}
+            write_atomically(run.path / RUN_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        return run
+
+    def _readable(self) -> Iterator[Run]:
+        for file in self.root.glob(f"*/{RUN_FILE}"):
+            run = Run(file.parent)
+            try:
+                run.state()
+            except RunError:
+                continue
+            yield run
+
+    def _free_name(self, settings: TrainingSettings) -> str:
+        stem = re.sub(r"[^\w\-]+", "-", Path(settings.train_file).stem).strip("-_")[:40] or "run"
+        kind = "full" if settings.trains_all_weights else f"p{settings.pre_seq_len}"
+        base = f"{stem}-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+        taken = {item.name for item in self.root.glob(f"{base}*")}
+        candidates = (base, *(f"{base}-{number}" for number in range(2, len(taken) + 3)))
+        return next(name for name in candidates if name not in taken)
+
+    def _clear(self, run: Run) -> None:
+        if run.state().status.is_active and run.state().pid:
+            raise RunError(
+                f"{run.name} is being trained right now: stop it first, or choose another name.",
+                f"{run.name} 正在训练：请先停止，或换一个名字。",
+            )
+        with explaining_storage_errors(run.path):
+            for info in run.checkpoints():
+                remove_directory(info.path)
+            for name in (EVENTS_FILE, LOG_FILE, STOP_FILE):
+                (run.path / name).unlink(missing_ok=True)
+            run.discard_leftovers()
+
+
+def _checked_name(name: str) -> str:
+    if SAFE_NAME.fullmatch(name) and len(name) <= LONGEST_NAME:
+        return name
+    raise RunError(
+        f"{name!r} cannot name a run: use letters, digits, '-', '_' and '.', at most {LONGEST_NAME}, and no '/'.",
+        f"{name!r} 不能作为训练名：只能用文字、数字、“-”、“_”和“.”，最多 {LONGEST_NAME} 个字符，不能含“/”。",
+    )
+
+
+def _name_taken(run: Run) -> RunError:
+    return RunError(
+        f"{run.path} exists already. Choose another name, resume it with --resume_from_checkpoint, "
+        "or replace it with --overwrite_output_dir.",
+        f"{run.path} 已存在。请换一个名字，或用 --resume_from_checkpoint 继续训练，或用 --overwrite_output_dir 覆盖。",
+    )

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# P-Tuning v2 on conversations, as the original's train_chat.sh: rows with prompt, response and history, named by
+# CHAT_TRAIN_DATA and CHAT_VAL_DATA. Every value can be set from the environment; further flags are added at the end.
+# Accumulated batches run together where memory allows, which is many times faster and changes no number.
+set -euo pipefail
+root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+
+PRE_SEQ_LEN="${PRE_SEQ_LEN:-128}"
+LR="${LR:-1e-2}"
+OUTPUT="${OUTPUT:-output}"
+CHECKPOINT_NAME="${CHECKPOINT_NAME:-chat-chatglm2-6b-pt-$PRE_SEQ_LEN-$LR}"
+export NUM_GPUS="${NUM_GPUS:-1}"
+
+if [ -z "${CHAT_TRAIN_DATA:-}" ]; then
+  echo "CHAT_TRAIN_DATA must name a file of conversations (prompt, response, history): CHAT_TRAIN_DATA=FILE bash $0" >&2
+  echo "请用 CHAT_TRAIN_DATA 指定对话数据文件（prompt、response、history 三列）：CHAT_TRAIN_DATA=文件 bash $0" >&2
+  exit 2
+fi
+
+exec "$root/launch.sh" train \
+  --do_train \
+  --model_name_or_path "${MODEL:-THUDM/chatglm2-6b}" \
+  --train_file "$CHAT_TRAIN_DATA" \
+  ${CHAT_VAL_DATA:+--validation_file "$CHAT_VAL_DATA"} \
+  --prompt_column prompt \
+  --response_column response \
+  --history_column history \
+  --output_dir "$OUTPUT/$CHECKPOINT_NAME" \
+  --overwrite_output_dir \
+  --max_source_length "${MAX_SOURCE_LENGTH:-256}" \
+  --max_target_length "${MAX_TARGET_LENGTH:-256}" \
+  --per_device_train_batch_size "${BATCH_SIZE:-1}" \
+  --gradient_accumulation_steps "${ACCUMULATION:-16}" \
+  --max_steps "${MAX_STEPS:-3000}" \
+  --logging_steps "${LOGGING_STEPS:-10}" \
+  --save_steps "${SAVE_STEPS:-1000}" \
+  --learning_rate "$LR" \
+  --pre_seq_len "$PRE_SEQ_LEN" \
+  --quantization_bit "${QUANTIZATION_BIT:-4}" \
+  "$@"

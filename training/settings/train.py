@@ -1,0 +1,367 @@
+"""Every training setting, declared once: type, default, range, and its words in English and Chinese.
+
+The command line, the page's form, ``run.json`` and the checks all come from `TrainingSettings`. Knows what a value may
+be; does not know how a run is stored or trained.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any
+
+from chatglm2.errors import RunError
+from training.settings.distributed import DistributedSettings
+from training.settings.evaluate import EvaluationSettings
+from training.settings.field import SettingField, SettingValue, setting, unknown_setting
+from training.settings.presets import PRESETS
+from training.settings.samples import DEMO_MODEL, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
+
+# A prefix's rate would ruin weights that have learnt already; this is transformers' own default.
+FULL_LEARNING_RATE = 5e-5
+
+
+@dataclass(frozen=True)
+class TrainingSettings(EvaluationSettings, DistributedSettings):
+    """What a training run is asked to do. The defaults suit the demo model on two CPU cores."""
+
+    preset: str | None = setting(
+        None,
+        ("Preset", "预设"),
+        (
+            "Sets several; your own win.",
+            "一次设多项，自设的优先。",
+        ),
+        group="basic",
+        choices=tuple(PRESETS),
+    )
+    model_name_or_path: str = setting(
+        str(DEMO_MODEL),
+        ("Base model", "基座模型"),
+        ("Model directory or hub id.", "模型目录或 Hub 名称。"),
+        group="basic",
+    )
+    train_file: str = setting(
+        str(SAMPLE_TRAIN_FILE),
+        ("Training data", "训练数据"),
+        ("JSON, JSON lines or CSV file, one example a row.", "JSON、JSON Lines 或 CSV 文件，每行一条样本。"),
+        group="basic",
+    )
+    max_steps: int = setting(
+        40,
+        ("Steps", "训练步数"),
+        (
+            "How often the prefix is updated; -1 counts epochs.",
+            "前缀更新的次数；-1 改用轮数。",
+        ),
+        group="basic",
+        minimum=-1,
+        maximum=1_000_000,
+    )
+    per_device_train_batch_size: int = setting(
+        16,
+        ("Batch size", "批大小"),
+        ("Examples computed together; larger needs more memory.", "同时计算的样本数；越大占用内存越多。"),
+        group="basic",
+        minimum=1,
+        maximum=4096,
+    )
+    learning_rate: float = setting(
+        5e-2,
+        ("Learning rate", "学习率"),
+        (
+            "How far a step goes; all weights start at 5e-05.",
+            "每步的幅度；训练全部权重时默认 5e-05。",
+        ),
+        group="basic",
+        minimum=1e-8,
+        maximum=1.0,
+    )
+    pre_seq_len: int | None = setting(
+        16,
+        ("Prefix length", "前缀长度"),
+        (
+            "Learnt tokens in every layer; none: all weights.",
+            "每层可学习的 token 数；none 为全部权重。",
+        ),
+        group="basic",
+        minimum=1,
+        maximum=2048,
+    )
+    max_source_length: int = setting(
+        256,
+        ("Longest prompt", "提示最大长度"),
+        ("Tokens; longer prompts are shortened.", "以 token 计；更长的提示会被缩短。"),
+        group="basic",
+        minimum=1,
+        maximum=32768,
+    )
+    max_target_length: int = setting(
+        256,
+        ("Longest answer", "回答最大长度"),
+        ("Tokens; longer answers are cut.", "以 token 计；更长的回答会被截断。"),
+        group="basic",
+        minimum=1,
+        maximum=32768,
+    )
+    prompt_column: str | None = setting(
+        None, ("Prompt column", "提示列"), ("Found by its name if empty.", "留空则按列名自动识别。")
+    )
+    response_column: str | None = setting(
+        None, ("Answer column", "回答列"), ("Found by its name if empty.", "留空则按列名自动识别。")
+    )
+    history_column: str | None = setting(
+        None,
+        ("History column", "历史列"),
+        ("Earlier rounds, a list of [question, answer].", "之前的对话轮次，[问, 答] 的列表。"),
+    )
+    skip_bad_rows: bool = setting(
+        False,
+        ("Skip broken rows", "跳过有误的行"),
+        (
+            "Leave out and count rows that cannot be read, instead of stopping at the first.",
+            "跳过并统计无法读取的行，而不是遇到第一处错误就停止。",
+        ),
+    )
+    mix_file: str | None = setting(
+        None,
+        ("General data to mix in", "混入的通用数据"),
+        (
+            "File of everyday questions and answers, so that the model forgets less.",
+            "日常问答数据文件，使模型少遗忘其他能力。",
+        ),
+        examples=(str(SAMPLE_GENERAL_FILE),),
+    )
+    mix_ratio: float = setting(
+        0.3,
+        ("Share of general data", "通用数据占比"),
+        (
+            "Of all rows trained on; an epoch is still one pass over the task's rows, plus this share.",
+            "占全部训练样本的比例；一轮仍是遍历一次任务数据，另加这一比例的通用数据。",
+        ),
+        minimum=0.0,
+        maximum=0.95,
+    )
+    source_prefix: str = setting(
+        "", ("Text before prompts", "提示前缀文本"), ("Put in front of every prompt.", "加在每条提示之前的文本。")
+    )
+    max_train_samples: int | None = setting(
+        None, ("Training examples", "训练样本数"), ("Use only the first ones.", "只使用前若干条。"), minimum=1
+    )
+    truncation: str = setting(
+        "keep_answer_cue",
+        ("Overlong prompts", "超长提示"),
+        (
+            "keep_answer_cue shortens the user's text; original cuts the end, and 答： with it.",
+            "keep_answer_cue 缩短用户文本；original 从末尾截断，会丢掉“答：”。",
+        ),
+        choices=("keep_answer_cue", "original"),
+    )
+    ignore_pad_token_for_loss: bool = setting(
+        True,
+        ("Learn answers only", "只学习回答"),
+        ("Off also trains on prompts and padding as id 0.", "关闭后提示与填充也按编号 0 参与训练。"),
+    )
+    num_train_epochs: float = setting(
+        1.0,
+        ("Epochs", "训练轮数"),
+        ("Passes over the data; used when steps is -1.", "遍历数据的次数；步数为 -1 时生效。"),
+        minimum=0.001,
+        maximum=10_000,
+    )
+    gradient_accumulation_steps: int = setting(
+        1,
+        ("Accumulation", "梯度累积"),
+        ("Batches averaged into one step.", "多少个批次合并为一步。"),
+        minimum=1,
+        maximum=4096,
+    )
+    prefix_projection: bool = setting(
+        False,
+        ("Projection", "前缀映射"),
+        ("Learn the prefix through a small network.", "通过一个小网络学习前缀。"),
+    )
+    ptuning_checkpoint: str | None = setting(
+        None,
+        ("Start from prefix", "初始前缀"),
+        (
+            "Warm start: begin with this checkpoint's prefix and a fresh optimizer.",
+            "热启动：从该检查点的前缀开始，优化器重新初始化。",
+        ),
+    )
+    quantization_bit: int | None = setting(
+        None,
+        ("Quantization", "量化"),
+        ("Hold the base model in 8 or 4 bits.", "以 8 或 4 位存放基座模型。"),
+        choices=(4, 8),
+    )
+    dtype: str = setting(
+        "auto",
+        ("Precision", "精度"),
+        ("Of the model's weights; the prefix is always fp32.", "模型权重的精度；前缀始终为 fp32。"),
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    device: str = setting(
+        "auto", ("Device", "设备"), ("Where to train.", "在哪里训练。"), choices=("auto", "cpu", "cuda")
+    )
+    gradient_checkpointing: str = setting(
+        "auto",
+        ("Recompute activations", "重算激活"),
+        (
+            "Saves memory and costs time; auto decides by free memory.",
+            "节省显存但更慢；auto 按空闲显存决定。",
+        ),
+        choices=("auto", "on", "off"),
+    )
+    lr_scheduler_type: str = setting(
+        "linear",
+        ("Rate schedule", "学习率计划"),
+        ("How the rate changes over the run.", "学习率随训练的变化方式。"),
+        choices=("linear", "cosine", "constant", "constant_with_warmup"),
+    )
+    warmup_steps: int = setting(
+        0, ("Warm-up steps", "预热步数"), ("The rate rises from 0 over these.", "学习率从 0 升起的步数。"), minimum=0
+    )
+    weight_decay: float = setting(
+        0.0, ("Weight decay", "权重衰减"), ("AdamW's.", "AdamW 的权重衰减。"), minimum=0.0, maximum=1.0
+    )
+    max_grad_norm: float = setting(
+        1.0, ("Gradient limit", "梯度上限"), ("Longer gradients are scaled down.", "超过时按比例缩小。"), minimum=0.0
+    )
+    logging_steps: int = setting(
+        1, ("Log every", "日志间隔"), ("Steps between points of the curve.", "曲线上两点之间的步数。"), minimum=1
+    )
+    save_steps: int = setting(
+        20,
+        ("Save every", "保存间隔"),
+        ("Steps between checkpoints; the last step is always saved.", "检查点之间的步数；最后一步总会保存。"),
+        minimum=1,
+    )
+    save_total_limit: int | None = setting(
+        None, ("Keep checkpoints", "保留检查点"), ("Older ones are deleted.", "更早的会被删除。"), minimum=1
+    )
+    seed: int = setting(
+        42,
+        ("Seed", "随机种子"),
+        ("The same seed repeats the run.", "相同的种子可以重现训练。"),
+        minimum=0,
+        maximum=2**32 - 1,
+    )
+    preprocessing_num_workers: int | None = setting(
+        None,
+        ("Tokenizing workers", "分词进程数"),
+        (
+            "Accepted for the original's scripts: rows are tokenized as they are used.",
+            "为兼容原脚本保留：数据按需分词。",
+        ),
+        minimum=1,
+    )
+    hub: str = setting(
+        "huggingface",
+        ("Model hub", "模型来源"),
+        ("Where a hub id is looked up.", "从哪里查找 Hub 名称。"),
+        choices=("huggingface", "modelscope"),
+    )
+
+    def __post_init__(self) -> None:
+        for item in setting_fields():
+            object.__setattr__(self, item.name, item.parse(getattr(self, item.name)))
+        if self.max_steps == 0:
+            raise RunError("--max_steps must be 1 or more, or -1; found 0.", "--max_steps 应为正整数或 -1，实际为 0。")
+        self.check_validation()
+        self.extra(), self.fsdp_words()
+        if self.shares_weights:
+            self._check_sharing()
+        if self.trains_all_weights:
+            self._check_full_training()
+        elif self.fsdp or self.deepspeed:
+            raise RunError(
+                "--fsdp and --deepspeed share the weights of full fine-tuning. A prefix is small: leave them out, and "
+                "start several processes with torchrun alone; or use --pre_seq_len none.",
+                "--fsdp 和 --deepspeed 用于在全量微调时分摊权重。前缀很小：请去掉它们，直接用 torchrun 启动多个进程；"
+                "或使用 --pre_seq_len none。",
+            )
+
+    @property
+    def trains_all_weights(self) -> bool:
+        """Full fine-tuning, without a prefix."""
+        return self.pre_seq_len is None
+
+    def _check_full_training(self) -> None:
+        clashing = {
+            "quantization_bit": ("quantized weights cannot learn", "量化后的权重无法训练"),
+            "ptuning_checkpoint": ("it is a prefix", "它是一个前缀"),
+            "prefix_projection": ("it belongs to a prefix", "它只用于前缀"),
+            "preset": ("its learning rate is a prefix's", "它的学习率是为前缀设定的"),
+        }
+        for name, (why, why_zh) in clashing.items():
+            if getattr(self, name):
+                raise RunError(
+                    f"--{name} does not go with training all weights: {why}. "
+                    "Leave it out, or give a prefix length such as --pre_seq_len 128.",
+                    f"训练全部权重时不能使用 --{name}：{why_zh}。请去掉它，或指定前缀长度，例如 --pre_seq_len 128。",
+                )
+
+    @property
+    def checks_retention(self) -> bool:
+        """Whether the run watches what the model forgets."""
+        if self.retention_check == "auto":
+            return bool(self.eval_steps) and not self.shares_weights
+        return self.retention_check == "on"
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether no process has the whole model."""
+        return bool(self.fsdp or self.deepspeed)
+
+    def _check_sharing(self) -> None:
+        """Refuse what needs answers, which only a process with the whole model can give."""
+        asked = {"eval_generate_samples": self.eval_generate_samples, "retention_check": self.retention_check == "on"}
+        for flag, value in asked.items():
+            if value:
+                raise RunError(
+                    f"--{flag} needs a process that has the whole model; --fsdp and --deepspeed share it out. "
+                    "Leave it out, and evaluate the checkpoints afterwards.",
+                    f"--{flag} 需要持有完整模型的进程，而 --fsdp 和 --deepspeed 会分摊模型。请去掉它，训练后再评估。",
+                )
+
+    def to_dict(self) -> dict[str, SettingValue]:
+        """All settings by name, as ``run.json`` holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> TrainingSettings:
+        """Settings from a form, flags or a file; what is not named is the preset's, or keeps its default.
+
+        Raises:
+            RunError: for an unknown name, a wrong type or a value out of range.
+        """
+        known = {item.name for item in setting_fields()}
+        for name in values:
+            if name not in known:
+                raise unknown_setting(name, known)
+        preset = PRESETS.get(str(values.get("preset")))
+        if preset is not None:
+            values = {**preset.values, **values}
+        length = {item.name: item for item in setting_fields()}["pre_seq_len"]
+        if length.parse(values.get("pre_seq_len", length.default)) is None:
+            values = {"learning_rate": FULL_LEARNING_RATE, **values}
+        return cls(**values)  # type: ignore[arg-type] # __post_init__ parses every value
+
+
+@cache
+def setting_fields() -> tuple[SettingField, ...]:
+    """Every setting in order, for a parser or a form."""
+    hints = typing.get_type_hints(TrainingSettings)
+    inherited = {item.name for item in fields(EvaluationSettings)}  # a dataclass has them first, a form has them last
+    ordered = sorted(fields(TrainingSettings), key=lambda item: item.name in inherited)
+    return tuple(_describe(item.name, hints[item.name], item.default, item.metadata) for item in ordered)
+
+
+def _describe(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> SettingField:
+    optional = isinstance(hint, types.UnionType)
+    kind = next(part for part in typing.get_args(hint) if part is not type(None)) if optional else hint
+    return SettingField(name=name, type=kind.__name__, default=default, optional=optional, **metadata)

@@ -1,0 +1,1 @@
+"""A trainer's process from the run's settings to its end, alone or with others."""

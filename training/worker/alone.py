@@ -1,0 +1,217 @@
+"""The trainer's process: from a run's directory to its end, whatever that is.
+
+Loads what the run's settings name, trains, and leaves a state and a last word. Everything it prints goes to the run's
+log, which somebody else opened for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+import torch
+import transformers.utils.logging
+
+from chatglm2.errors import ChatGLMError
+from training.distributed.ranks import ALONE, Ranks, is_lost_connection
+from training.loop.full_trainer import FullTrainer
+from training.loop.model_setup import prepare_model, require_device
+from training.loop.retention import RetentionWatch
+from training.loop.run_data import load_data
+from training.loop.trainer import PrefixTrainer, RunTrainer
+from training.plan.step_plan import StepPlan, plan_step
+from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
+from training.runs.liveness import start_time
+from training.runs.store import Run, Status
+from training.settings.train import TrainingSettings
+
+logger = logging.getLogger(__name__)
+HANDOVER_SECONDS = 10.0
+# How long a process that lost another one waits for that one's word.
+LAST_WORD_SECONDS = 3.0
+
+
+def work(directory: Path) -> int:
+    """Train the run in ``directory``; returns the process's exit code."""
+    run = Run(directory)
+    prepare_logging()
+    _take_over(run)
+    stop_on_signals(run)
+    ended = carry_out(run)
+    conclude(run, ended)
+    return 1 if isinstance(ended, FailedEvent) else 0
+
+
+def prepare_logging(file: Path | None = None, level: int = logging.INFO) -> None:
+    """Log to ``file``, or to where this process's errors go."""
+    logging.basicConfig(
+        level=level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler()],
+    )
+    transformers.utils.logging.disable_progress_bar()
+
+
+def carry_out(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
+    """Train, and say how it ended, whatever that is."""
+    try:
+        run.reserve_space()
+        return train(run, ranks)
+    except ChatGLMError as error:
+        logger.error("%s", error.en)
+        return FailedEvent(step=_last_step(run), en=error.en, zh=error.zh)
+    except Exception as error:
+        if ranks.size > 1 and is_lost_connection(error):
+            return _lost_process(run, ranks)
+        logger.exception("Training failed")
+        return _unexpected(run, error)
+
+
+def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
+    """Load, train and say how it ended."""
+    settings = run.settings()
+    require_device(settings)
+    resume_step = run.state().resume_step
+    dataset, eval_dataset = load_data(run, settings)
+    checkpoint = run.checkpoint_path(resume_step) if resume_step is not None else None
+    if checkpoint is not None:
+        _say_what_goes_on(run, checkpoint, settings, ranks)
+    model = prepare_model(run, settings, checkpoint, ranks)
+    kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
+    plan = ranks.share(plan_step(model, settings, ranks.size))
+    _say_plan(run, settings, plan)
+    trainer: RunTrainer = kind(run, settings, model, dataset, eval_dataset, plan, ranks)
+    if settings.checks_retention:
+        tokenizer, clock = dataset.encoder.tokenizer, trainer.reporter.set_aside
+        watch = RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.current_prefix, clock)
+        trainer.add_callback(watch)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    ranks.wait()  # the first process to conclude clears away what the others may still look into
+    return _ending(trainer)
+
+
+def _say_what_goes_on(run: Run, checkpoint: Path, settings: TrainingSettings, ranks: Ranks) -> None:
+    """A resumed run is no warm start; and with other processes than before its batches are others."""
+    what_en, what_zh = ("the weights", "权重") if settings.trains_all_weights else ("the prefix", "前缀")
+    run.append(
+        MessageEvent(
+            en=f"Resuming from {checkpoint.name}: {what_en}, the optimizer and the order of the data go on.",
+            zh=f"从 {checkpoint.name} 继续：{what_zh}、优化器和数据顺序都接着进行。",
+        )
+    )
+    before = len(list(checkpoint.glob("rng_state*.pth")))
+    if before and before != ranks.size:
+        run.append(
+            MessageEvent(
+                en=f"It was saved by {before} processes, and now there are {ranks.size}: a step takes other rows than "
+                "it would have.",
+                zh=f"保存时有 {before} 个进程，现在有 {ranks.size} 个：每一步使用的数据与原来不同。",
+            )
+        )
+
+
+def _say_plan(run: Run, settings: TrainingSettings, plan: StepPlan) -> None:
+    """What was picked for the memory that is free, where there was something to pick."""
+    asked, picked = settings.gradient_accumulation_steps, settings.gradient_accumulation_steps // plan.merged
+    rows = settings.per_device_train_batch_size * plan.merged
+    kept_en, kept_zh = ("computed again", "重算") if plan.recomputes else ("kept", "保留")
+    if plan.merged > 1:
+        run.append(
+            MessageEvent(
+                en=f"There is memory for {rows} rows at a time: {picked} instead of {asked} batches a step, with the "
+                f"same loss. Activations are {kept_en}.",
+                zh=f"内存足够一次计算 {rows} 行：每步 {picked} 个批次而不是 {asked} 个，损失不变。激活值{kept_zh}。",
+            )
+        )
+
+
+def _ending(trainer: RunTrainer) -> EndedEvent:
+    step, total = trainer.state.global_step, trainer.state.max_steps
+    best_en, best_zh = trainer.keeper.verdict(trainer.state)
+    if step >= total:
+        return FinishedEvent(
+            step=step,
+            en=f"Finished: all {total} steps are done.{best_en}",
+            zh=f"训练完成：共 {total} 步。{best_zh}",
+        )
+    if trainer.keeper.stopped_early:
+        patience = trainer.settings.early_stopping_patience
+        return FinishedEvent(
+            step=step,
+            en=f"Stopped early at step {step} of {total}: nothing better in {patience} validations.{best_en}",
+            zh=f"在第 {step}/{total} 步提前停止：连续 {patience} 次验证没有改善。{best_zh}",
+        )
+    return StoppedEvent(
+        step=step,
+        en=f"Stopped as asked, after step {step} of {total}; it can be resumed.",
+        zh=f"已按要求停止在第 {step}/{total} 步，可以继续训练。",
+    )
+
+
+def _take_over(run: Run) -> None:
+    """Wait until the run names this process; whoever started it writes that, and until then nobody else writes."""
+    deadline = time.monotonic() + HANDOVER_SECONDS
+    while run.state().pid != os.getpid():
+        if time.monotonic() > deadline:  # started by hand, or its starter died
+            run.update(status=Status.STARTING, pid=os.getpid(), pid_started_at=start_time(os.getpid()))
+            return
+        time.sleep(0.05)
+
+
+def stop_on_signals(run: Run) -> None:
+    """A polite kill is a request to stop: finish the step, save, say so."""
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        run.set_stop_request(True)
+
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
+
+
+def conclude(run: Run, event: EndedEvent) -> None:
+    """A run's last word."""
+    run.discard_leftovers()  # on a full disk this makes room for what follows
+    run.set_stop_request(False)
+    run.update(status=Status(event.kind), message_en=event.en, message_zh=event.zh)
+    run.append(event)
+    logger.info("%s", event.en)
+
+
+def _lost_process(run: Run, ranks: Ranks) -> FailedEvent:
+    """Another process is gone; it may have said why."""
+    told = ranks.failure(LAST_WORD_SECONDS)
+    if told is not None:
+        return FailedEvent(**told)
+    return FailedEvent(
+        step=_last_step(run),
+        en=f"One of the {ranks.size} processes is gone without a word: it was killed, or its machine went down. "
+        "Resume the run from its last checkpoint.",
+        zh=f"{ranks.size} 个进程中有一个已不存在，且没有留下说明：可能被终止，或机器出现故障。"
+        "请从最后一个检查点继续训练。",
+    )
+
+
+def _unexpected(run: Run, error: Exception) -> FailedEvent:
+    if isinstance(error, torch.OutOfMemoryError):
+        return FailedEvent(
+            step=_last_step(run),
+            en="The GPU has too little free memory. Use a smaller --per_device_train_batch_size with more "
+            "--gradient_accumulation_steps, or --gradient_checkpointing on.",
+            zh="显存不足。请减小 --per_device_train_batch_size 并增大 --gradient_accumulation_steps，"
+            "或使用 --gradient_checkpointing on。",
+        )
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return FailedEvent(
+        step=_last_step(run),
+        en=f"Training failed unexpectedly ({what}). The log has the details.",
+        zh=f"训练意外失败（{what}）。详情见日志。",
+    )
+
+
+def _last_step(run: Run) -> int:
+    checkpoints = run.checkpoints()
+    return checkpoints[-1].step if checkpoints else 0

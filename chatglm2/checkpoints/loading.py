@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from chatglm2.checkpoints.hub import TOKENIZER_FILES, DownloadProgress, Hub, res
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, QuantizationError
 from chatglm2.memory.estimate import require_memory_for_weights
+from chatglm2.memory.sharing import Layout, WeightsKey, share_weights, why_not
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 from chatglm2.model.prefix import TENSOR_NAMESPACE, UNPICKLING_ERRORS
 from chatglm2.model.quantization import QuantizedLinear, record_quantization, replace_linears
@@ -67,6 +68,7 @@ def load_model(
     device: torch.device | str | None = None,
     hub: Hub = "huggingface",
     progress: ProgressCallback | None = None,
+    shared: bool = False,
 ) -> ChatGLMForConditionalGeneration:
     """A ChatGLM2 model from a directory or hub id, in evaluation mode.
 
@@ -79,6 +81,9 @@ def load_model(
         device: where to put it; if not given, a CUDA device if there is one.
         hub: where a hub id is looked for, ``"huggingface"`` or ``"modelscope"``.
         progress: called while files are downloaded and weights are loaded.
+        shared: use one copy of the weights with the user's other processes that ask for it: map what one of them has
+            loaded, or load and offer it. Such weights cannot be changed. Where that is impossible a copy of its own is
+            loaded, and the log says why.
 
     Raises:
         CheckpointError: if files are missing, damaged, of another model, or do not fit. Nothing has been loaded then.
@@ -96,8 +101,20 @@ def load_model(
     if bits and not config.quantization_bit:
         replace_linears(model, bits, group_size)
     resolved = _resolve_dtype(dtype, config, target, model, bits)
-    require_memory_for_weights(config, resolved, bits, target)
-    _fill(model, shards, resolved, target, progress)
+
+    def check() -> None:
+        require_memory_for_weights(config, resolved, bits, target)
+
+    if shared and (reason := why_not(target)) is not None:
+        logger.info(reason[0])
+        shared = False
+    if shared:
+        key = WeightsKey(tuple(shards), resolved, bits, group_size, target)
+        _attach_shared(model, key, lambda tensors: _fill(model, shards, resolved, target, progress, tensors), check)
+    else:
+        check()
+        _fill(model, shards, resolved, target, progress)
+    _fill_computed(model, resolved, target)
     record_quantization(model, bits, group_size)
     model.config.dtype = resolved
     model.config._name_or_path = str(path)
@@ -302,16 +319,22 @@ def _fill(
     dtype: torch.dtype,
     device: torch.device,
     progress: ProgressCallback | None,
+    into: Mapping[str, Tensor] | None = None,
 ) -> None:
+    """Read every weight into the model, or into the tensors given."""
     total = sum(shard.stat().st_size for shard in shards)
     loaded = 0
     for shard in shards:
         _read_ahead(shard)
         for name, tensor in open_shard(shard):
-            _assign(model, name, tensor, dtype, device)
+            _assign(model, name, tensor, dtype, device, into)
             loaded += tensor.numel() * tensor.element_size()
             if progress is not None:
                 progress(LoadProgress(min(loaded, total), total))
+
+
+def _fill_computed(model: ChatGLMForConditionalGeneration, dtype: torch.dtype, device: torch.device) -> None:
+    """What a checkpoint may lack: angles, and a prefix that starts afresh."""
     rotary = model.transformer.rotary_pos_emb
     if rotary.inv_freq.is_meta:
         rotary.inv_freq = rotary.frequencies(torch.float32, device).to(dtype)
@@ -331,8 +354,33 @@ def _read_ahead(shard: Path) -> None:
             os.close(descriptor)
 
 
+def _attach_shared(
+    model: ChatGLMForConditionalGeneration,
+    key: WeightsKey,
+    fill: Callable[[dict[str, Tensor]], None],
+    check: Callable[[], None],
+) -> None:
+    """Give the model weights that other processes have, too; they are offered for as long as the model lives."""
+    state = model.state_dict()
+    kept = {
+        name: (tuple(tensor.shape), key.dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in state.items()
+        if not _may_be_missing(name)
+    }
+    weights = share_weights(key, Layout(kept), fill, check)
+    for name, tensor in weights.tensors.items():
+        _place(model, name, tensor)
+    model.shared_weights = weights
+    logger.info("The weights %s.", "come from another process" if weights.mapped else "are offered to other processes")
+
+
 def _assign(
-    model: ChatGLMForConditionalGeneration, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device
+    model: ChatGLMForConditionalGeneration,
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+    into: Mapping[str, Tensor] | None,
 ) -> None:
     """Put one tensor in its place; names that the model does not have were reported by the check."""
     owner_name, _, leaf = name.rpartition(".")
@@ -342,12 +390,25 @@ def _assign(
         return
     if isinstance(owner, QuantizedLinear) and leaf == "weight" and tensor.is_floating_point():
         owner.quantize_from(tensor, dtype, device)
+        if into is not None:
+            into[f"{owner_name}.weight"].copy_(owner.weight)
+            into[f"{owner_name}.weight_scale"].copy_(owner.weight_scale)
+            owner._buffers["weight"] = owner._buffers["weight_scale"] = None  # it is given the shared ones
+        return
+    if into is not None and name in into:
+        into[name].copy_(tensor)
         return
     kept = torch.float32 if name.startswith(TENSOR_NAMESPACE) else dtype
     if not tensor.is_floating_point():
         kept = tensor.dtype
     # copy=True: a tensor left mapped would break when its file is replaced.
-    value = tensor.to(device=device, dtype=kept, copy=True)
+    _place(model, name, tensor.to(device=device, dtype=kept, copy=True))
+
+
+def _place(model: ChatGLMForConditionalGeneration, name: str, value: Tensor) -> None:
+    """Make ``value`` the parameter or buffer ``name``."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner: Any = model.get_submodule(owner_name)
     if leaf in owner._parameters:
         owner._parameters[leaf] = torch.nn.Parameter(value, requires_grad=owner._parameters[leaf].requires_grad)
     elif leaf in owner._buffers:

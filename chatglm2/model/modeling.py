@@ -333,6 +333,7 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if config.quantization_bit:  # the checkpoint holds packed weights: their places must be there before they come
             replace_linears(self, config.quantization_bit, config.quantization_group_size)
         self.chat_engine: Any = None  # the engine behind `chat`, made at first use
+        self.shared_weights: Any = None  # what other processes may map, offered for as long as the model lives
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

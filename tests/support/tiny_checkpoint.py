@@ -30,13 +30,14 @@ CONFIG = {
 }
 
 
-def write_tiny_checkpoint(directory: Path) -> Path:
-    """Write config, weights and tokenizer into ``directory``."""
+def write_tiny_checkpoint(directory: Path, seed: int = 0, **changes: Any) -> Path:
+    """Write config, weights and tokenizer into ``directory``; ``changes`` are of the config."""
+    config = CONFIG | changes
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     _train_tokenizer(directory)
-    torch.manual_seed(0)
-    model = ChatGLMForConditionalGeneration(ChatGLMConfig.from_dict(CONFIG))
+    torch.manual_seed(seed)
+    model = ChatGLMForConditionalGeneration(ChatGLMConfig.from_dict(config))
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory

@@ -10,9 +10,11 @@ open.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import struct
 import sys
@@ -126,7 +128,17 @@ class Connection:
             received += part
         return bytes(received)
 
+    def is_closed(self) -> bool:
+        """Whether the other end has gone, without waiting for it to say something."""
+        try:
+            readable, _, _ = select.select([self._socket], [], [], 0)
+            return bool(readable) and self._socket.recv(1, socket.MSG_PEEK) == b""
+        except (OSError, ValueError):
+            return True
+
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for a message
         self._socket.close()
 
     def __enter__(self) -> Connection:

@@ -1,7 +1,7 @@
 """Checkpoints on disk: what a ``checkpoint-N`` directory or a lone prefix file is, told without loading a model.
 
 Reads ours (``prefix.safetensors`` and ``prefix.json``), the original's (``pytorch_model.bin`` and ``config.json``), and
-complete models that full fine-tuning left (``finetuned.json``). Does not know runs; `runs.py` does.
+complete models that full fine-tuning left (``finetuned.json``). Does not know runs; `store.py` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import CANDIDATE_FILES, PREFIX_FILE
@@ -94,27 +96,51 @@ def checkpoints_in(directory: Path) -> list[CheckpointInfo]:
     return sorted((read_checkpoint(item) for item in complete), key=lambda info: info.step)
 
 
+class _Metadata(BaseModel):
+    """What a checkpoint's own file says about it; the original's ``config.json`` says the last two things."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    run: str | None = None
+    base_model: str = ""
+    step: int | None = None
+    loss: float | None = None
+    created_at: float | None = None
+    settings: dict[str, Any] = {}
+    pre_seq_len: int | None = None
+    prefix_projection: bool = False
+
+
+class _Logged(BaseModel):
+    loss: float | None = None
+
+
+class _TrainerState(BaseModel):
+    """What the original's trainer, transformers', notes beside a checkpoint."""
+
+    log_history: list[_Logged] = []
+
+
 def read_checkpoint(place: Path) -> CheckpointInfo:
     """What a checkpoint's own files say about it; missing or damaged metadata only leaves gaps."""
     directory = place if place.is_dir() else place.parent
     files = [item for item in directory.rglob("*") if item.is_file()] if place.is_dir() else [place]
     is_prefix = not (directory / MODEL_METADATA_FILE).is_file()
-    metadata = _read_json(directory / (METADATA_FILE if is_prefix else MODEL_METADATA_FILE))
-    config = _read_json(directory / "config.json")
+    metadata = _read(_Metadata, directory / (METADATA_FILE if is_prefix else MODEL_METADATA_FILE))
+    told = metadata.model_fields_set
+    shape = metadata if "pre_seq_len" in told else _read(_Metadata, directory / "config.json")
     named = DIRECTORY_NAME.fullmatch(directory.name)
-    length = metadata.get("pre_seq_len", config.get("pre_seq_len"))
-    loss = metadata.get("loss", _last_loss(directory))
     return CheckpointInfo(
         path=place,
-        run_name=str(metadata.get("run", directory.parent.name if named else directory.name)),
-        step=int(metadata["step"] if "step" in metadata else named.group(1) if named else 0),
-        loss=float(loss) if isinstance(loss, int | float) else None,
-        pre_seq_len=int(length) if isinstance(length, int) else None,
-        prefix_projection=bool(metadata.get("prefix_projection", config.get("prefix_projection", False))),
+        run_name=metadata.run or (directory.parent.name if named else directory.name),
+        step=metadata.step if metadata.step is not None else int(named.group(1)) if named else 0,
+        loss=metadata.loss if "loss" in told else _last_loss(directory),
+        pre_seq_len=shape.pre_seq_len,
+        prefix_projection=shape.prefix_projection,
         size_bytes=sum(item.stat().st_size for item in files),
-        created_at=float(metadata.get("created_at", place.stat().st_mtime)),
-        base_model=str(metadata.get("base_model", "")),
-        settings=metadata.get("settings", {}),
+        created_at=metadata.created_at if metadata.created_at is not None else place.stat().st_mtime,
+        base_model=metadata.base_model,
+        settings=metadata.settings,
         is_prefix=is_prefix,
     )
 
@@ -128,13 +154,23 @@ def _complete_model(place: Path) -> RunError:
 
 def _last_loss(directory: Path) -> float | None:
     """The loss that the original's trainer logged last."""
-    history = _read_json(directory / TRAINER_STATE_FILE).get("log_history", [])
-    return next((entry["loss"] for entry in reversed(history) if "loss" in entry), None)
+    history = _read(_TrainerState, directory / TRAINER_STATE_FILE).log_history
+    return next((entry.loss for entry in reversed(history) if entry.loss is not None), None)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+ContentT = TypeVar("ContentT", bound=BaseModel)
+
+
+def _read(kind: type[ContentT], file: Path) -> ContentT:
+    """What a file says, without what is of a wrong type; nothing, if it cannot be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return kind()
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        if not isinstance(content, dict):
+            return kind()
+        wrong = {problem["loc"][0] for problem in error.errors()}
+        return kind.model_validate({name: value for name, value in content.items() if name not in wrong})

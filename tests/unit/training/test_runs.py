@@ -97,6 +97,46 @@ def test_a_damaged_run_does_not_hide_the_others(store: RunStore) -> None:
         Run(store.root / "bad").state()
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        ("state.pid", "twelve", "state.pid must be a whole number; found 'twelve'"),
+        ("state.pid_started_at", [], "state.pid_started_at must be a number; found []"),
+        ("state.status", "asleep", "state.status must be one of 'starting', 'running', "),
+        ("state", 7, "state must be an object; found 7"),
+        ("settings", [], "settings must be an object; found []"),
+        ("created_at", "yesterday", "created_at must be a number; found 'yesterday'"),
+    ],
+)
+def test_a_run_file_with_a_wrong_value_is_named_and_hides_no_other_run(
+    store: RunStore, place: str, value: object, problem: str
+) -> None:
+    store.create(SETTINGS, "good")
+    file = store.create(SETTINGS, "bad").path / "run.json"
+    content = json.loads(file.read_text())
+    *above, name = place.split(".")
+    (content[above[0]] if above else content)[name] = value
+    file.write_text(json.dumps(content))
+    assert [run.name for run in store.list()] == ["good"]
+    assert store.active() is None
+    with pytest.raises(RunError) as refusal:
+        Run(store.root / "bad").created_at()
+    assert problem in refusal.value.en
+    assert place in refusal.value.zh
+
+
+def test_what_a_newer_version_wrote_stays_in_a_runs_file(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    content = json.loads((run.path / "run.json").read_text())
+    for part in (content, content["state"], content["settings"]):
+        part["invented_later"] = {"a": [1.5, None]}
+    (run.path / "run.json").write_text(json.dumps(content))
+    run.update(status=Status.FAILED, message_zh="坏了")
+    after = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+    assert after["state"].pop("updated_at") > content["state"].pop("updated_at")
+    assert after == content | {"state": content["state"] | {"status": "failed", "message_zh": "坏了"}}
+
+
 def test_settings_of_a_newer_version_do_not_make_a_run_unreadable(store: RunStore) -> None:
     run = store.create(SETTINGS, "my-run")
     content = json.loads((run.path / "run.json").read_text())
@@ -187,6 +227,17 @@ def test_the_originals_checkpoint_tells_what_it_is(tmp_path: Path) -> None:
     assert (info.step, info.pre_seq_len, info.loss) == (3000, 128, 3.4)
     assert info.run_name == "adgen-chatglm2-6b-pt-128-2e-2"
     assert not info.can_resume
+
+
+def test_a_wrong_value_in_a_checkpoints_metadata_leaves_one_gap(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    metadata = {"step": "many", "loss": [], "created_at": None, "settings": 7, "base_model": "b", "pre_seq_len": 2}
+    (add_checkpoint(run, 20) / "prefix.json").write_text(json.dumps(metadata))
+    (add_checkpoint(run, 30) / "prefix.json").write_text("[1]")
+    (add_checkpoint(run, 40) / "trainer_state.json").write_text('{"log_history": [7]}')
+    first, second, _ = run.checkpoints()
+    assert (first.step, first.loss, first.settings, first.base_model, first.pre_seq_len) == (20, None, {}, "b", 2)
+    assert (second.step, second.run_name, second.pre_seq_len) == (30, "my-run", None)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Checkpoints on disk: what a ``checkpoint-N`` directory or a lone prefix file is, told without loading a model.
 
 Reads ours (``prefix.safetensors`` and ``prefix.json``), the original's (``pytorch_model.bin`` and ``config.json``), and
-complete models that full fine-tuning left (``finetuned.json``). Does not know runs; `store.py` does.
+complete models: ours (``finetuned.json``), and any other that lies there like one. `checkpoint_kind` alone decides
+which. Does not know runs; `store.py` does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,15 +28,17 @@ RESUME_FILES = ("optimizer.pt", "scheduler.pt", TRAINER_STATE_FILE)
 # Where several processes keep the optimizer instead: FSDP's directory, DeepSpeed's.
 SHARDED_OPTIMIZERS = ("optimizer_*", "global_step*")
 FILE_SUFFIXES = (".safetensors", ".bin")
+# A complete model in parts has an index of them.
+INDEX_PATTERN = "*.index.json"
 DIRECTORY_NAME = re.compile(r"checkpoint-(\d+)")
+
+# `chatglm2.load_prefix` loads the one, `chatglm2.load_model` the other.
+CheckpointKind = Literal["prefix", "model"]
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say.
-
-    ``is_prefix`` is False for a complete model, which `chatglm2.load_model` loads.
-    """
+    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say."""
 
     path: Path
     run_name: str
@@ -48,15 +51,39 @@ class CheckpointInfo:
     base_model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_best: bool = False
-    is_prefix: bool = True
+    kind: CheckpointKind = "prefix"
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it goes with the model that is served; a complete model is one itself."""
+        return self.kind == "prefix"
 
     @property
     def can_resume(self) -> bool:
         """Whether training can go on from it: it is ours, and the optimizer's state is there."""
-        is_ours = not self.is_prefix or (self.path / PREFIX_FILE).is_file()
+        is_ours = (self.path / (PREFIX_FILE if self.is_prefix else MODEL_METADATA_FILE)).is_file()
         if any(any(self.path.glob(pattern)) for pattern in SHARDED_OPTIMIZERS):
             return is_ours and (self.path / TRAINER_STATE_FILE).is_file()
         return is_ours and all((self.path / name).is_file() for name in RESUME_FILES)
+
+
+def checkpoint_kind(place: Path) -> CheckpointKind | None:
+    """What a checkpoint's directory or a lone file holds; None for what is no checkpoint, or none that is complete.
+
+    Weights beside a model's ``config.json`` are that model's, unless it gives a prefix's length.
+    """
+    if place.is_file():
+        of_model = place.name in CANDIDATE_FILES and checkpoint_kind(place.parent) == "model"
+        return ("model" if of_model else "prefix") if place.suffix in FILE_SUFFIXES else None
+    if (place / MODEL_METADATA_FILE).is_file():
+        return "model"
+    if (place / PREFIX_FILE).is_file():
+        return "prefix"
+    config = _read(_Metadata, place / "config.json")
+    of_model = bool(config.model_type) and not config.pre_seq_len
+    if any((place / name).is_file() for name in CANDIDATE_FILES):
+        return "model" if of_model else "prefix"
+    return "model" if of_model and any(place.glob(INDEX_PATTERN)) else None
 
 
 def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
@@ -66,19 +93,17 @@ def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
         RunError: if there is none; a complete model is none.
     """
     place = Path(path).expanduser()
-    if (place / MODEL_METADATA_FILE).is_file():
-        raise _complete_model(place)
-    if place.is_file() and place.suffix in FILE_SUFFIXES:
+    kind = checkpoint_kind(place)
+    if kind == "prefix":
         return [read_checkpoint(place)]
-    if place.is_dir():
-        if any((place / name).is_file() for name in CANDIDATE_FILES):
-            return [read_checkpoint(place)]
-        found = checkpoints_in(place)
-        prefixes = [info for info in found if info.is_prefix]
-        if prefixes:
-            return prefixes
-        if found:
-            raise _complete_model(found[-1].path)
+    if kind == "model":
+        raise _complete_model(place)
+    found = checkpoints_in(place) if place.is_dir() else []
+    prefixes = [info for info in found if info.is_prefix]
+    if prefixes:
+        return prefixes
+    if found:
+        raise _complete_model(found[-1].path)
     what_en = "a directory without a checkpoint" if place.is_dir() else "nothing that can be read"
     what_zh = "没有检查点的目录" if place.is_dir() else "无法读取的位置"
     raise RunError(
@@ -91,13 +116,12 @@ def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
 def checkpoints_in(directory: Path) -> list[CheckpointInfo]:
     """The complete ``checkpoint-N`` directories in ``directory``, by step."""
     places = [item for item in directory.glob("checkpoint-*") if DIRECTORY_NAME.fullmatch(item.name)]
-    marks = (*CANDIDATE_FILES, MODEL_METADATA_FILE)
-    complete = [item for item in places if any((item / name).is_file() for name in marks)]
+    complete = [item for item in places if checkpoint_kind(item) is not None]
     return sorted((read_checkpoint(item) for item in complete), key=lambda info: info.step)
 
 
 class _Metadata(BaseModel):
-    """What a checkpoint's own file says about it; the original's ``config.json`` says the last two things."""
+    """What a checkpoint's own file says about it; the original's ``config.json`` says the last things."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -109,6 +133,7 @@ class _Metadata(BaseModel):
     settings: dict[str, Any] = {}
     pre_seq_len: int | None = None
     prefix_projection: bool = False
+    model_type: str = ""
 
 
 class _Logged(BaseModel):
@@ -125,8 +150,8 @@ def read_checkpoint(place: Path) -> CheckpointInfo:
     """What a checkpoint's own files say about it; missing or damaged metadata only leaves gaps."""
     directory = place if place.is_dir() else place.parent
     files = [item for item in directory.rglob("*") if item.is_file()] if place.is_dir() else [place]
-    is_prefix = not (directory / MODEL_METADATA_FILE).is_file()
-    metadata = _read(_Metadata, directory / (METADATA_FILE if is_prefix else MODEL_METADATA_FILE))
+    kind = checkpoint_kind(place) or "prefix"
+    metadata = _read(_Metadata, directory / (METADATA_FILE if kind == "prefix" else MODEL_METADATA_FILE))
     told = metadata.model_fields_set
     shape = metadata if "pre_seq_len" in told else _read(_Metadata, directory / "config.json")
     named = DIRECTORY_NAME.fullmatch(directory.name)
@@ -141,7 +166,7 @@ def read_checkpoint(place: Path) -> CheckpointInfo:
         created_at=metadata.created_at if metadata.created_at is not None else place.stat().st_mtime,
         base_model=metadata.base_model,
         settings=metadata.settings,
-        is_prefix=is_prefix,
+        kind=kind,
     )
 
 

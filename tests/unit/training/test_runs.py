@@ -12,13 +12,15 @@ import torch
 
 from chatglm2 import save_prefix
 from chatglm2.errors import RunError
-from training.runs.checkpoints import RESUME_FILES, find_checkpoints
+from training.runs.checkpoints import RESUME_FILES, checkpoint_kind, checkpoints_in, find_checkpoints
 from training.runs.liveness import start_time
 from training.runs.storage import publish_directory, write_atomically
 from training.runs.store import LAUNCH_SECONDS, Run, RunStore, Status
 from training.settings.train import TrainingSettings
 
 SETTINGS = TrainingSettings(max_steps=4)
+CONFIG_OF_MODEL = '{"model_type": "chatglm", "pre_seq_len": null}'
+CONFIG_OF_PREFIX = '{"model_type": "chatglm", "pre_seq_len": 128}'
 
 
 def add_checkpoint(run: Run, step: int, *, resumable: bool = True) -> Path:
@@ -227,6 +229,38 @@ def test_the_originals_checkpoint_tells_what_it_is(tmp_path: Path) -> None:
     assert (info.step, info.pre_seq_len, info.loss) == (3000, 128, 3.4)
     assert info.run_name == "adgen-chatglm2-6b-pt-128-2e-2"
     assert not info.can_resume
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"prefix.safetensors": ""}, "prefix"),
+        ({"prefix.safetensors": "", "config.json": CONFIG_OF_MODEL}, "prefix"),
+        ({"pytorch_model.bin": ""}, "prefix"),
+        ({"pytorch_model.bin": "", "config.json": CONFIG_OF_PREFIX}, "prefix"),
+        ({"pytorch_model.bin": "", "config.json": "{"}, "prefix"),
+        ({"pytorch_model.bin": "", "config.json": CONFIG_OF_MODEL}, "model"),
+        ({"model.safetensors": "", "config.json": CONFIG_OF_MODEL}, "model"),
+        ({"model.safetensors": "", "finetuned.json": "{}"}, "model"),
+        ({"model.safetensors.index.json": "{}", "config.json": CONFIG_OF_MODEL}, "model"),
+        ({"config.json": "{}"}, None),
+        ({"optimizer.pt": ""}, None),
+    ],
+)
+def test_a_checkpoint_is_a_prefix_or_a_complete_model(tmp_path: Path, files: dict[str, str], kind: str | None) -> None:
+    place = tmp_path / "checkpoint-7"
+    place.mkdir()
+    for name, content in files.items():
+        (place / name).write_text(content)
+    assert checkpoint_kind(place) == kind
+    assert [info.kind for info in checkpoints_in(tmp_path)] == ([kind] if kind else [])
+    weights = [place / name for name in files if name.endswith((".bin", ".safetensors"))]
+    for named in (tmp_path, place, *weights):
+        if kind == "prefix":
+            assert [info.step for info in find_checkpoints(named)] == [7]
+        else:
+            with pytest.raises(RunError, match="complete model" if kind else "without a checkpoint"):
+                find_checkpoints(named)
 
 
 def test_a_wrong_value_in_a_checkpoints_metadata_leaves_one_gap(store: RunStore) -> None:

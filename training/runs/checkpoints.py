@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chatglm2.errors import RunError
-from chatglm2.model.prefix import CANDIDATE_FILES, PREFIX_FILE
+from chatglm2.model.prefix_files import CANDIDATE_FILES, PREFIX_FILE
 
 METADATA_FILE = "prefix.json"
 # Marks a checkpoint that is a complete model, and says what it is.

@@ -22,7 +22,8 @@ from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, 
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import read_config
 from chatglm2.errors import DeviceMemoryError, RunError
-from training.data.encoding import Example, find_columns, read_examples
+from training.data.columns import find_columns
+from training.data.encoding import Example, read_examples
 from training.data.files import read_table
 from training.evaluation.plan import EVAL, PREDICT, EvaluationPlan
 from training.evaluation.report import report_data, report_page

@@ -9,14 +9,8 @@ import logging
 
 from chatglm2 import load_tokenizer
 from training.data.batching import ExampleDataset
-from training.data.encoding import (
-    ColumnMapping,
-    Example,
-    ExampleEncoder,
-    find_columns,
-    find_general_columns,
-    read_examples,
-)
+from training.data.columns import ColumnMapping, find_columns, find_general_columns
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import Table, read_table
 from training.runs.events import MessageEvent
 from training.runs.store import Run

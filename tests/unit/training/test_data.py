@@ -10,7 +10,8 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from chatglm2 import ChatGLMTokenizer, load_tokenizer
 from chatglm2.errors import DataError
-from training.data.encoding import ColumnMapping, Example, ExampleEncoder, find_columns, read_examples
+from training.data.columns import ColumnMapping, find_columns
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import read_table
 from training.settings.train import TrainingSettings
 

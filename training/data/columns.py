@@ -42,6 +42,8 @@ def find_columns(table: Table, settings: TrainingSettings) -> ColumnMapping:
     Raises:
         DataError: if a column is not there, with the nearest name that is.
     """
+    if settings.history_column is not None:
+        _require_column(table, settings.history_column, "history_column")
     if settings.prompt_column is None and settings.response_column is None:
         prompt, response = _known_pair(table)
         history = HISTORY_COLUMN if HISTORY_COLUMN in table.columns else None
@@ -54,8 +56,6 @@ def find_columns(table: Table, settings: TrainingSettings) -> ColumnMapping:
                 f"缺少 --{flag}：提示列与回答列要么都指定，要么都不指定。{table.path.name} 的列有：{listed}。",
             )
         _require_column(table, name, flag)
-    if settings.history_column is not None:
-        _require_column(table, settings.history_column, "history_column")
     return ColumnMapping(str(settings.prompt_column), str(settings.response_column), settings.history_column)
 
 

@@ -13,7 +13,7 @@ import torch
 from chatglm2 import save_prefix
 from chatglm2.errors import RunError
 from training.runs.checkpoints import RESUME_FILES, checkpoint_kind, checkpoints_in, find_checkpoints
-from training.runs.liveness import start_time
+from training.runs.liveness import is_running, start_time
 from training.runs.storage import publish_directory, write_atomically
 from training.runs.store import LAUNCH_SECONDS, Run, RunStore, Status
 from training.settings.train import TrainingSettings
@@ -166,6 +166,15 @@ def test_a_reused_process_id_is_not_a_live_trainer(store: RunStore) -> None:
     assert state.message_en.endswith("Last line of its log: Killed")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "is_same"), [(0.0, True), (0.01, True), (-0.01, True), (0.1, False), (-0.1, False)]
+)
+def test_a_process_is_the_same_if_it_began_at_the_same_hundredth_of_a_second(seconds: float, is_same: bool) -> None:
+    began = start_time(os.getpid())
+    assert began is not None
+    assert is_running(os.getpid(), began + seconds) is is_same
+
+
 def test_a_run_that_was_never_started_reads_as_interrupted_after_a_while(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +295,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_atomically(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_who_reads_while_a_file_is_replaced_reads_the_old_one_whole(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    file = run.path / "run.json"
+    old = file.read_text(encoding="utf-8")
+    with file.open(encoding="utf-8") as reader:
+        first = reader.read(10)
+        run.update(message_en="x" * 10_000)
+        assert first + reader.read() == old
+    write_atomically(file, old)
+    assert file.read_text(encoding="utf-8") == old
+    assert sorted(item.name for item in run.path.iterdir()) == ["run.json"]
 
 
 def test_a_published_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:

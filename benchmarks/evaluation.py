@@ -19,7 +19,8 @@ import torch
 import chatglm2
 from benchmarks.common import median_ratio, report, time_in_turns
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
-from training.data.encoding import Example, ExampleEncoder, find_columns, read_examples
+from training.data.columns import find_columns
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import read_table
 from training.evaluation.answering import answer_examples, token_budget
 from training.settings.samples import DEMO_MODEL, SAMPLE_DEV_FILE

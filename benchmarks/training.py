@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 import chatglm2
 from benchmarks.common import gpu_memory, median_ratio, release_memory, report, synchronize
 from training.data.batching import PaddingCollator
-from training.data.encoding import ExampleEncoder, find_columns, read_examples
+from training.data.columns import find_columns
+from training.data.encoding import ExampleEncoder, read_examples
 from training.data.files import read_table
 from training.runs.events import StepEvent
 from training.runs.store import RunStore

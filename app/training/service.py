@@ -88,11 +88,12 @@ class RunView:
 
     @property
     def offered_checkpoint(self) -> CheckpointInfo | None:
-        """The one to try: the newest, or when all is done the best, if that was to be kept."""
-        best = next((info for info in self.checkpoints if info.is_best), None)
+        """The one to try: the newest, or when all is done the best, if that was to be kept; no complete model is."""
+        prefixes = [info for info in self.checkpoints if info.is_prefix]
+        best = next((info for info in prefixes if info.is_best), None)
         if best is not None and self.keeps_best and not self.status.is_active:
             return best
-        return max(self.checkpoints, key=lambda info: info.step, default=None)
+        return max(prefixes, key=lambda info: info.step, default=None)
 
 
 @dataclass

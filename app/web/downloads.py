@@ -14,7 +14,7 @@ from pathlib import Path
 
 from app.chat.model_host import ModelOptions
 from chatglm2.checkpoints.export import ORIGINAL_FILE
-from chatglm2.model.prefix import CANDIDATE_FILES
+from chatglm2.model.prefix_files import CANDIDATE_FILES
 from training.cli.export import ExportRequest, export
 from training.runs.checkpoints import METADATA_FILE, CheckpointInfo
 from training.runs.storage import explaining_storage_errors

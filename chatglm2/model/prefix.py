@@ -23,11 +23,9 @@ from torch import Tensor, nn
 
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import PrefixError
+from chatglm2.model.prefix_files import CANDIDATE_FILES, PREFIX_FILE
 
-PREFIX_FILE = "prefix.safetensors"
 TENSOR_NAMESPACE = "transformer.prefix_encoder."
-# Where a checkpoint directory may keep its prefix: ours, then the original's, then what transformers writes today.
-CANDIDATE_FILES = (PREFIX_FILE, "pytorch_model.bin", "model.safetensors")
 PREFIX_DROPOUT = 0.1
 # What the weights-only unpickler raises on bytes that are no pickle depends on where it stumbles.
 UNPICKLING_ERRORS = (pickle.UnpicklingError, ValueError, LookupError, AttributeError, TypeError, AssertionError)

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file
 from served_page import OpenPage, Served, TakeScreenshot, start_page, stop_page
 
-from chatglm2.model.prefix import PREFIX_FILE
+from chatglm2.model.prefix_files import PREFIX_FILE
 
 ATTRIBUTES = "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣"
 MORE_ATTRIBUTES = "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙"

@@ -11,14 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.data.bad_rows import BadRows
-from training.data.encoding import (
-    ColumnMapping,
-    Example,
-    ExampleEncoder,
-    find_columns,
-    find_general_columns,
-    read_examples,
-)
+from training.data.columns import ColumnMapping, find_columns, find_general_columns
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import read_table
 from training.settings.train import TrainingSettings
 

@@ -14,15 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_prefix, load_tokenizer
-from chatglm2.checkpoints.hub import Hub, resolve_model_directory
+from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import read_config
 from chatglm2.errors import DeviceMemoryError, RunError
-from training.data.encoding import Example, find_columns, read_examples
+from training.data.columns import find_columns
+from training.data.encoding import Example, read_examples
 from training.data.files import read_table
 from training.evaluation.plan import EVAL, PREDICT, EvaluationPlan
 from training.evaluation.report import report_data, report_page
@@ -63,7 +64,7 @@ def run_evaluations(
     contenders = _load_contenders(plans[0], watcher)
     settings = plans[0].settings
     try:
-        tokenizer = load_tokenizer(settings.model_name_or_path, hub=cast(Hub, settings.hub))
+        tokenizer = load_tokenizer(settings.model_name_or_path, hub=settings.hub)
         require_device(settings)
         watcher.say(f"Model {settings.model_name_or_path}", f"模型 {settings.model_name_or_path}")
         model = load_base(settings)
@@ -145,7 +146,7 @@ def _load_contenders(plan: EvaluationPlan, watcher: Watcher) -> tuple[Contender,
     base = Contender(settings.model_name_or_path)
     if plan.checkpoint is None:
         return (base,)
-    directory = resolve_model_directory(settings.model_name_or_path, hub=cast(Hub, settings.hub))
+    directory = resolve_model_directory(settings.model_name_or_path, hub=settings.hub)
     prefix = load_prefix(plan.checkpoint, read_config(directory))
     plan.check_prefix(prefix)
     watcher.say(

@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import set_seed
 
 from chatglm2 import ChatGLMForConditionalGeneration, load_model
-from chatglm2.checkpoints.hub import Hub, resolve_model_directory
+from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
@@ -23,7 +22,7 @@ from training.distributed.ranks import ALONE, Ranks
 from training.plan.memory import require_memory_for_all_weights
 from training.runs.events import MessageEvent
 from training.runs.store import Run
-from training.settings.train import TrainingSettings
+from training.settings.train import Precision, TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def _prepare_all_weights(
                 zh=f"float16 权重会丢失微小的更新，因此以 {dtype} 训练。",
             )
         )
-    directory = resolve_model_directory(checkpoint or settings.model_name_or_path, hub=cast(Hub, settings.hub))
+    directory = resolve_model_directory(checkpoint or settings.model_name_or_path, hub=settings.hub)
     resolved = getattr(torch, dtype)
     require_memory_for_all_weights(read_config(directory), settings, resolved, device, ranks.size, ranks.local_size)
     model = load_base(replace(settings, model_name_or_path=str(directory), dtype=dtype), ranks.device)
@@ -81,7 +80,7 @@ def _prepare_all_weights(
     return model
 
 
-def trainable_dtype(settings: TrainingSettings, device: torch.device) -> str:
+def trainable_dtype(settings: TrainingSettings, device: torch.device) -> Precision:
     """The dtype in which all weights are trained: bfloat16 on GPUs that have it, float32 elsewhere.
 
     float16 takes what DeepSpeed does for it on GPUs: copies in float32 that learn, and a scaled loss.
@@ -116,7 +115,7 @@ def load_base(settings: TrainingSettings, device: torch.device | None = None) ->
         dtype=dtype,
         quantization_bit=settings.quantization_bit,
         device=device or (None if settings.device == "auto" else settings.device),
-        hub=cast(Hub, settings.hub),
+        hub=settings.hub,
     )
 
 

@@ -6,19 +6,11 @@ Knows which file is for what, and tells the run what was left out or mixed in. K
 from __future__ import annotations
 
 import logging
-from typing import cast
 
 from chatglm2 import load_tokenizer
-from chatglm2.checkpoints.hub import Hub
 from training.data.batching import ExampleDataset
-from training.data.encoding import (
-    ColumnMapping,
-    Example,
-    ExampleEncoder,
-    find_columns,
-    find_general_columns,
-    read_examples,
-)
+from training.data.columns import ColumnMapping, find_columns, find_general_columns
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import Table, read_table
 from training.runs.events import MessageEvent
 from training.runs.store import Run
@@ -33,7 +25,7 @@ def load_data(run: Run, settings: TrainingSettings) -> tuple[ExampleDataset, Exa
     Raises:
         ChatGLMError: for a file that cannot be used; broken rows are left out if the settings say so.
     """
-    tokenizer = load_tokenizer(settings.model_name_or_path, hub=cast(Hub, settings.hub))
+    tokenizer = load_tokenizer(settings.model_name_or_path, hub=settings.hub)
     encoder = ExampleEncoder(tokenizer, settings)
     examples = _read(run, settings.train_file, settings, settings.max_train_samples)
     general = _read_general(run, settings) if settings.mix_file and settings.mix_ratio else []

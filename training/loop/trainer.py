@@ -124,6 +124,11 @@ class RunTrainer(Trainer):
             dist.all_reduce(counts)
         return (ranks.size / (batches * counts.clamp(min=1)))[batch]
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """An epoch, unless a stop is asked for before it: transformers looks for that only after a step."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One batch; its loss is kept for `check_health`."""
         loss = super().training_step(*args, **kwargs)

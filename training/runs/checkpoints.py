@@ -1,7 +1,8 @@
 """Checkpoints on disk: what a ``checkpoint-N`` directory or a lone prefix file is, told without loading a model.
 
 Reads ours (``prefix.safetensors`` and ``prefix.json``), the original's (``pytorch_model.bin`` and ``config.json``), and
-complete models that full fine-tuning left (``finetuned.json``). Does not know runs; `runs.py` does.
+complete models: ours (``finetuned.json``), and any other that lies there like one. `checkpoint_kind` alone decides
+which. Does not know runs; `store.py` does.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chatglm2.errors import RunError
-from chatglm2.model.prefix import CANDIDATE_FILES, PREFIX_FILE
+from chatglm2.model.prefix_files import CANDIDATE_FILES, PREFIX_FILE
 
 METADATA_FILE = "prefix.json"
 # Marks a checkpoint that is a complete model, and says what it is.
@@ -25,15 +28,17 @@ RESUME_FILES = ("optimizer.pt", "scheduler.pt", TRAINER_STATE_FILE)
 # Where several processes keep the optimizer instead: FSDP's directory, DeepSpeed's.
 SHARDED_OPTIMIZERS = ("optimizer_*", "global_step*")
 FILE_SUFFIXES = (".safetensors", ".bin")
+# A complete model in parts has an index of them.
+INDEX_PATTERN = "*.index.json"
 DIRECTORY_NAME = re.compile(r"checkpoint-(\d+)")
+
+# `chatglm2.load_prefix` loads the one, `chatglm2.load_model` the other.
+CheckpointKind = Literal["prefix", "model"]
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say.
-
-    ``is_prefix`` is False for a complete model, which `chatglm2.load_model` loads.
-    """
+    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say."""
 
     path: Path
     run_name: str
@@ -46,15 +51,39 @@ class CheckpointInfo:
     base_model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_best: bool = False
-    is_prefix: bool = True
+    kind: CheckpointKind = "prefix"
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it goes with the model that is served; a complete model is one itself."""
+        return self.kind == "prefix"
 
     @property
     def can_resume(self) -> bool:
         """Whether training can go on from it: it is ours, and the optimizer's state is there."""
-        is_ours = not self.is_prefix or (self.path / PREFIX_FILE).is_file()
+        is_ours = (self.path / (PREFIX_FILE if self.is_prefix else MODEL_METADATA_FILE)).is_file()
         if any(any(self.path.glob(pattern)) for pattern in SHARDED_OPTIMIZERS):
             return is_ours and (self.path / TRAINER_STATE_FILE).is_file()
         return is_ours and all((self.path / name).is_file() for name in RESUME_FILES)
+
+
+def checkpoint_kind(place: Path) -> CheckpointKind | None:
+    """What a checkpoint's directory or a lone file holds; None for what is no checkpoint, or none that is complete.
+
+    Weights beside a model's ``config.json`` are that model's, unless it gives a prefix's length.
+    """
+    if place.is_file():
+        of_model = place.name in CANDIDATE_FILES and checkpoint_kind(place.parent) == "model"
+        return ("model" if of_model else "prefix") if place.suffix in FILE_SUFFIXES else None
+    if (place / MODEL_METADATA_FILE).is_file():
+        return "model"
+    if (place / PREFIX_FILE).is_file():
+        return "prefix"
+    config = _read(_Metadata, place / "config.json")
+    of_model = bool(config.model_type) and not config.pre_seq_len
+    if any((place / name).is_file() for name in CANDIDATE_FILES):
+        return "model" if of_model else "prefix"
+    return "model" if of_model and any(place.glob(INDEX_PATTERN)) else None
 
 
 def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
@@ -64,19 +93,17 @@ def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
         RunError: if there is none; a complete model is none.
     """
     place = Path(path).expanduser()
-    if (place / MODEL_METADATA_FILE).is_file():
-        raise _complete_model(place)
-    if place.is_file() and place.suffix in FILE_SUFFIXES:
+    kind = checkpoint_kind(place)
+    if kind == "prefix":
         return [read_checkpoint(place)]
-    if place.is_dir():
-        if any((place / name).is_file() for name in CANDIDATE_FILES):
-            return [read_checkpoint(place)]
-        found = checkpoints_in(place)
-        prefixes = [info for info in found if info.is_prefix]
-        if prefixes:
-            return prefixes
-        if found:
-            raise _complete_model(found[-1].path)
+    if kind == "model":
+        raise _complete_model(place)
+    found = checkpoints_in(place) if place.is_dir() else []
+    prefixes = [info for info in found if info.is_prefix]
+    if prefixes:
+        return prefixes
+    if found:
+        raise _complete_model(found[-1].path)
     what_en = "a directory without a checkpoint" if place.is_dir() else "nothing that can be read"
     what_zh = "没有检查点的目录" if place.is_dir() else "无法读取的位置"
     raise RunError(
@@ -89,33 +116,57 @@ def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
 def checkpoints_in(directory: Path) -> list[CheckpointInfo]:
     """The complete ``checkpoint-N`` directories in ``directory``, by step."""
     places = [item for item in directory.glob("checkpoint-*") if DIRECTORY_NAME.fullmatch(item.name)]
-    marks = (*CANDIDATE_FILES, MODEL_METADATA_FILE)
-    complete = [item for item in places if any((item / name).is_file() for name in marks)]
+    complete = [item for item in places if checkpoint_kind(item) is not None]
     return sorted((read_checkpoint(item) for item in complete), key=lambda info: info.step)
+
+
+class _Metadata(BaseModel):
+    """What a checkpoint's own file says about it; the original's ``config.json`` says the last things."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    run: str | None = None
+    base_model: str = ""
+    step: int | None = None
+    loss: float | None = None
+    created_at: float | None = None
+    settings: dict[str, Any] = {}
+    pre_seq_len: int | None = None
+    prefix_projection: bool = False
+    model_type: str = ""
+
+
+class _Logged(BaseModel):
+    loss: float | None = None
+
+
+class _TrainerState(BaseModel):
+    """What the original's trainer, transformers', notes beside a checkpoint."""
+
+    log_history: list[_Logged] = []
 
 
 def read_checkpoint(place: Path) -> CheckpointInfo:
     """What a checkpoint's own files say about it; missing or damaged metadata only leaves gaps."""
     directory = place if place.is_dir() else place.parent
     files = [item for item in directory.rglob("*") if item.is_file()] if place.is_dir() else [place]
-    is_prefix = not (directory / MODEL_METADATA_FILE).is_file()
-    metadata = _read_json(directory / (METADATA_FILE if is_prefix else MODEL_METADATA_FILE))
-    config = _read_json(directory / "config.json")
+    kind = checkpoint_kind(place) or "prefix"
+    metadata = _read(_Metadata, directory / (METADATA_FILE if kind == "prefix" else MODEL_METADATA_FILE))
+    told = metadata.model_fields_set
+    shape = metadata if "pre_seq_len" in told else _read(_Metadata, directory / "config.json")
     named = DIRECTORY_NAME.fullmatch(directory.name)
-    length = metadata.get("pre_seq_len", config.get("pre_seq_len"))
-    loss = metadata.get("loss", _last_loss(directory))
     return CheckpointInfo(
         path=place,
-        run_name=str(metadata.get("run", directory.parent.name if named else directory.name)),
-        step=int(metadata["step"] if "step" in metadata else named.group(1) if named else 0),
-        loss=float(loss) if isinstance(loss, int | float) else None,
-        pre_seq_len=int(length) if isinstance(length, int) else None,
-        prefix_projection=bool(metadata.get("prefix_projection", config.get("prefix_projection", False))),
+        run_name=metadata.run or (directory.parent.name if named else directory.name),
+        step=metadata.step if metadata.step is not None else int(named.group(1)) if named else 0,
+        loss=metadata.loss if "loss" in told else _last_loss(directory),
+        pre_seq_len=shape.pre_seq_len,
+        prefix_projection=shape.prefix_projection,
         size_bytes=sum(item.stat().st_size for item in files),
-        created_at=float(metadata.get("created_at", place.stat().st_mtime)),
-        base_model=str(metadata.get("base_model", "")),
-        settings=metadata.get("settings", {}),
-        is_prefix=is_prefix,
+        created_at=metadata.created_at if metadata.created_at is not None else place.stat().st_mtime,
+        base_model=metadata.base_model,
+        settings=metadata.settings,
+        kind=kind,
     )
 
 
@@ -128,13 +179,23 @@ def _complete_model(place: Path) -> RunError:
 
 def _last_loss(directory: Path) -> float | None:
     """The loss that the original's trainer logged last."""
-    history = _read_json(directory / TRAINER_STATE_FILE).get("log_history", [])
-    return next((entry["loss"] for entry in reversed(history) if "loss" in entry), None)
+    history = _read(_TrainerState, directory / TRAINER_STATE_FILE).log_history
+    return next((entry.loss for entry in reversed(history) if entry.loss is not None), None)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+ContentT = TypeVar("ContentT", bound=BaseModel)
+
+
+def _read(kind: type[ContentT], file: Path) -> ContentT:
+    """What a file says, without what is of a wrong type; nothing, if it cannot be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return kind()
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        if not isinstance(content, dict):
+            return kind()
+        wrong = {problem["loc"][0] for problem in error.errors()}
+        return kind.model_validate({name: value for name, value in content.items() if name not in wrong})

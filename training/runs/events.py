@@ -1,37 +1,38 @@
 """What a training run tells the world: typed records in ``events.jsonl``, one JSON object a line.
 
 Knows the records and how they are appended and read. The trainer writes them, the page and the command line read them,
-and neither needs the other to be there: a reader tolerates a last line that is still being written.
+and neither needs the other to be there: a reader tolerates a last line that is still being written, and passes over one
+that is no record.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(BaseModel):
     """Base of every record. ``time`` is in seconds since the epoch."""
 
-    kind: ClassVar[str] = ""
-    time: float = field(default_factory=time.time)
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: str
+    time: float = Field(default_factory=time.time)
 
 
-@dataclass(frozen=True, kw_only=True)
 class StartedEvent(Event):
     """Training begins, or goes on from ``step``: points of a curve beyond it are void.
 
     An epoch has ``examples`` rows of the task and ``general_examples`` that are mixed in.
     """
 
-    kind = "started"
+    kind: Literal["started"] = "started"
     step: int
     total_steps: int
     examples: int
@@ -40,11 +41,10 @@ class StartedEvent(Event):
     device: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class StepEvent(Event):
     """A point of the curve: means over the steps since the last one. A loss of NaN or 0 shows a collapse."""
 
-    kind = "step"
+    kind: Literal["step"] = "step"
     step: int
     total_steps: int
     loss: float
@@ -55,25 +55,22 @@ class StepEvent(Event):
     seconds_left: float
 
 
-@dataclass(frozen=True, kw_only=True)
 class CheckpointEvent(Event):
     """A checkpoint is on disk, complete. ``name`` is its directory's in the run."""
 
-    kind = "checkpoint"
+    kind: Literal["checkpoint"] = "checkpoint"
     step: int
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluationEvent(Event):
     """Measured on validation rows: ``metrics`` by name, such as ``loss`` and ``rouge-l``."""
 
-    kind = "evaluation"
+    kind: Literal["evaluation"] = "evaluation"
     step: int
     metrics: dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
 class RetentionEvent(Event):
     """What is left of the base model's answers to general questions.
 
@@ -84,7 +81,7 @@ class RetentionEvent(Event):
         examples: those that changed most, each with ``prompt``, ``before`` and ``after``.
     """
 
-    kind = "retention"
+    kind: Literal["retention"] = "retention"
     step: int
     kept: float
     prompts: int
@@ -92,16 +89,14 @@ class RetentionEvent(Event):
     examples: list[dict[str, str]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class MessageEvent(Event):
     """Something a person should know, in English and Chinese."""
 
-    kind = "message"
+    kind: Literal["message"] = "message"
     en: str
     zh: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class EndedEvent(Event):
     """Training is over; ``step`` is the last one done."""
 
@@ -110,46 +105,43 @@ class EndedEvent(Event):
     zh: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class FinishedEvent(EndedEvent):
     """All steps are done and saved."""
 
-    kind = "finished"
+    kind: Literal["finished"] = "finished"
 
 
-@dataclass(frozen=True, kw_only=True)
 class StoppedEvent(EndedEvent):
     """Somebody asked it to stop; the last step is saved."""
 
-    kind = "stopped"
+    kind: Literal["stopped"] = "stopped"
 
 
-@dataclass(frozen=True, kw_only=True)
 class FailedEvent(EndedEvent):
     """It could not go on; the message says why."""
 
-    kind = "failed"
+    kind: Literal["failed"] = "failed"
 
 
-_KINDS: dict[str, type[Event]] = {
-    kind.kind: kind
-    for kind in (
-        StartedEvent,
-        StepEvent,
-        CheckpointEvent,
-        EvaluationEvent,
-        RetentionEvent,
-        MessageEvent,
-        FinishedEvent,
-        StoppedEvent,
-        FailedEvent,
-    )
-}
+_RECORD: TypeAdapter[Event] = TypeAdapter(
+    Annotated[
+        StartedEvent
+        | StepEvent
+        | CheckpointEvent
+        | EvaluationEvent
+        | RetentionEvent
+        | MessageEvent
+        | FinishedEvent
+        | StoppedEvent
+        | FailedEvent,
+        Field(discriminator="kind"),
+    ]
+)
 
 
 def append_event(path: Path, event: Event) -> None:
     """Add ``event`` to the file, whole and flushed; a torn line that a killed writer left behind is closed first."""
-    line = json.dumps({"kind": event.kind, **dataclasses.asdict(event)}, ensure_ascii=False) + "\n"
+    line = json.dumps({"kind": event.kind, **event.model_dump()}, ensure_ascii=False) + "\n"
     with path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, 2)
@@ -206,11 +198,8 @@ def point_history(events: Iterable[Event], kind: type[PointT]) -> list[PointT]:
 
 def _parse(line: bytes) -> Event | None:
     try:
-        record: dict[str, Any] = json.loads(line)
-        kind = _KINDS[record.pop("kind")]
-        names = {item.name for item in dataclasses.fields(kind)}
-        return kind(**{name: value for name, value in record.items() if name in names})
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return _RECORD.validate_json(line)
+    except ValidationError:
         return None
 
 

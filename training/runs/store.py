@@ -18,16 +18,19 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chatglm2.errors import RunError
 from training.runs.checkpoints import CheckpointInfo, checkpoints_in
 from training.runs.events import Event, append_event, read_events
 from training.runs.liveness import is_running
 from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
+from training.settings.problems import describe_problem
 from training.settings.train import TrainingSettings, setting_fields
 
 RUN_FILE = "run.json"
@@ -62,12 +65,13 @@ class Status(StrEnum):
         return self in (Status.STARTING, Status.RUNNING, Status.STOPPING)
 
 
-@dataclass(frozen=True)
-class RunState:
+class RunState(BaseModel):
     """A run's state. ``pid_started_at`` is in seconds since boot, the other times in seconds since the epoch.
 
     ``best_step`` is the step of the checkpoint that validated best.
     """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     status: Status = Status.STARTING
     pid: int | None = None
@@ -77,6 +81,20 @@ class RunState:
     updated_at: float = 0.0
     message_en: str = ""
     message_zh: str = ""
+
+
+class _RunFile(BaseModel):
+    """What ``run.json`` holds; what a newer version added stays in it. The settings check themselves when used."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    format: int = 1
+    created_at: float = 0.0
+    settings: dict[str, Any]
+    state: RunState
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(), ensure_ascii=False, indent=2) + "\n"
 
 
 class Run:
@@ -103,34 +121,33 @@ class Run:
     def settings(self) -> TrainingSettings:
         """What the run was asked to do; settings of a newer version are left out."""
         known = {item.name for item in setting_fields()}
-        stored = self._read()["settings"]
+        stored = self._read().settings
         return TrainingSettings.from_dict({name: value for name, value in stored.items() if name in known})
 
     def created_at(self) -> float:
         """When the run was created, in seconds since the epoch."""
-        return float(self._read()["created_at"])
+        return self._read().created_at
 
     def state(self) -> RunState:
         """The state as it is now: a run whose trainer is gone reads as interrupted, one asked to stop as stopping."""
-        known = {item.name for item in fields(RunState)}
-        stored = {name: value for name, value in self._read()["state"].items() if name in known}
-        state = RunState(**{**stored, "status": Status(stored["status"])})
+        state = self._read().state
         if not state.status.is_active:
             return state
         if is_running(state.pid, state.pid_started_at):
-            return replace(state, status=Status.STOPPING) if self.stop_requested() else state
+            return state.model_copy(update={"status": Status.STOPPING}) if self.stop_requested() else state
         if state.pid is None and time.time() - state.updated_at < LAUNCH_SECONDS:
             return state
         en, zh = self._last_words()
-        return replace(state, status=Status.INTERRUPTED, message_en=en, message_zh=zh)
+        return state.model_copy(update={"status": Status.INTERRUPTED, "message_en": en, "message_zh": zh})
 
     def update(self, *, settings: TrainingSettings | None = None, **changes: Any) -> None:
         """Replace parts of the stored state, and the settings if given."""
         content = self._read()
-        content["state"] = {**content["state"], **changes, "updated_at": time.time()}
-        if settings is not None:
-            content["settings"] = settings.to_dict()
-        self._write(content)
+        state = RunState.model_validate({**content.state.model_dump(), **changes, "updated_at": time.time()})
+        stored = content.settings if settings is None else settings.to_dict()
+        content = content.model_copy(update={"state": state, "settings": stored})
+        with explaining_storage_errors(self.path / RUN_FILE):
+            write_atomically(self.path / RUN_FILE, content.to_json())
 
     def append(self, event: Event) -> None:
         """Tell the world."""
@@ -155,7 +172,7 @@ class Run:
     def checkpoints(self) -> list[CheckpointInfo]:
         """The run's complete checkpoints, by step; the one that validated best is marked."""
         found = checkpoints_in(self.path)
-        best_step = self._read()["state"].get("best_step") if found else None
+        best_step = self._read().state.best_step if found else None
         return [replace(info, is_best=True) if info.step == best_step else info for info in found]
 
     def final_checkpoint(self) -> CheckpointInfo:
@@ -175,7 +192,7 @@ class Run:
 
     def keeps_best(self) -> bool:
         """Whether the checkpoint that validates best is what the run is for."""
-        return bool(self._read()["settings"].get("load_best_model_at_end"))
+        return bool(self._read().settings.get("load_best_model_at_end"))
 
     def resumable_checkpoints(self) -> list[CheckpointInfo]:
         """Those that training can go on from."""
@@ -233,21 +250,19 @@ class Run:
         zh = "训练进程已不存在，且没有留下说明：可能被终止，或机器重启过。"
         return (f"{en} Last line of its log: {last}", f"{zh}日志最后一行：{last}") if last else (en, zh)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> _RunFile:
+        en = zh = ""
         try:
-            content: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
-            if isinstance(content["settings"], dict) and content["state"]["status"] in list(Status):
-                return content
-        except (OSError, ValueError, KeyError, TypeError):
+            return _RunFile.model_validate_json((self.path / RUN_FILE).read_bytes())
+        except OSError:
             pass
+        except ValidationError as error:
+            problem, problem_zh = describe_problem(error)
+            en, zh = f" ({problem})", f"（{problem_zh}）"
         raise RunError(
-            f"{self.path} is no training run: expected a readable {RUN_FILE} in it. Choose a run's own directory.",
-            f"{self.path} 不是训练目录：其中应有可读取的 {RUN_FILE}。请选择某次训练的目录。",
+            f"{self.path} is no training run: expected a readable {RUN_FILE} in it{en}. Choose a run's own directory.",
+            f"{self.path} 不是训练目录：其中应有可读取的 {RUN_FILE}{zh}。请选择某次训练的目录。",
         )
-
-    def _write(self, content: dict[str, Any]) -> None:
-        with explaining_storage_errors(self.path / RUN_FILE):
-            write_atomically(self.path / RUN_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 class RunStore:
@@ -299,9 +314,9 @@ class RunStore:
             except FileExistsError:
                 if (run.path / RUN_FILE).exists() or not run.path.is_dir() or any(run.path.iterdir()):
                     raise _name_taken(run) from None
-            state = {**asdict(RunState()), "updated_at": time.time()}
-            content = {"format": 1, "created_at": time.time(), "settings": settings.to_dict(), "state": state}
-            write_atomically(run.path / RUN_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+            now = time.time()
+            content = _RunFile(created_at=now, settings=settings.to_dict(), state=RunState(updated_at=now))
+            write_atomically(run.path / RUN_FILE, content.to_json())
         return run
 
     def _readable(self) -> Iterator[Run]:

@@ -1,4 +1,4 @@
-"""The settings of training in several processes, and what is handed on to transformers; `arguments.py` has the others.
+"""The settings of training in several processes, and what is handed on to transformers; `train.py` has the others.
 
 Knows what a value may be; shares nothing out.
 """
@@ -6,17 +6,18 @@ Knows what a value may be; shares nothing out.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
+from pydantic.dataclasses import dataclass
+
 from chatglm2.errors import RunError
-from training.settings.field import setting
+from training.settings.field import CHECKS, Settings, setting
 
 FSDP_WORDS = ("full_shard", "shard_grad_op", "offload", "auto_wrap")
 
 
-@dataclass(frozen=True)
-class DistributedSettings:
+@dataclass(frozen=True, config=CHECKS)
+class DistributedSettings(Settings):
     """How all weights are shared among processes, and transformers' own arguments."""
 
     fsdp: str | None = setting(

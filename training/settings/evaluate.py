@@ -1,19 +1,21 @@
-"""The settings of validating while training, and of an evaluation on its own; `training/arguments.py` has the others.
+"""The settings of validating while training, and of an evaluation on its own; `train.py` has the others.
 
 Knows what a value may be; does not know how anything is measured.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
 
 from chatglm2.errors import RunError
-from training.settings.field import setting
+from training.settings.field import CHECKS, Settings, setting
 from training.settings.samples import SAMPLE_DEV_FILE
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
+@dataclass(frozen=True, config=CHECKS)
+class EvaluationSettings(Settings):
     """How well, and what else, the model answers: asked while it trains, or afterwards."""
 
     validation_file: str | None = setting(
@@ -46,11 +48,10 @@ class EvaluationSettings:
             "保存每个验证结果最佳的检查点，并在结束时指出最佳的一个。",
         ),
     )
-    metric_for_best_model: str = setting(
+    metric_for_best_model: Literal["loss", "rouge-1", "rouge-2", "rouge-l", "bleu-4"] = setting(
         "loss",
         ("Best by", "最佳标准"),
         ("What decides which checkpoint is best.", "以什么判断哪个检查点最佳。"),
-        choices=("loss", "rouge-1", "rouge-2", "rouge-l", "bleu-4"),
     )
     early_stopping_patience: int | None = setting(
         None,
@@ -61,14 +62,13 @@ class EvaluationSettings:
         ),
         minimum=1,
     )
-    retention_check: str = setting(
+    retention_check: Literal["auto", "on", "off"] = setting(
         "auto",
         ("Check what is forgotten", "检查遗忘"),
         (
             "Ask general questions now and then and compare with the base model's answers; auto: when validating.",
             "定期提出通用问题，与基座模型的回答比较；auto 表示有验证时进行。",
         ),
-        choices=("auto", "on", "off"),
     )
     retention_file: str | None = setting(
         None,

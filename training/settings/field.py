@@ -1,22 +1,26 @@
-"""What a setting is: its type, default, range and words, and how a value is read into it.
+"""What a setting is: how it is declared, how values are read as people write them, what a form needs to offer it.
 
-Knows no particular setting; `arguments.py` declares them all.
+pydantic checks the values. Knows no particular setting; `train.py`, `evaluate.py` and `distributed.py` declare them.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from chatglm2.errors import RunError
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import dataclasses as checked
+from pydantic.fields import FieldInfo
 
 Words = tuple[str, str]  # English, Chinese
 SettingValue = int | float | bool | str | None
-# The few settings that matter, the rest, and what only an evaluation reads.
-GROUPS = ("basic", "advanced", "evaluation", "distributed")
+# The few settings that matter, the rest, what only an evaluation reads, and what several processes do.
+Group = Literal["basic", "advanced", "evaluation", "distributed"]
+# For every class of settings: a name that is none is refused, and so is a number that is none.
+CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+NOTHING = ("", "none", "null")  # what a form, a flag or a file may say for no value
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class SettingField:
     optional: bool
     label: Words
     help: Words
-    group: str  # one of GROUPS
+    group: Group
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str | int, ...] = ()
@@ -40,76 +44,10 @@ class SettingField:
         """The command-line flag, which error messages name too."""
         return f"--{self.name}"
 
-    def parse(self, value: object) -> SettingValue:
-        """``value``, from a form, a flag or a file, as this setting's type and within its range.
-
-        Raises:
-            RunError: naming the flag, what it takes and what it was given.
-        """
-        if value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null")):
-            if self.optional:
-                return None
-            if self.type != "str":
-                raise self._refusal(value)
-        parsed = self._convert(value)
-        if self.choices and parsed not in self.choices:
-            raise self._refusal(value)
-        if isinstance(parsed, int | float) and not isinstance(parsed, bool):
-            too_small = self.minimum is not None and parsed < self.minimum
-            too_large = self.maximum is not None and parsed > self.maximum
-            if too_small or too_large or not math.isfinite(parsed):
-                raise self._refusal(value)
-        return parsed
-
-    def _convert(self, value: object) -> SettingValue:
-        if self.type == "str":
-            return str(value) if value is not None else ""
-        if self.type == "bool":
-            return self._convert_bool(value)
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise self._refusal(value)
-        try:
-            number = float(value)
-        except ValueError:
-            raise self._refusal(value) from None
-        if self.type == "float":
-            return number
-        if not number.is_integer():
-            raise self._refusal(value)
-        return int(value) if not isinstance(value, str) else int(number)
-
-    def _convert_bool(self, value: object) -> bool:
-        known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        answer = known.get(str(value).strip().lower())
-        if answer is None:
-            raise self._refusal(value)
-        return answer
-
-    def _refusal(self, value: object) -> RunError:
-        en, zh = self._expectation()
-        return RunError(
-            f"{self.flag} must be {en}; found {value!r}. Default: {self.default}.",
-            f"{self.flag} 应为{zh}，实际为 {value!r}。默认值：{self.default}。",
-        )
-
-    def _expectation(self) -> Words:
-        if self.choices:
-            listed = ", ".join(str(choice) for choice in self.choices)
-            return f"one of {listed}", f" {listed} 之一"
-        en, zh = {
-            "int": ("a whole number", "整数"),
-            "float": ("a number", "数字"),
-            "bool": ("true or false", " true 或 false"),
-            "str": ("text", "文本"),
-        }[self.type]
-        if self.minimum is not None and self.maximum is not None:
-            return (
-                f"{en} from {self.minimum:g} to {self.maximum:g}",
-                f" {self.minimum:g} 到 {self.maximum:g} 之间的{zh}",
-            )
-        if self.minimum is not None:
-            return f"{en}, {self.minimum:g} or more", f"不小于 {self.minimum:g} 的{zh}"
-        return en, zh
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers."""
+        return self.type in ("int", "float")
 
 
 def setting(
@@ -117,28 +55,70 @@ def setting(
     label: Words,
     words: Words,
     *,
-    group: str = "advanced",
+    depending: Callable[[dict[str, Any]], SettingValue] | None = None,
+    group: Group = "advanced",
     minimum: float | None = None,
     maximum: float | None = None,
-    choices: tuple[str | int, ...] = (),
     examples: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field that carries its words and its range; ``Any`` as `dataclasses.field` itself is typed."""
-    metadata = {
-        "label": label,
-        "help": words,
-        "group": group,
-        "minimum": minimum,
-        "maximum": maximum,
-        "choices": choices,
-        "examples": examples,
-    }
-    return field(default=default, metadata=metadata)
+    """A setting that carries its words and its range; ``Any`` as `dataclasses.field` itself is typed.
+
+    Args:
+        default: what holds where nothing is given; with ``depending``, what usually holds.
+        label: its name on a form.
+        words: what it does, in a sentence.
+        depending: the default, given the settings that are declared before this one.
+        group: where it is offered.
+        minimum: the least value.
+        maximum: the largest value.
+        examples: values that a form may offer.
+    """
+    shown: dict[str, Any] = {"default": default, "label": label, "help": words, "group": group, "examples": examples}
+    shown |= {"minimum": minimum, "maximum": maximum}
+    otherwise: dict[str, Any] = {"default": default} if depending is None else {"default_factory": depending}
+    return Field(**otherwise, ge=minimum, le=maximum, json_schema_extra=shown)
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> RunError:
-    """The error for a setting that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint_en = f" Did you mean --{near[0]}?" if near else " Run with --help for the list."
-    hint_zh = f"您是否想写 --{near[0]}？" if near else "用 --help 查看全部设置。"
-    return RunError(f"There is no setting --{name}.{hint_en}", f"没有 --{name} 这个设置。{hint_zh}")
+def describe_fields(settings: type[Settings]) -> Mapping[str, SettingField]:
+    """What a class of settings declares, by name."""
+    return {name: _describe(name, field) for name, field in _declared(settings).items()}
+
+
+def _declared(settings: type[Settings]) -> Mapping[str, FieldInfo]:
+    fields: Mapping[str, FieldInfo] = settings.__pydantic_fields__  # type: ignore[attr-defined] # pydantic adds it
+    return fields
+
+
+def _describe(name: str, field: FieldInfo) -> SettingField:
+    parts = typing.get_args(field.annotation) or (field.annotation,)
+    choices: tuple[Any, ...] = ()
+    if typing.get_origin(field.annotation) is Literal:
+        choices = parts
+    kinds = [part for part in parts if part is not type(None)]
+    if typing.get_origin(kinds[0]) is Literal:
+        choices = typing.get_args(kinds[0])
+    kind = type(choices[0]) if choices else kinds[0]
+    words: Any = field.json_schema_extra
+    return SettingField(name, kind.__name__, optional=type(None) in parts, choices=choices, **words)
+
+
+@checked.dataclass(frozen=True, config=CHECKS)
+class Settings:
+    """What all settings have in common."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: object, info: ValidationInfo) -> object:
+        """A value as people and forms write it: empty for none, a number as text or with a point."""
+        name = str(info.field_name)
+        item = _describe(name, _declared(cls)[name])
+        if value is None or (isinstance(value, str) and value.strip().lower() in NOTHING):
+            if item.optional:
+                return None
+            return "" if value is None and item.type == "str" else value
+        if isinstance(value, bool) and item.is_number:
+            raise ValueError("true and false are no numbers")
+        if isinstance(value, str | float) and item.is_number:
+            number = float(value)
+            return int(number) if number.is_integer() else number
+        return value

@@ -1,14 +1,16 @@
 """Sets of settings that belong together, each with its reason.
 
-Knows names and values; `arguments.py` checks them. What a user sets explicitly wins over a preset.
+Knows names and values; `train.py` checks them. What a user sets explicitly wins over a preset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 Words = tuple[str, str]  # English, Chinese
+PresetName = Literal["adgen", "chat", "gentle"]
 
 
 @dataclass(frozen=True)

@@ -6,29 +6,34 @@ be; does not know how a run is stored or trained.
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from chatglm2.errors import RunError
 from training.settings.distributed import DistributedSettings
 from training.settings.evaluate import EvaluationSettings
-from training.settings.field import SettingField, SettingValue, setting, unknown_setting
-from training.settings.presets import PRESETS
+from training.settings.field import CHECKS, SettingField, SettingValue, describe_fields, setting
+from training.settings.presets import PRESETS, PresetName
+from training.settings.problems import setting_refusal
 from training.settings.samples import DEMO_MODEL, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+PREFIX_LEARNING_RATE = 5e-2
 # A prefix's rate would ruin weights that have learnt already; this is transformers' own default.
 FULL_LEARNING_RATE = 5e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKS)
 class TrainingSettings(EvaluationSettings, DistributedSettings):
     """What a training run is asked to do. The defaults suit the demo model on two CPU cores."""
 
-    preset: str | None = setting(
+    preset: PresetName | None = setting(
         None,
         ("Preset", "预设"),
         (
@@ -36,7 +41,6 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "一次设多项，自设的优先。",
         ),
         group="basic",
-        choices=tuple(PRESETS),
     )
     model_name_or_path: str = setting(
         str(DEMO_MODEL),
@@ -69,17 +73,6 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         minimum=1,
         maximum=4096,
     )
-    learning_rate: float = setting(
-        5e-2,
-        ("Learning rate", "学习率"),
-        (
-            "How far a step goes; all weights start at 5e-05.",
-            "每步的幅度；训练全部权重时默认 5e-05。",
-        ),
-        group="basic",
-        minimum=1e-8,
-        maximum=1.0,
-    )
     pre_seq_len: int | None = setting(
         16,
         ("Prefix length", "前缀长度"),
@@ -90,6 +83,18 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         group="basic",
         minimum=1,
         maximum=2048,
+    )
+    learning_rate: float = setting(
+        PREFIX_LEARNING_RATE,
+        ("Learning rate", "学习率"),
+        (
+            "How far a step goes; all weights start at 5e-05.",
+            "每步的幅度；训练全部权重时默认 5e-05。",
+        ),
+        depending=lambda given: FULL_LEARNING_RATE if given["pre_seq_len"] is None else PREFIX_LEARNING_RATE,
+        group="basic",
+        minimum=1e-8,
+        maximum=1.0,
     )
     max_source_length: int = setting(
         256,
@@ -151,14 +156,13 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
     max_train_samples: int | None = setting(
         None, ("Training examples", "训练样本数"), ("Use only the first ones.", "只使用前若干条。"), minimum=1
     )
-    truncation: str = setting(
+    truncation: Literal["keep_answer_cue", "original"] = setting(
         "keep_answer_cue",
         ("Overlong prompts", "超长提示"),
         (
             "keep_answer_cue shortens the user's text; original cuts the end, and 答： with it.",
             "keep_answer_cue 缩短用户文本；original 从末尾截断，会丢掉“答：”。",
         ),
-        choices=("keep_answer_cue", "original"),
     )
     ignore_pad_token_for_loss: bool = setting(
         True,
@@ -192,35 +196,33 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "热启动：从该检查点的前缀开始，优化器重新初始化。",
         ),
     )
-    quantization_bit: int | None = setting(
+    quantization_bit: Literal[4, 8] | None = setting(
         None,
         ("Quantization", "量化"),
         ("Hold the base model in 8 or 4 bits.", "以 8 或 4 位存放基座模型。"),
-        choices=(4, 8),
     )
-    dtype: str = setting(
+    dtype: Precision = setting(
         "auto",
         ("Precision", "精度"),
         ("Of the model's weights; the prefix is always fp32.", "模型权重的精度；前缀始终为 fp32。"),
-        choices=("auto", "float32", "float16", "bfloat16"),
     )
-    device: str = setting(
-        "auto", ("Device", "设备"), ("Where to train.", "在哪里训练。"), choices=("auto", "cpu", "cuda")
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto",
+        ("Device", "设备"),
+        ("Where to train.", "在哪里训练。"),
     )
-    gradient_checkpointing: str = setting(
+    gradient_checkpointing: Literal["auto", "on", "off"] = setting(
         "auto",
         ("Recompute activations", "重算激活"),
         (
             "Saves memory and costs time; auto decides by free memory.",
             "节省显存但更慢；auto 按空闲显存决定。",
         ),
-        choices=("auto", "on", "off"),
     )
-    lr_scheduler_type: str = setting(
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = setting(
         "linear",
         ("Rate schedule", "学习率计划"),
         ("How the rate changes over the run.", "学习率随训练的变化方式。"),
-        choices=("linear", "cosine", "constant", "constant_with_warmup"),
     )
     warmup_steps: int = setting(
         0, ("Warm-up steps", "预热步数"), ("The rate rises from 0 over these.", "学习率从 0 升起的步数。"), minimum=0
@@ -259,16 +261,26 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         ),
         minimum=1,
     )
-    hub: str = setting(
+    hub: Literal["huggingface", "modelscope"] = setting(
         "huggingface",
         ("Model hub", "模型来源"),
         ("Where a hub id is looked up.", "从哪里查找 Hub 名称。"),
-        choices=("huggingface", "modelscope"),
     )
 
-    def __post_init__(self) -> None:
-        for item in setting_fields():
-            object.__setattr__(self, item.name, item.parse(getattr(self, item.name)))
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, given: ArgsKwargs, check: ModelWrapValidatorHandler[TrainingSettings]) -> TrainingSettings:
+        """Fill in what a preset sets, check every value, then what goes together."""
+        values = dict(given.kwargs or {})
+        preset = PRESETS.get(str(values.get("preset")))
+        try:
+            settings = check(ArgsKwargs(given.args, {**(preset.values if preset else {}), **values}))
+        except ValidationError as error:
+            raise setting_refusal(error, describe_fields(cls)) from None
+        settings._check_together()
+        return settings
+
+    def _check_together(self) -> None:
         if self.max_steps == 0:
             raise RunError("--max_steps must be 1 or more, or -1; found 0.", "--max_steps 应为正整数或 -1，实际为 0。")
         self.check_validation()
@@ -339,29 +351,16 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         Raises:
             RunError: for an unknown name, a wrong type or a value out of range.
         """
-        known = {item.name for item in setting_fields()}
-        for name in values:
-            if name not in known:
-                raise unknown_setting(name, known)
-        preset = PRESETS.get(str(values.get("preset")))
-        if preset is not None:
-            values = {**preset.values, **values}
-        length = {item.name: item for item in setting_fields()}["pre_seq_len"]
-        if length.parse(values.get("pre_seq_len", length.default)) is None:
-            values = {"learning_rate": FULL_LEARNING_RATE, **values}
-        return cls(**values)  # type: ignore[arg-type] # __post_init__ parses every value
+        taken: dict[str, Any] = dict(values)  # every value is checked
+        return cls(**taken)
 
 
 @cache
 def setting_fields() -> tuple[SettingField, ...]:
     """Every setting in order, for a parser or a form."""
-    hints = typing.get_type_hints(TrainingSettings)
-    inherited = {item.name for item in fields(EvaluationSettings)}  # a dataclass has them first, a form has them last
-    ordered = sorted(fields(TrainingSettings), key=lambda item: item.name in inherited)
-    return tuple(_describe(item.name, hints[item.name], item.default, item.metadata) for item in ordered)
-
-
-def _describe(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> SettingField:
-    optional = isinstance(hint, types.UnionType)
-    kind = next(part for part in typing.get_args(hint) if part is not type(None)) if optional else hint
-    return SettingField(name=name, type=kind.__name__, default=default, optional=optional, **metadata)
+    fields = dict(describe_fields(TrainingSettings))
+    of_evaluation = describe_fields(EvaluationSettings).keys()  # declared first, as a base class's are; shown last
+    names = sorted(fields, key=lambda name: name in of_evaluation)
+    names.remove("pre_seq_len")  # declared first, as the rate's default depends on it
+    names.insert(names.index("learning_rate") + 1, "pre_seq_len")
+    return tuple(fields[name] for name in names)

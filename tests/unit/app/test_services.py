@@ -222,7 +222,7 @@ def test_a_download_is_answered_with_the_file_or_a_sentence(
 def test_a_complete_model_has_no_original_format(place: Place) -> None:
     source = place.services.sources.find(place.checkpoint)
     assert source.info is not None
-    complete = replace(source, info=replace(source.info, is_prefix=False))
+    complete = replace(source, info=replace(source.info, kind="model"))
     links = [checkpoint_table([shown], {}, EN).count(f"{DOWNLOAD_PATH}?") for shown in (source, complete)]
     assert links == [2, 1]
     (source.info.path / MODEL_METADATA_FILE).write_text("{}", encoding="utf-8")
@@ -389,6 +389,16 @@ def test_the_best_checkpoint_is_offered_once_all_is_done(place: Place) -> None:
     run.update(settings=replace(asked, load_best_model_at_end=False))
     newest = place.services.training.view("my-run").offered_checkpoint
     assert newest is not None and newest.step == 60
+
+
+def test_a_checkpoint_that_the_page_cannot_load_is_not_offered(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    assert place.services.training.view("my-run").offered_checkpoint is not None
+    for info in run.checkpoints():
+        (info.path / MODEL_METADATA_FILE).write_text("{}", encoding="utf-8")
+    view = place.services.training.view("my-run")
+    assert view.checkpoints and view.offered_checkpoint is None
+    assert ready_html(view, EN) == ""
 
 
 def test_broken_rows_are_shown_and_stop_a_run_unless_they_are_skipped(

@@ -17,7 +17,7 @@ MAY_IMPORT = {
 }
 MUST_NOT_IMPORT = {"chatglm2": {"gradio", "datasets", "jieba"}, "training": {"gradio"}}
 # Where the name that is imported is not the name that is installed.
-DISTRIBUTIONS = {"modelscope_hub": "modelscope-hub"}
+DISTRIBUTIONS = {"modelscope_hub": "modelscope-hub", "pydantic_core": "pydantic"}
 # Needed without an import of ours: accelerate by Trainer, setuptools by cpm_kernels.
 NOT_IMPORTED_BY_US = {"accelerate", "setuptools"}
 COMES_WITH_TORCH = {"triton"}  # and only where torch has CUDA

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+
 import pytest
 
 from chatglm2.errors import RunError
@@ -20,12 +23,48 @@ def test_every_setting_has_words_in_both_languages() -> None:
 
 def test_every_default_is_within_its_own_range() -> None:
     for item in setting_fields():
-        assert item.parse(item.default) == item.default, item.name
+        assert getattr(TrainingSettings.from_dict({item.name: item.default}), item.name) == item.default
 
 
 def test_values_of_a_form_become_the_settings_types() -> None:
     settings = TrainingSettings.from_dict({"max_steps": 12.0, "quantization_bit": "", "prefix_projection": "true"})
     assert (settings.max_steps, settings.quantization_bit, settings.prefix_projection) == (12, None, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "value"),
+    [
+        ("max_steps", "1e3", 1000),
+        ("max_steps", " 12 ", 12),
+        ("quantization_bit", "4", 4),
+        ("quantization_bit", 8.0, 8),
+        ("quantization_bit", "None", None),
+        ("learning_rate", "3e-3", 3e-3),
+        ("skip_bad_rows", "yes", True),
+        ("source_prefix", None, ""),
+        ("source_prefix", 7, "7"),
+        ("mix_file", "null", None),
+    ],
+)
+def test_a_value_is_read_as_people_write_it(name: str, written: object, value: object) -> None:
+    found = getattr(TrainingSettings.from_dict({name: written}), name)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_the_rate_of_all_weights_is_theirs_wherever_settings_are_made() -> None:
+    assert TrainingSettings(pre_seq_len=None).learning_rate == 5e-5
+    assert TrainingSettings(pre_seq_len=None, learning_rate=1e-4).learning_rate == 1e-4
+    assert replace(TrainingSettings(), pre_seq_len=None).learning_rate == 5e-2, "what was settled stays"
+
+
+def test_changed_settings_are_checked_as_new_ones_are() -> None:
+    with pytest.raises(RunError, match="--max_steps must be a whole number from -1 to 1e\\+06; found 'many'"):
+        replace(TrainingSettings(), max_steps="many")  # type: ignore[arg-type]
+
+
+def test_another_process_gets_equal_settings() -> None:
+    settings = TrainingSettings(pre_seq_len=None, dtype="bfloat16")
+    assert pickle.loads(pickle.dumps(settings)) == settings
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from chatglm2.errors import DataError
-from training.data.encoding import Example, find_columns, read_examples
+from training.data.columns import find_columns
+from training.data.encoding import Example, read_examples
 from training.data.files import Table, read_table
 from training.settings.train import TrainingSettings
 

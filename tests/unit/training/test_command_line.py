@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import chatglm2
 from chatglm2.errors import RunError
 from training.cli.parser import build_parser, parse_command
 from training.cli.train import main
-from training.settings.train import setting_fields
+from training.runs.store import RunStore
+from training.settings.train import TrainingSettings, setting_fields
 
 # The original's train.sh, word for word but for the variables.
 ORIGINAL_TRAIN_SH = """
@@ -133,3 +137,29 @@ def test_help_explains_every_setting(language: str) -> None:
 def test_an_abbreviated_flag_is_not_guessed() -> None:
     with pytest.raises(RunError, match="There is no flag --max_step"):
         parse_command(["--max_step", "3"])
+
+
+# Runs a module as ``python -m`` does, then names what is slow to import and was imported.
+WATCHED_DOOR = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print("exit", end.code or 0)
+print("slow:", sorted({"torch", "transformers", "datasets", "gradio"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.skipif(not hasattr(chatglm2, "__getattr__"), reason="to import chatglm2 loads torch")
+@pytest.mark.parametrize("door", ["training.main", "training.cli"])
+@pytest.mark.parametrize("word", ["--help", "--list", "--lerning_rate"])
+def test_what_trains_nothing_answers_without_loading_torch(
+    repository: Path, tmp_path: Path, door: str, word: str
+) -> None:
+    RunStore(tmp_path).create(TrainingSettings(), "my-run")
+    words = [sys.executable, "-c", WATCHED_DOOR, door, word, "--output_dir", str(tmp_path / "run")]
+    shown = subprocess.run(words, cwd=repository, capture_output=True, text=True, check=True).stdout
+    assert shown.endswith("slow: []\n")
+    expected = {"--help": "--train_file", "--list": "my-run", "--lerning_rate": "exit 2"}[word]
+    assert expected in shown

@@ -10,7 +10,8 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from chatglm2 import ChatGLMTokenizer, load_tokenizer
 from chatglm2.errors import DataError
-from training.data.encoding import ColumnMapping, Example, ExampleEncoder, find_columns, read_examples
+from training.data.columns import KNOWN_COLUMNS, ColumnMapping, find_columns, find_prompt_column
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import read_table
 from training.settings.train import TrainingSettings
 
@@ -140,6 +141,30 @@ def test_history_may_be_missing_empty_or_a_csv_cell(tmp_path: Path) -> None:
     assert [example.history for example in examples_of(table)] == [(("早", "早上好"),), ()]
 
 
+@pytest.mark.parametrize("named", [{}, {"prompt_column": "prompt", "response_column": "response"}])
+def test_the_history_column_that_is_named_is_read(tmp_path: Path, named: dict[str, str]) -> None:
+    row = {"prompt": "q", "response": "a", "history": [["x", "y"]], "dialogue": [["早", "早上好"]]}
+    file = write(tmp_path, "chat.json", json.dumps(row))
+    assert examples_of(file, history_column="dialogue", **named)[0].history == (("早", "早上好"),)
+    with pytest.raises(DataError, match="Did you mean 'dialogue'"):
+        examples_of(file, history_column="dialoge", **named)
+
+
+@pytest.mark.parametrize(("prompt", "response"), KNOWN_COLUMNS)
+def test_columns_with_well_known_names_are_told_apart_in_any_order(tmp_path: Path, prompt: str, response: str) -> None:
+    rows = [{response: "答案", prompt: "提问"}, {prompt: "提问", response: "答案"}]
+    for number, row in enumerate(rows):
+        file = write(tmp_path, f"rows{number}.json", json.dumps(row))
+        assert examples_of(file) == [Example("提问", "答案")]
+        assert find_prompt_column(read_table(file), TrainingSettings()) == prompt
+
+
+def test_each_well_known_name_means_one_thing() -> None:
+    prompts, responses = ({pair[place] for pair in KNOWN_COLUMNS} for place in (0, 1))
+    assert not prompts & responses
+    assert {"content", "问题", "问"} <= prompts and {"summary", "回答", "答"} <= responses
+
+
 def test_named_columns_without_history_ignore_it(tmp_path: Path) -> None:
     row = {"prompt": "q", "response": "a", "history": [["x", "y"]]}
     file = write(tmp_path, "chat.json", json.dumps(row))
@@ -152,6 +177,17 @@ def test_only_the_answer_and_its_end_are_learnt(tokenizer: ChatGLMTokenizer) -> 
     answer = [*tokenizer.encode_text("百搭。"), tokenizer.eos_token_id]
     assert encoded.input_ids == prompt + answer
     assert encoded.labels == [-100] * len(prompt) + answer
+
+
+def test_rounds_are_marked_as_the_model_knows_them(tokenizer: ChatGLMTokenizer) -> None:
+    example = Example("上衣", "百搭。", (("早", "早上好"), ("好", "你好")))
+    encoded = ExampleEncoder(tokenizer, TrainingSettings()).encode(example)
+    learnt = encoded.labels.index(next(label for label in encoded.labels if label != -100))
+    assert encoded.input_ids[:2] == tokenizer.get_prefix_tokens()
+    assert tokenizer.decode(encoded.input_ids[:learnt]) == (
+        "[Round 1]\n\n问：早\n\n答：早上好\n\n[Round 2]\n\n问：好\n\n答：你好\n\n[Round 3]\n\n问：上衣\n\n答："
+    )
+    assert tokenizer.decode(encoded.input_ids[learnt:]) == "百搭。"
 
 
 def test_prompts_are_learnt_as_padding_where_the_original_says_so(tokenizer: ChatGLMTokenizer) -> None:

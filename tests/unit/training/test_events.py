@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
 from training.runs.events import (
     CheckpointEvent,
     FinishedEvent,
+    MessageEvent,
     StartedEvent,
     StepEvent,
     append_event,
@@ -81,6 +84,44 @@ def test_unknown_events_and_fields_are_left_to_newer_versions(tmp_path: Path) ->
         '{"kind": "dream"}\n[]\n{"kind": "checkpoint", "step": 3, "name": "c", "time": 1, "mood": "good"}\n'
     )
     assert read_events(file)[0] == [CheckpointEvent(step=3, name="c", time=1)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": "checkpoint", "step": "many", "name": "c"}',
+        '{"kind": "checkpoint", "step": 3, "name": null}',
+        '{"kind": "evaluation", "step": 3, "metrics": {"loss": "low"}}',
+        '{"kind": "started", "step": 3}',
+        '{"kind": 7}',
+        "7",
+        "\x00",
+    ],
+)
+def test_a_line_that_is_no_record_costs_no_other(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "events.jsonl"
+    append_event(file, at_step(1))
+    file.write_bytes(file.read_bytes() + line.encode() + b"\n")
+    append_event(file, at_step(2))
+    events, offset = read_events(file)
+    assert [event.step for event in events if isinstance(event, StepEvent)] == [1, 2]
+    assert (len(events), offset) == (2, file.stat().st_size)
+
+
+def test_what_earlier_versions_wrote_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text(
+        '{"kind": "started", "time": 1.5, "step": 0, "total_steps": 9, "examples": 4, "trainable_parameters": 8, '
+        '"device": "cpu"}\n'
+        '{"kind": "step", "time": 2, "step": 1, "total_steps": 9, "loss": Infinity, "learning_rate": 0.1, '
+        '"gradient_norm": NaN, "seconds_per_step": 1, "tokens_per_second": 5, "seconds_left": 8}\n'
+        '{"kind": "message", "time": 3.0, "en": "a", "zh": "好"}\n',
+        encoding="utf-8",
+    )
+    first, step, message = read_events(file)[0]
+    assert isinstance(first, StartedEvent) and (first.time, first.general_examples) == (1.5, 0)
+    assert isinstance(step, StepEvent) and math.isinf(step.loss) and math.isnan(step.gradient_norm)
+    assert message == MessageEvent(en="a", zh="好", time=3.0)
 
 
 def test_a_file_that_began_anew_is_read_from_its_start(tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ import torch
 
 from chatglm2 import save_prefix
 from chatglm2.errors import RunError
-from training.runs.checkpoints import RESUME_FILES, find_checkpoints
-from training.runs.liveness import start_time
+from training.runs.checkpoints import RESUME_FILES, checkpoint_kind, checkpoints_in, find_checkpoints
+from training.runs.liveness import is_running, start_time
 from training.runs.storage import publish_directory, write_atomically
 from training.runs.store import LAUNCH_SECONDS, Run, RunStore, Status
 from training.settings.train import TrainingSettings
 
 SETTINGS = TrainingSettings(max_steps=4)
+CONFIG_OF_MODEL = '{"model_type": "chatglm", "pre_seq_len": null}'
+CONFIG_OF_PREFIX = '{"model_type": "chatglm", "pre_seq_len": 128}'
 
 
 def add_checkpoint(run: Run, step: int, *, resumable: bool = True) -> Path:
@@ -97,6 +99,46 @@ def test_a_damaged_run_does_not_hide_the_others(store: RunStore) -> None:
         Run(store.root / "bad").state()
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        ("state.pid", "twelve", "state.pid must be a whole number; found 'twelve'"),
+        ("state.pid_started_at", [], "state.pid_started_at must be a number; found []"),
+        ("state.status", "asleep", "state.status must be one of 'starting', 'running', "),
+        ("state", 7, "state must be an object; found 7"),
+        ("settings", [], "settings must be an object; found []"),
+        ("created_at", "yesterday", "created_at must be a number; found 'yesterday'"),
+    ],
+)
+def test_a_run_file_with_a_wrong_value_is_named_and_hides_no_other_run(
+    store: RunStore, place: str, value: object, problem: str
+) -> None:
+    store.create(SETTINGS, "good")
+    file = store.create(SETTINGS, "bad").path / "run.json"
+    content = json.loads(file.read_text())
+    *above, name = place.split(".")
+    (content[above[0]] if above else content)[name] = value
+    file.write_text(json.dumps(content))
+    assert [run.name for run in store.list()] == ["good"]
+    assert store.active() is None
+    with pytest.raises(RunError) as refusal:
+        Run(store.root / "bad").created_at()
+    assert problem in refusal.value.en
+    assert place in refusal.value.zh
+
+
+def test_what_a_newer_version_wrote_stays_in_a_runs_file(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    content = json.loads((run.path / "run.json").read_text())
+    for part in (content, content["state"], content["settings"]):
+        part["invented_later"] = {"a": [1.5, None]}
+    (run.path / "run.json").write_text(json.dumps(content))
+    run.update(status=Status.FAILED, message_zh="坏了")
+    after = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+    assert after["state"].pop("updated_at") > content["state"].pop("updated_at")
+    assert after == content | {"state": content["state"] | {"status": "failed", "message_zh": "坏了"}}
+
+
 def test_settings_of_a_newer_version_do_not_make_a_run_unreadable(store: RunStore) -> None:
     run = store.create(SETTINGS, "my-run")
     content = json.loads((run.path / "run.json").read_text())
@@ -122,6 +164,15 @@ def test_a_reused_process_id_is_not_a_live_trainer(store: RunStore) -> None:
     state = run.state()
     assert state.status is Status.INTERRUPTED
     assert state.message_en.endswith("Last line of its log: Killed")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_same"), [(0.0, True), (0.01, True), (-0.01, True), (0.1, False), (-0.1, False)]
+)
+def test_a_process_is_the_same_if_it_began_at_the_same_hundredth_of_a_second(seconds: float, is_same: bool) -> None:
+    began = start_time(os.getpid())
+    assert began is not None
+    assert is_running(os.getpid(), began + seconds) is is_same
 
 
 def test_a_run_that_was_never_started_reads_as_interrupted_after_a_while(
@@ -189,6 +240,49 @@ def test_the_originals_checkpoint_tells_what_it_is(tmp_path: Path) -> None:
     assert not info.can_resume
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"prefix.safetensors": ""}, "prefix"),
+        ({"prefix.safetensors": "", "config.json": CONFIG_OF_MODEL}, "prefix"),
+        ({"pytorch_model.bin": ""}, "prefix"),
+        ({"pytorch_model.bin": "", "config.json": CONFIG_OF_PREFIX}, "prefix"),
+        ({"pytorch_model.bin": "", "config.json": "{"}, "prefix"),
+        ({"pytorch_model.bin": "", "config.json": CONFIG_OF_MODEL}, "model"),
+        ({"model.safetensors": "", "config.json": CONFIG_OF_MODEL}, "model"),
+        ({"model.safetensors": "", "finetuned.json": "{}"}, "model"),
+        ({"model.safetensors.index.json": "{}", "config.json": CONFIG_OF_MODEL}, "model"),
+        ({"config.json": "{}"}, None),
+        ({"optimizer.pt": ""}, None),
+    ],
+)
+def test_a_checkpoint_is_a_prefix_or_a_complete_model(tmp_path: Path, files: dict[str, str], kind: str | None) -> None:
+    place = tmp_path / "checkpoint-7"
+    place.mkdir()
+    for name, content in files.items():
+        (place / name).write_text(content)
+    assert checkpoint_kind(place) == kind
+    assert [info.kind for info in checkpoints_in(tmp_path)] == ([kind] if kind else [])
+    weights = [place / name for name in files if name.endswith((".bin", ".safetensors"))]
+    for named in (tmp_path, place, *weights):
+        if kind == "prefix":
+            assert [info.step for info in find_checkpoints(named)] == [7]
+        else:
+            with pytest.raises(RunError, match="complete model" if kind else "without a checkpoint"):
+                find_checkpoints(named)
+
+
+def test_a_wrong_value_in_a_checkpoints_metadata_leaves_one_gap(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    metadata = {"step": "many", "loss": [], "created_at": None, "settings": 7, "base_model": "b", "pre_seq_len": 2}
+    (add_checkpoint(run, 20) / "prefix.json").write_text(json.dumps(metadata))
+    (add_checkpoint(run, 30) / "prefix.json").write_text("[1]")
+    (add_checkpoint(run, 40) / "trainer_state.json").write_text('{"log_history": [7]}')
+    first, second, _ = run.checkpoints()
+    assert (first.step, first.loss, first.settings, first.base_model, first.pre_seq_len) == (20, None, {}, "b", 2)
+    assert (second.step, second.run_name, second.pre_seq_len) == (30, "my-run", None)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "run.json"
     write_atomically(file, "old")
@@ -201,6 +295,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_atomically(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_who_reads_while_a_file_is_replaced_reads_the_old_one_whole(store: RunStore) -> None:
+    run = store.create(SETTINGS, "my-run")
+    file = run.path / "run.json"
+    old = file.read_text(encoding="utf-8")
+    with file.open(encoding="utf-8") as reader:
+        first = reader.read(10)
+        run.update(message_en="x" * 10_000)
+        assert first + reader.read() == old
+    write_atomically(file, old)
+    assert file.read_text(encoding="utf-8") == old
+    assert sorted(item.name for item in run.path.iterdir()) == ["run.json"]
 
 
 def test_a_published_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:

@@ -188,12 +188,20 @@ def test_a_stop_request_finishes_the_step_saves_and_says_so(store: RunStore, set
     assert [info.step for info in run.checkpoints()] == [ended.step] == [4]
 
 
-def test_a_stop_request_before_the_first_step_trains_nothing(store: RunStore, settings: TrainingSettings) -> None:
+@pytest.mark.parametrize("kept_step", [0, 2])
+def test_a_stop_request_before_the_first_step_trains_nothing(
+    store: RunStore, settings: TrainingSettings, kept_step: int
+) -> None:
     run = store.create(settings, "run")
+    if kept_step:
+        train(run)
+        run = half_done_copy(store, run, kept_step)
+    before = curve(run)
     run.set_stop_request(True)
     ended = train(run)
-    assert isinstance(ended, StoppedEvent)
-    assert ended.step <= 1
+    assert isinstance(ended, StoppedEvent) and ended.step == kept_step
+    assert [step for step, *_ in curve(run)] == [step for step, *_ in before if step <= kept_step]
+    assert [info.step for info in run.checkpoints()] == ([kept_step] if kept_step else [])
 
 
 def test_a_warm_start_takes_the_prefix_and_a_fresh_optimizer(store: RunStore, settings: TrainingSettings) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import set_seed
 
-from chatglm2 import ChatGLMForConditionalGeneration, load_model
+from chatglm2 import ChatGLMForConditionalGeneration, Prefix, load_model
 from chatglm2.checkpoints.hub import Hub, resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import RunError
@@ -118,6 +118,15 @@ def load_base(settings: TrainingSettings, device: torch.device | None = None) ->
         device=device or (None if settings.device == "auto" else settings.device),
         hub=cast(Hub, settings.hub),
     )
+
+
+@torch.no_grad()
+def current_prefix(model: ChatGLMForConditionalGeneration) -> Prefix | None:
+    """The prefix that ``model`` is learning as it is now, without dropout; None where all weights learn."""
+    encoder = model.transformer.prefix_encoder
+    if encoder is None:
+        return None
+    return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
 
 
 def _warm_start(run: Run, model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> None:

@@ -86,9 +86,8 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
     _say_plan(run, settings, plan)
     trainer: RunTrainer = kind(run, settings, model, dataset, eval_dataset, plan, ranks)
     if settings.checks_retention:
-        tokenizer, clock = dataset.encoder.tokenizer, trainer.reporter.set_aside
-        watch = RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.current_prefix, clock)
-        trainer.add_callback(watch)
+        tokenizer = dataset.encoder.tokenizer
+        trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     ranks.wait()  # the first process to conclude clears away what the others may still look into
     return _ending(trainer)

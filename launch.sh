@@ -172,7 +172,7 @@ train() {
   export PYTHONSAFEPATH=1 # as -P, for the processes that torchrun starts
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # what torchrun would choose, with a warning
   # shellcheck disable=SC2086 # several words
-  run_module training.torchrun ${TORCHRUN_ARGS:---standalone} --nproc_per_node "$gpus" -m training.main "$@"
+  run_module training.distributed.torchrun ${TORCHRUN_ARGS:---standalone} --nproc_per_node "$gpus" -m training.main "$@"
 }
 
 # --- testing ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from chatglm2.errors import ChatGLMError, RunError
-from training.cli.parser import DEFAULT_STORE, Command, parse_command
+from training.cli.parser import Command, parse_command
+from training.evaluation.request import EVAL, PREDICT, EvaluationRequest
 from training.runs import process
 from training.runs.checkpoints import DIRECTORY_NAME
 from training.runs.events import (
@@ -31,7 +32,7 @@ from training.runs.events import (
     StepEvent,
     step_history,
 )
-from training.runs.store import Run, RunStore, Status
+from training.runs.store import DEFAULT_STORE, Run, RunStore, Status
 from training.settings.train import TrainingSettings
 
 POLL_SECONDS = 0.2
@@ -94,7 +95,7 @@ def _execute(command: Command, language: str) -> int:
     if evaluates:
         from training.evaluation.plan import require_files
 
-        require_files(command)
+        require_files(evaluation_request(command))
     run, code = (_train_together if "WORLD_SIZE" in os.environ else _train)(command, store, language)
     if code or not evaluates or run is None or run.state().status != Status.FINISHED:
         return code
@@ -129,7 +130,7 @@ def _evaluate(command: Command, language: str) -> int:
     from training.evaluation.plan import plan_evaluations
 
     try:
-        plans = plan_evaluations(command)
+        plans = plan_evaluations(evaluation_request(command))
         for plan, evaluation in run_evaluations(plans, ProgressLine(sys.stderr, language), language):
             print(score_table(evaluation, language), flush=True)
             report = report_path(plan)
@@ -137,6 +138,12 @@ def _evaluate(command: Command, language: str) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def evaluation_request(command: Command) -> EvaluationRequest:
+    """What a command asks to be evaluated: ``--do_eval`` first, then ``--do_predict``, as in the original."""
+    splits = (EVAL,) * command.evaluate + (PREDICT,) * command.predict
+    return EvaluationRequest(command.values, splits, command.output_dir)
 
 
 def _with_trained(command: Command, run: Run) -> Command:

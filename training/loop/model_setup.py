@@ -5,7 +5,6 @@ Knows dtypes, devices and warm starts; trains nothing.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -14,18 +13,17 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import set_seed
 
-from chatglm2 import ChatGLMForConditionalGeneration, Prefix, load_model
+from chatglm2 import ChatGLMForConditionalGeneration, Prefix
 from chatglm2.checkpoints.hub import Hub, resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
 from training.distributed.ranks import ALONE, Ranks
+from training.plan.base_model import load_base
 from training.plan.memory import require_memory_for_all_weights
 from training.runs.events import MessageEvent
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
-
-logger = logging.getLogger(__name__)
 
 
 def prepare_model(
@@ -92,32 +90,6 @@ def trainable_dtype(settings: TrainingSettings, device: torch.device) -> str:
         return asked
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if has_bfloat16 else "float32"
-
-
-def require_device(settings: TrainingSettings) -> None:
-    """Check that there is what ``--device`` asks for.
-
-    Raises:
-        RunError: if there is not.
-    """
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise RunError(
-            "--device cuda needs a CUDA GPU; torch sees none here. Use --device auto or cpu.",
-            "--device cuda 需要 CUDA 显卡，当前未检测到。请使用 --device auto 或 cpu。",
-        )
-
-
-def load_base(settings: TrainingSettings, device: torch.device | None = None) -> ChatGLMForConditionalGeneration:
-    """The model that ``settings`` name, as they ask for it; on ``device``, where a process has one of its own."""
-    dtype = None if settings.dtype == "auto" else settings.dtype
-    logger.info("Loading %s", settings.model_name_or_path)
-    return load_model(
-        settings.model_name_or_path,
-        dtype=dtype,
-        quantization_bit=settings.quantization_bit,
-        device=device or (None if settings.device == "auto" else settings.device),
-        hub=cast(Hub, settings.hub),
-    )
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from training.runs.liveness import is_running
 from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
 from training.settings.train import TrainingSettings, setting_fields
 
+DEFAULT_STORE = "output"
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "train.log"

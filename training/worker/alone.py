@@ -19,10 +19,11 @@ import transformers.utils.logging
 from chatglm2.errors import ChatGLMError
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
 from training.loop.full_trainer import FullTrainer
-from training.loop.model_setup import prepare_model, require_device
+from training.loop.model_setup import prepare_model
 from training.loop.retention import RetentionWatch
 from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer, RunTrainer
+from training.plan.base_model import require_device
 from training.plan.step_plan import StepPlan, plan_step
 from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
 from training.runs.liveness import start_time

@@ -217,6 +217,7 @@ run_tests() {
   check format "$python" -m ruff format --check .
   check lint "$python" -m ruff check .
   check types "$python" -m mypy
+  check imports "$venv/bin/lint-imports" --no-logo
   check tests "$python" -m pytest "$@"
   say "── Passed:${passed:- none}. Failed:${failed:- none}." "── 通过：${passed:- 无}。失败：${failed:- 无}。"
   [ -z "$failed" ]

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from chatglm2.checkpoints.loading import LoadProgress
 from chatglm2.errors import ChatGLMError, RunError
+from training.cli.screen import Lines
 from training.cli.train import USER_ERROR, system_language
 from training.runs.export import FORMATS, ExportRequest, export
 
 
-def _show_progress(progress: LoadProgress) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if progress.loaded_bytes == progress.total_bytes else ""
-        print(f"\r{progress.loaded_bytes / progress.total_bytes:4.0%}", end=end, file=sys.stderr, flush=True)
+def _show_on(lines: Lines) -> Callable[[LoadProgress], None]:
+    """Shows how much is done, where somebody watches."""
+
+    def show(progress: LoadProgress) -> None:
+        if lines.change_in_place:
+            lines.change(f"{progress.loaded_bytes / progress.total_bytes:4.0%}")
+            if progress.loaded_bytes == progress.total_bytes:
+                lines.close()
+
+    return show
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,9 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     language = system_language()
     try:
         given = build_parser(language).parse_args(arguments)
-        source = export(
-            ExportRequest(given.source, given.format, given.output, given.base_model, given.hub), _show_progress
-        )
+        request = ExportRequest(given.source, given.format, given.output, given.base_model, given.hub)
+        source = export(request, _show_on(Lines(sys.stderr)))
     except ChatGLMError as error:
         print(error.localized(language), file=sys.stderr)
         return USER_ERROR

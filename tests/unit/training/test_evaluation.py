@@ -21,6 +21,7 @@ from tiny_checkpoint import CONFIG, tiny_settings
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, PrefixEncoder, save_prefix
 from chatglm2.errors import DataError, PrefixError, RunError
+from training.cli import terminal as terminal_module
 from training.cli.parser import parse_command
 from training.cli.terminal import ProgressLine, score_table
 from training.cli.train import evaluation_request, main
@@ -553,7 +554,9 @@ def test_a_long_report_shows_some_rows_and_its_data_has_all(settings: TrainingSe
     assert len(report_data(evaluation)["rows"]) == SHOWN_ROWS + 5
 
 
-def test_a_pipe_gets_whole_lines_and_a_terminal_one_that_changes() -> None:
+def test_a_pipe_gets_whole_lines_and_a_terminal_one_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(terminal_module, "SECONDS_BETWEEN_CHANGES", 0)
     pipe, terminal = io.StringIO(), io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     for stream in (pipe, terminal):
@@ -562,4 +565,5 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_one_that_changes() -> None:
         for done in range(4):
             line.progress(done, 3)
     assert pipe.getvalue().count("\n") == 2 and "3/3" in pipe.getvalue() and "\r" not in pipe.getvalue()
-    assert "\r" in terminal.getvalue() and terminal.getvalue().endswith("\n")
+    assert terminal.getvalue().count("\n") == 2 and terminal.getvalue().endswith("\n")
+    assert terminal.getvalue().count("\r") == 2  # 2/3 in the place of 1/3, 3/3 in that of 2/3

@@ -172,7 +172,7 @@ train() {
   export PYTHONSAFEPATH=1 # as -P, for the processes that torchrun starts
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # what torchrun would choose, with a warning
   # shellcheck disable=SC2086 # several words
-  run_module training.torchrun ${TORCHRUN_ARGS:---standalone} --nproc_per_node "$gpus" -m training.main "$@"
+  run_module training.distributed.torchrun ${TORCHRUN_ARGS:---standalone} --nproc_per_node "$gpus" -m training.main "$@"
 }
 
 # --- testing ---------------------------------------------------------------------------------------------------------
@@ -217,6 +217,7 @@ run_tests() {
   check format "$python" -m ruff format --check .
   check lint "$python" -m ruff check .
   check types "$python" -m mypy
+  check imports "$venv/bin/lint-imports" --no-logo
   check tests "$python" -m pytest "$@"
   say "── Passed:${passed:- none}. Failed:${failed:- none}." "── 通过：${passed:- 无}。失败：${failed:- 无}。"
   [ -z "$failed" ]

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests, and the processes that they start, share weights with nobody else on the machine."""
+    os.environ["CHATGLM2_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
+
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -142,6 +142,7 @@ class ModelHost:
             device=options.device,
             hub=options.hub,
             progress=self._on_progress,
+            shared=True,
         )
         self._state = LoadingState("preparing")
         engine = Engine(model, slots=options.slots, max_length=options.max_length)

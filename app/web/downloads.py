@@ -1,6 +1,6 @@
 """A checkpoint as one file to take away: all that belongs to its prefix, or the prefix in the original's format.
 
-Knows which of its files make a prefix; optimizer states stay here. The original's format is `training.cli.export`'s
+Knows which of its files make a prefix; optimizer states stay here. The original's format is `training.runs.export`'s
 matter.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from app.chat.model_host import ModelOptions
 from chatglm2.checkpoints.export import ORIGINAL_FILE
 from chatglm2.model.prefix_files import CANDIDATE_FILES
-from training.cli.export import ExportRequest, export
 from training.runs.checkpoints import METADATA_FILE, CheckpointInfo
+from training.runs.export import ExportRequest, export
 from training.runs.storage import explaining_storage_errors
 
 TAKEN_FILES = (*CANDIDATE_FILES, METADATA_FILE, "config.json")

@@ -8,6 +8,7 @@ import socket
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["training.worker.together"])
@@ -67,13 +68,13 @@ def _run_rank(
 
 def _fail_at_step_3() -> None:
     from chatglm2.errors import RunError
-    from training.loop.trainer import RunTrainer
+    from training.loop.health import HealthGuard
 
-    check = RunTrainer.check_health
+    look = HealthGuard.on_pre_optimizer_step
 
-    def failing(self: RunTrainer, step: int) -> None:
-        check(self, step)
-        if step == 3:
+    def failing(self: HealthGuard, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        look(self, args, state, control, **kwargs)
+        if state.global_step == 2:
             raise RunError("The third step failed here.", "第 3 步在此失败。")
 
-    RunTrainer.check_health = failing  # type: ignore[method-assign]
+    HealthGuard.on_pre_optimizer_step = failing  # type: ignore[method-assign]

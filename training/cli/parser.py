@@ -17,7 +17,6 @@ from chatglm2.errors import RunError
 from training.settings import transformers_flags
 from training.settings.train import TrainingSettings, setting_fields
 
-DEFAULT_STORE = "output"
 # Flags of the original and of its transformers that change nothing here: (takes a value, why in en, why in zh).
 _NEVER_NEEDED = ("not needed here", "此处不需要")
 _ALWAYS_GENERATED = ("answers are always generated", "总是生成回答")

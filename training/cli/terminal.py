@@ -6,9 +6,9 @@ Writes to the streams that it is given; knows what is told and does not know how
 from __future__ import annotations
 
 import time
-import unicodedata
 from typing import TextIO
 
+from training.cli.screen import Lines, in_columns
 from training.evaluation.report import METRIC_NAMES, METRICS, WORDS, contender_names
 from training.evaluation.scoring import Evaluation
 from training.settings.field import Words
@@ -24,19 +24,14 @@ class ProgressLine:
     """Tells a person how far an evaluation is, in one language."""
 
     def __init__(self, stream: TextIO, language: str) -> None:
-        self._stream = stream
+        self._lines = Lines(stream)
         self._language = language
-        self._in_place = stream.isatty()
         self._started = self._shown = 0.0
-        self._is_open = False  # the cursor stands behind a line that may change
 
     def say(self, en: str, zh: str) -> None:
         """A sentence on a line of its own."""
-        if self._is_open:
-            self._stream.write("\n")
-            self._is_open = False
-        self._stream.write(f"{zh if self._language == 'zh' else en}\n")
-        self._stream.flush()
+        self._lines.close()
+        self._lines.keep(zh if self._language == "zh" else en)
 
     def progress(self, done: int, total: int) -> None:
         """Rows answered so far, how fast, and how long the rest takes."""
@@ -44,27 +39,20 @@ class ProgressLine:
         if done == 0:
             self._started = self._shown = now
             return
-        pause = SECONDS_BETWEEN_CHANGES if self._in_place else SECONDS_BETWEEN_LINES
+        pause = SECONDS_BETWEEN_CHANGES if self._lines.change_in_place else SECONDS_BETWEEN_LINES
         if done < total and now - self._shown < pause:
             return
         self._shown = now
         rate = done / max(now - self._started, 1e-9)
-        left = (total - done) / rate
         left_en = left_zh = ""
         if now - self._started > SECONDS_BEFORE_GUESSING:
             left = (total - done) / rate
             left_en, left_zh = f"  {left:.0f} s left", f"  剩余 {left:.0f} 秒"
         en = f"{done:>6}/{total} answered  {rate:.1f} rows/s{left_en}"
         zh = f"已回答 {done:>6}/{total}  每秒 {rate:.1f} 行{left_zh}"
-        if not self._in_place:
-            self.say(en, zh)
-            return
-        self._stream.write(f"\r\033[K{zh if self._language == 'zh' else en}")
-        self._stream.flush()
-        self._is_open = True
+        self._lines.change(zh if self._language == "zh" else en)
         if done == total:
-            self._stream.write("\n")
-            self._is_open = False
+            self._lines.close()
 
 
 def score_table(evaluation: Evaluation, language: str) -> str:
@@ -93,23 +81,4 @@ def score_table(evaluation: Evaluation, language: str) -> str:
     ):
         if any(counts):
             lines.append([word(key), *map(str, counts)])
-    return _aligned([head, *lines])
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    """Columns of one width, the first to the left and the others to the right; a Chinese character counts twice."""
-    widths = [
-        max(_width(line[column]) for line in lines if column < len(line))
-        for column in range(max(len(line) for line in lines))
-    ]
-    return "\n".join(
-        "  ".join(
-            cell + " " * (width - _width(cell)) if column == 0 else " " * (width - _width(cell)) + cell
-            for column, (cell, width) in enumerate(zip(line, widths, strict=False))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    return in_columns([head, *lines], numbers=True)

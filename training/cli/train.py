@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from chatglm2.errors import ChatGLMError, RunError
-from training.cli.parser import DEFAULT_STORE, Command, parse_command
+from training.cli.parser import Command, parse_command
+from training.cli.screen import Lines, in_columns
+from training.evaluation.request import EVAL, PREDICT, EvaluationRequest
 from training.runs import process
 from training.runs.checkpoints import DIRECTORY_NAME
 from training.runs.events import (
@@ -31,7 +33,7 @@ from training.runs.events import (
     StepEvent,
     step_history,
 )
-from training.runs.store import Run, RunStore, Status
+from training.runs.store import DEFAULT_STORE, Run, RunStore, Status
 from training.settings.train import TrainingSettings
 
 POLL_SECONDS = 0.2
@@ -94,7 +96,7 @@ def _execute(command: Command, language: str) -> int:
     if evaluates:
         from training.evaluation.plan import require_files
 
-        require_files(command)
+        require_files(evaluation_request(command))
     run, code = (_train_together if "WORLD_SIZE" in os.environ else _train)(command, store, language)
     if code or not evaluates or run is None or run.state().status != Status.FINISHED:
         return code
@@ -129,7 +131,7 @@ def _evaluate(command: Command, language: str) -> int:
     from training.evaluation.plan import plan_evaluations
 
     try:
-        plans = plan_evaluations(command)
+        plans = plan_evaluations(evaluation_request(command))
         for plan, evaluation in run_evaluations(plans, ProgressLine(sys.stderr, language), language):
             print(score_table(evaluation, language), flush=True)
             report = report_path(plan)
@@ -137,6 +139,12 @@ def _evaluate(command: Command, language: str) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def evaluation_request(command: Command) -> EvaluationRequest:
+    """What a command asks to be evaluated: ``--do_eval`` first, then ``--do_predict``, as in the original."""
+    splits = (EVAL,) * command.evaluate + (PREDICT,) * command.predict
+    return EvaluationRequest(command.values, splits, command.output_dir)
 
 
 def _with_trained(command: Command, run: Run) -> Command:
@@ -191,46 +199,48 @@ def _resumed_settings(command: Command) -> TrainingSettings:
 
 
 def _list(store: RunStore) -> int:
+    rows = []
     for run in store.list():
         steps = step_history(run.events()[0])
-        progress = f"{steps[-1].step}/{steps[-1].total_steps}  loss {steps[-1].loss:.4f}" if steps else ""
-        print(f"{run.name:40} {run.state().status:12} {progress}")
+        progress = [f"{steps[-1].step}/{steps[-1].total_steps}", f"loss {steps[-1].loss:.4f}"] if steps else []
+        rows.append([run.name, str(run.state().status), *progress])
+    if rows:
+        Lines(sys.stdout).keep(in_columns(rows))
     return 0
 
 
 def follow(run: Run, language: str, offset: int = 0) -> int:
     """Show a run's events from a byte offset on until it ends; returns the exit code."""
     interrupts = 0
+    lines = Lines(sys.stdout)
     while True:
         try:
             active = run.state().status.is_active
             events, offset = run.events(offset)
-            ended = _show(events, language)
+            ended = _show(events, lines, language)
             if ended is not None:
                 return FAILED if isinstance(ended, FailedEvent) else 0
             if not active:
                 state = run.state()
+                lines.close()
                 print(_say(language, state.message_en, state.message_zh), file=sys.stderr)
                 return FAILED
             time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             interrupts += 1
+            lines.close()
             if interrupts > 1:
                 return 0
             process.request_stop(run)
             en = "Stopping after this step. Press Ctrl-C again to return now; it will stop all the same."
-            print("\n" + _say(language, en, "将在当前步完成后停止。再按一次 Ctrl-C 立即返回，训练仍会停止。"))
+            lines.keep(_say(language, en, "将在当前步完成后停止。再按一次 Ctrl-C 立即返回，训练仍会停止。"))
 
 
-def _show(events: Iterable[Event], language: str) -> EndedEvent | None:
+def _show(events: Iterable[Event], lines: Lines, language: str) -> EndedEvent | None:
     """Print events; a terminal gets one line that changes in place for the steps."""
-    in_place = sys.stdout.isatty()
     for event in events:
-        line = _describe(event, language)
-        if in_place:
-            print(f"\r\033[K{line}", end="" if isinstance(event, StepEvent) else "\n", flush=True)
-        else:
-            print(line, flush=True)
+        show = lines.change if isinstance(event, StepEvent) else lines.keep
+        show(_describe(event, language))
         if isinstance(event, EndedEvent):
             return event
     return None

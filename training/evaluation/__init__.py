@@ -1,1 +1,1 @@
-"""Evaluation: rows answered by each contender and scored, from a command's plan to a report. Starts no training."""
+"""Evaluation: rows answered by each contender and scored, from a request to a report. Starts no training."""

@@ -25,10 +25,11 @@ from chatglm2.errors import DeviceMemoryError, RunError
 from training.data.columns import find_columns
 from training.data.encoding import Example, read_examples
 from training.data.files import read_table
-from training.evaluation.plan import EVAL, PREDICT, EvaluationPlan
+from training.evaluation.plan import EvaluationPlan
 from training.evaluation.report import report_data, report_page
+from training.evaluation.request import EVAL, PREDICT
 from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_rows
-from training.loop.model_setup import load_base, require_device
+from training.plan.base_model import load_base, require_device
 from training.runs.storage import explaining_storage_errors, write_together
 from training.settings.samples import PROJECT_ROOT
 from training.settings.train import TrainingSettings
@@ -54,7 +55,7 @@ class Watcher(Protocol):
 def run_evaluations(
     plans: Sequence[EvaluationPlan], watcher: Watcher, language: str = "en"
 ) -> Iterator[tuple[EvaluationPlan, Evaluation]]:
-    """Evaluate each plan of one command with one loaded model, and write its results; reports are in ``language``.
+    """Evaluate each plan of one request with one loaded model, and write its results; reports are in ``language``.
 
     Raises:
         ChatGLMError: for a model, prefix or file that cannot be used, or a disk that cannot be written.

@@ -1,25 +1,25 @@
-"""What a command asks to be evaluated: which model with which prefix, on which file, and where the results go.
+"""What is to be evaluated: which model with which prefix, on which file, and where the results go.
 
-Looks at files and loads no weights, so that a mistake is told at once. What the command leaves open comes from the
+Looks at files and loads no weights, so that a mistake is told at once. What a request leaves open comes from the
 checkpoint's own training, so that a prefix is judged as it was trained; every such choice is a note.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import Prefix
-from training.cli.parser import DEFAULT_STORE, Command
+from training.evaluation.request import PREDICT, EvaluationRequest
 from training.runs.checkpoints import DIRECTORY_NAME, CheckpointInfo, find_checkpoints
-from training.runs.store import RunStore
+from training.runs.store import DEFAULT_STORE, RunStore
 from training.settings.field import Words
 from training.settings.samples import DEMO_MODEL, SAMPLE_DEV_FILE
 from training.settings.train import TrainingSettings
 
-PREDICT, EVAL = "predict", "eval"
 # What an answer depends on, and what the memory of a GPU may depend on.
 INHERITED = (
     *("model_name_or_path", "hub", "quantization_bit", "source_prefix", "truncation"),
@@ -38,7 +38,7 @@ class EvaluationPlan:
         file: whose rows are answered.
         checkpoint: where the prefix is; None evaluates the model as it is.
         output_dir: where the results go.
-        given: the settings that the command named.
+        given: the settings that the request named.
         notes: what was chosen for the user, and what may surprise.
     """
 
@@ -56,7 +56,7 @@ class EvaluationPlan:
         return self.settings.max_predict_samples if self.split == PREDICT else self.settings.max_eval_samples
 
     def check_prefix(self, prefix: Prefix) -> None:
-        """Hold a prefix to what the command says of it.
+        """Hold a prefix to what the request says of it.
 
         Raises:
             RunError: if its length or projection differ from the flags.
@@ -79,37 +79,37 @@ class EvaluationPlan:
             )
 
 
-def plan_evaluations(command: Command) -> list[EvaluationPlan]:
-    """The evaluations that a command asks for: ``--do_eval`` first, then ``--do_predict``, as in the original.
+def plan_evaluations(request: EvaluationRequest) -> list[EvaluationPlan]:
+    """An evaluation for each split that is asked for.
 
     Raises:
         ChatGLMError: for a checkpoint, a file or settings that cannot be.
     """
-    values, checkpoint, notes = _choose_model(command)
-    settings = replace(command, values=values).settings()
+    values, checkpoint, notes = _choose_model(request.values)
+    settings = TrainingSettings.from_dict(values)
+    output_dir = request.output_dir or Path(DEFAULT_STORE) / EVALUATIONS / _name(settings, checkpoint)
+    given = frozenset(request.values)
     plans = []
-    for split in [EVAL] * command.evaluate + [PREDICT] * command.predict:
+    for split in request.splits:
         file, file_notes = _choose_file(split, settings)
-        output_dir = command.output_dir or Path(DEFAULT_STORE) / EVALUATIONS / _name(settings, checkpoint)
-        given = frozenset(command.values)
         plans.append(EvaluationPlan(split, settings, file, checkpoint, output_dir, given, (*notes, *file_notes)))
         notes = []
     return plans
 
 
-def require_files(command: Command) -> None:
+def require_files(request: EvaluationRequest) -> None:
     """Refuse, before a training that is to be evaluated, what could not be evaluated after it.
 
     Raises:
         ChatGLMError: for a file that is not there or not named.
     """
-    for split in [EVAL] * command.evaluate + [PREDICT] * command.predict:
-        _choose_file(split, command.settings())
+    for split in request.splits:
+        _choose_file(split, request.settings())
 
 
-def _choose_model(command: Command) -> tuple[dict[str, Any], Path | None, list[Words]]:
-    """The command's values with what the checkpoint adds to them, and the checkpoint."""
-    values = dict(command.values)
+def _choose_model(named: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None, list[Words]]:
+    """The named values with what the checkpoint adds to them, and the checkpoint."""
+    values = dict(named)
     info, notes = _choose_checkpoint(values)
     if info is None:
         values["baseline"] = False
@@ -155,7 +155,7 @@ def _latest_checkpoint() -> CheckpointInfo | None:
 
 
 def _adopted(info: CheckpointInfo, values: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the checkpoint's training that the command leaves open and that are not the default."""
+    """Settings of the checkpoint's training that the request leaves open and that are not the default."""
     defaults = TrainingSettings().to_dict()
     trained = {**info.settings, **({"model_name_or_path": info.base_model} if info.base_model else {})}
     adopted = {

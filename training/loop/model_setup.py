@@ -5,7 +5,6 @@ Knows dtypes, devices and warm starts; trains nothing.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +12,17 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import set_seed
 
-from chatglm2 import ChatGLMForConditionalGeneration, load_model
+from chatglm2 import ChatGLMForConditionalGeneration, Prefix
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
 from training.distributed.ranks import ALONE, Ranks
+from training.plan.base_model import load_base
 from training.plan.memory import require_memory_for_all_weights
 from training.runs.events import MessageEvent
 from training.runs.store import Run
 from training.settings.train import Precision, TrainingSettings
-
-logger = logging.getLogger(__name__)
 
 
 def prepare_model(
@@ -68,7 +66,7 @@ def _prepare_all_weights(
     directory = resolve_model_directory(checkpoint or settings.model_name_or_path, hub=settings.hub)
     resolved = getattr(torch, dtype)
     require_memory_for_all_weights(read_config(directory), settings, resolved, device, ranks.size, ranks.local_size)
-    model = load_base(replace(settings, model_name_or_path=str(directory), dtype=dtype), ranks.device)
+    model = load_base(replace(settings, model_name_or_path=str(directory), dtype=dtype), ranks.device, shared=False)
     if model.config.quantization_bit:
         raise RunError(
             f"{directory} is quantized to {model.config.quantization_bit} bits, and quantized weights cannot learn. "
@@ -93,30 +91,13 @@ def trainable_dtype(settings: TrainingSettings, device: torch.device) -> Precisi
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def require_device(settings: TrainingSettings) -> None:
-    """Check that there is what ``--device`` asks for.
-
-    Raises:
-        RunError: if there is not.
-    """
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise RunError(
-            "--device cuda needs a CUDA GPU; torch sees none here. Use --device auto or cpu.",
-            "--device cuda 需要 CUDA 显卡，当前未检测到。请使用 --device auto 或 cpu。",
-        )
-
-
-def load_base(settings: TrainingSettings, device: torch.device | None = None) -> ChatGLMForConditionalGeneration:
-    """The model that ``settings`` name, as they ask for it; on ``device``, where a process has one of its own."""
-    dtype = None if settings.dtype == "auto" else settings.dtype
-    logger.info("Loading %s", settings.model_name_or_path)
-    return load_model(
-        settings.model_name_or_path,
-        dtype=dtype,
-        quantization_bit=settings.quantization_bit,
-        device=device or (None if settings.device == "auto" else settings.device),
-        hub=settings.hub,
-    )
+@torch.no_grad()
+def current_prefix(model: ChatGLMForConditionalGeneration) -> Prefix | None:
+    """The prefix that ``model`` is learning as it is now, without dropout; None where all weights learn."""
+    encoder = model.transformer.prefix_encoder
+    if encoder is None:
+        return None
+    return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
 
 
 def _warm_start(run: Run, model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> None:

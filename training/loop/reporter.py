@@ -6,18 +6,16 @@ Knows the trainer's steps and the run's files. Decides nothing about training bu
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.distributed.ranks import Ranks
+from training.loop.meter import Meter
 from training.runs.events import EvaluationEvent, StartedEvent, StepEvent
-from training.runs.store import Status
-
-if TYPE_CHECKING:
-    from training.loop.trainer import RunTrainer
+from training.runs.store import Run, Status
 
 # What a validation measures, among what transformers reports of its own speed.
 MEASURED = ("loss", "rouge-1", "rouge-2", "rouge-l", "bleu-4")
@@ -26,41 +24,32 @@ MEASURED = ("loss", "rouge-1", "rouge-2", "rouge-l", "bleu-4")
 class RunReporter(TrainerCallback):
     """Tells the run what the trainer does, and the trainer what the run's readers ask for."""
 
-    def __init__(self, trainer: RunTrainer) -> None:
-        self.trainer = trainer
-        self._began = self._clock = 0.0
-        self._first_step = self._reported_step = 0
+    def __init__(self, run: Run, ranks: Ranks, meter: Meter) -> None:
+        self.run = run
+        self.ranks = ranks
+        self.meter = meter
+        self._first_step = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        trainer = self.trainer
-        self._began = self._clock = time.monotonic()
-        self._first_step = self._reported_step = state.global_step
-        if trainer.ranks.rank:
+        self._first_step = state.global_step
+        self.meter.begin(state.global_step)
+        if self.ranks.rank:
             # Each process drops other parts of the prefix; a resumed run reads its random numbers after this.
-            torch.manual_seed(args.seed + trainer.ranks.rank)
-        trainer.run.update(status=Status.RUNNING)
-        trainer.run.append(
+            torch.manual_seed(args.seed + self.ranks.rank)
+        self.run.update(status=Status.RUNNING)
+        self.run.append(
             StartedEvent(
                 step=state.global_step,
                 total_steps=state.max_steps,
-                examples=trainer.dataset.mixture.task_rows,
-                general_examples=trainer.dataset.mixture.general_rows,
-                trainable_parameters=sum(parameter.numel() for parameter in trainer.trained_parameters()),
-                device=_place(args.device, trainer.ranks.size),
+                examples=self.meter.task_rows,
+                general_examples=self.meter.general_rows,
+                trainable_parameters=self.meter.trained_parameters,
+                device=_place(args.device, self.ranks.size),
             )
         )
         self._obey_stop_request(state, control)
-
-    def set_aside(self, seconds: float) -> None:
-        """Leave ``seconds``, in which no step was taken, out of the time that steps take."""
-        self._clock += seconds
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.check_health(state.global_step + 1)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._obey_stop_request(state, control)
@@ -77,24 +66,19 @@ class RunReporter(TrainerCallback):
     ) -> None:
         if logs is None or "loss" not in logs:
             return
-        tokens = self.trainer.ranks.total(self.trainer.token_counts)
-        now = time.monotonic()
-        elapsed = now - self._clock
-        steps = max(state.global_step - self._reported_step, 1)
-        mean_seconds = (now - self._began) / max(state.global_step - self._first_step, 1)
-        self.trainer.run.append(
+        pace = self.meter.read(state.global_step, state.max_steps, self.ranks.total(self.meter.tokens))
+        self.run.append(
             StepEvent(
                 step=state.global_step,
                 total_steps=state.max_steps,
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
                 gradient_norm=logs.get("grad_norm", math.nan),
-                seconds_per_step=elapsed / steps,
-                tokens_per_second=tokens / max(elapsed, 1e-9),
-                seconds_left=mean_seconds * (state.max_steps - state.global_step),
+                seconds_per_step=pace.seconds_per_step,
+                tokens_per_second=pace.tokens_per_second,
+                seconds_left=pace.seconds_left,
             )
         )
-        self._clock, self._reported_step, self.trainer.token_counts = now, state.global_step, 0
 
     def on_evaluate(
         self,
@@ -107,10 +91,10 @@ class RunReporter(TrainerCallback):
         found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
         measured = {name: found[name] for name in MEASURED if name in found}
         if measured:
-            self.trainer.run.append(EvaluationEvent(step=state.global_step, metrics=measured))
+            self.run.append(EvaluationEvent(step=state.global_step, metrics=measured))
 
     def _obey_stop_request(self, state: TrainerState, control: TrainerControl) -> None:
-        if self.trainer.ranks.decide(self.trainer.run.stop_requested()):
+        if self.ranks.decide(self.run.stop_requested()):
             control.should_training_stop = True
             control.should_save = state.global_step > self._first_step
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from training.data.encoding import Example, find_general_prompts
 from training.data.files import read_table
 from training.evaluation.answering import answer_examples
 from training.evaluation.metrics import score
+from training.loop.meter import Meter
+from training.loop.model_setup import current_prefix
 from training.runs.events import MessageEvent, RetentionEvent
 from training.runs.storage import write_atomically
 from training.runs.store import Run
@@ -68,8 +69,7 @@ class RetentionWatch(TrainerCallback):
         settings: of the run.
         model: in training.
         tokenizer: the model's.
-        current_prefix: the prefix as it is now, None where all weights learn.
-        set_aside: is told the seconds that asking took.
+        meter: is told that asking is no step.
     """
 
     def __init__(
@@ -78,8 +78,7 @@ class RetentionWatch(TrainerCallback):
         settings: TrainingSettings,
         model: ChatGLMForConditionalGeneration,
         tokenizer: ChatGLMTokenizer,
-        current_prefix: Callable[[], Prefix | None],
-        set_aside: Callable[[float], None],
+        meter: Meter,
     ) -> None:
         self.run = run
         self.settings = settings
@@ -87,8 +86,7 @@ class RetentionWatch(TrainerCallback):
         self.base_answers: list[str] | None = None
         self._model = model
         self._tokenizer = tokenizer
-        self._current_prefix = current_prefix
-        self._set_aside = set_aside
+        self._meter = meter
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -128,7 +126,7 @@ class RetentionWatch(TrainerCallback):
         if self.base_answers is None:
             return
         try:
-            answers = self._answer(self._current_prefix())
+            answers = self._answer(current_prefix(self._model))
         except (ChatGLMError, torch.OutOfMemoryError) as error:  # the training is worth more than a look at it
             self._give_up(error)
             return
@@ -147,18 +145,11 @@ class RetentionWatch(TrainerCallback):
         logger.warning("Retention: %s", reason)
 
     def _answer(self, prefix: Prefix | None) -> list[str]:
-        began = time.monotonic()
-        answered = answer_examples(
-            self._model,
-            self._tokenizer,
-            [Example(prompt, "") for prompt in self.prompts],
-            replace(self.settings, **_ASKING),
-            (prefix,),
-        )
-        texts = {place: answer.text for place, (answer,) in answered}
-        seconds = time.monotonic() - began
-        self._set_aside(seconds)
-        logger.info("%d general questions answered in %.1f s", len(texts), seconds)
+        examples, asking = [Example(prompt, "") for prompt in self.prompts], replace(self.settings, **_ASKING)
+        with self._meter.set_aside():
+            answered = answer_examples(self._model, self._tokenizer, examples, asking, (prefix,))
+            texts = {place: answer.text for place, (answer,) in answered}
+        logger.info("%d general questions answered", len(texts))
         return [texts[place] for place in range(len(self.prompts))]
 
 

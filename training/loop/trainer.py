@@ -10,27 +10,28 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from chatglm2 import ChatGLMForConditionalGeneration, Prefix, PrefixEncoder, save_prefix
+from chatglm2 import ChatGLMForConditionalGeneration, PrefixEncoder, save_prefix
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
 from training.data.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator
 from training.data.encoding import IGNORED_LABEL
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
 from training.evaluation.scoring import score_sample
-from training.loop.health import Collapse, HealthWatch
+from training.loop.health import HealthGuard
 from training.loop.keeping import CheckpointKeeper
+from training.loop.meter import Meter
+from training.loop.model_setup import current_prefix
 from training.loop.reporter import RunReporter
 from training.loop.trainer_arguments import build_arguments
 from training.plan.step_plan import StepPlan
@@ -51,7 +52,6 @@ class RunTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False
-    trained: ClassVar[tuple[str, str]] = ("the weights", "权重")
 
     def __init__(
         self,
@@ -67,19 +67,18 @@ class RunTrainer(Trainer):
         self.run = run
         self.ranks = ranks
         self.settings = settings
-        self.reporter = RunReporter(self)
-        self.keeper = CheckpointKeeper(run, settings)
-        self.token_counts = 0
-        self.health = HealthWatch()
-        self._step_losses: list[Tensor] = []
         self.dataset = dataset
+        learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        self.meter = Meter(dataset.mixture.task_rows, dataset.mixture.general_rows, learning)
+        self.keeper = CheckpointKeeper(run, settings)
+        self.health = HealthGuard(run, settings, self.meter)
         super().__init__(
             model=model,
             args=build_arguments(settings, run.staging, model.device, plan),
             data_collator=PaddingCollator(encoder.pad_id, label_padding=encoder.masked_label),
             train_dataset=dataset,
             eval_dataset=eval_dataset if settings.eval_steps else None,
-            callbacks=[self.reporter, self.keeper],
+            callbacks=[RunReporter(run, ranks, self.meter), self.health, self.keeper],
         )
         self.remove_callback(PrinterCallback)
 
@@ -90,16 +89,12 @@ class RunTrainer(Trainer):
         assert isinstance(model, ChatGLMForConditionalGeneration)
         return model
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """What learns."""
-        return [parameter for parameter in self.whole_model.parameters() if parameter.requires_grad]
-
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch; ``token_count`` is for the statistics and not for the model."""
         count = inputs.pop("token_count")
         if not model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        self.token_counts += count
+        self.meter.tokens += count
         weights = self._loss_weights(inputs["labels"])
         if weights is not None:
             inputs["loss_weights"] = weights
@@ -130,19 +125,18 @@ class RunTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One batch; its loss is kept for `check_health`."""
+        """One batch; its loss is kept for `HealthGuard`."""
         loss = super().training_step(*args, **kwargs)
-        self._step_losses.append(loss)
+        self.meter.keep_loss(loss)
         return loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""
-        began = time.monotonic()
-        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with self.meter.set_aside(), torch.random.fork_rng(devices=devices):
             output = super().evaluation_loop(*args, **kwargs)
             assert output.metrics is not None
             output.metrics.update(self._score_answers())
-        self.reporter.set_aside(time.monotonic() - began)
         return output
 
     def _score_answers(self) -> dict[str, float]:
@@ -158,27 +152,10 @@ class RunTrainer(Trainer):
         if self.is_world_process_zero():
             examples = [rows.example(index) for index in range(min(count, len(rows)))]
             greedy = replace(self.settings, do_sample=False, num_beams=1)
-            found[0] = score_sample(self.whole_model, rows.encoder.tokenizer, examples, greedy, self.current_prefix())
+            model = self.whole_model
+            found[0] = score_sample(model, rows.encoder.tokenizer, examples, greedy, current_prefix(model))
         broadcast_object_list(found)
         return {f"eval_{name}": value for name, value in found[0].to_dict().items()}
-
-    def current_prefix(self) -> Prefix | None:
-        """The prefix as it is now, None where all weights learn."""
-        return None
-
-    def check_health(self, step: int) -> None:
-        """Stop before a broken gradient reaches what is trained.
-
-        Raises:
-            RunError: if a loss is exactly 0, or a loss or gradient is not a finite number.
-        """
-        losses, self._step_losses = self._step_losses, []
-        gradients = [local_part(part.grad) for part in self.trained_parameters() if part.grad is not None]
-        self._stop_at(self.health.look(step, losses, gradients))
-
-    def _stop_at(self, collapse: Collapse | None) -> None:
-        if collapse is not None:
-            raise self._collapse(collapse.step, collapse.loss)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         # The processes take turns at its batches: together they see those that one process with all their rows would.
@@ -201,7 +178,7 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint out of sight, then move it to its place: it appears complete or not at all."""
-        self._stop_at(self.health.settle())
+        self.health.require_sound()
         step = self.state.global_step
         target = self.run.checkpoint_path(step)
         try:
@@ -221,31 +198,9 @@ class RunTrainer(Trainer):
     def _last_logged(self, name: str) -> float | None:
         return next((entry[name] for entry in reversed(self.state.log_history) if name in entry), None)
 
-    def _collapse(self, step: int, loss: float | None) -> RunError:
-        """The error for a training that broke down, with what is left of it."""
-        kept = self.run.checkpoints()
-        left_en = f"{kept[-1].path.name} is the last good checkpoint." if kept else "There is no checkpoint yet."
-        left_zh = f"最后一个完好的检查点是 {kept[-1].path.name}。" if kept else "尚未保存任何检查点。"
-        if loss == 0.0:
-            found_en, found_zh = "the loss is exactly 0", "损失恰好为 0"
-        else:
-            what = "gradient" if loss is None else "loss"
-            found_en = f"the {what} is no longer a finite number"
-            found_zh = f"{'梯度' if loss is None else '损失'}已不是有限数值"
-        what_en, what_zh = self.trained
-        rate = self.settings.learning_rate
-        return RunError(
-            f"Training stopped at step {step}: {found_en}, so {what_en} would be ruined. {left_en} "
-            f"Train with a learning rate below {rate:g}, or with --dtype float32 or bfloat16.",
-            f"训练在第 {step} 步停止：{found_zh}，继续会毁掉{what_zh}。{left_zh}"
-            f"请使用低于 {rate:g} 的学习率，或用 --dtype float32 或 bfloat16。",
-        )
-
 
 class PrefixTrainer(RunTrainer):
     """P-Tuning v2: only the prefix is trained, saved and loaded."""
-
-    trained = ("the prefix", "前缀")
 
     @property
     def prefix_encoder(self) -> PrefixEncoder:
@@ -253,12 +208,6 @@ class PrefixTrainer(RunTrainer):
         encoder = self.whole_model.transformer.prefix_encoder
         assert isinstance(encoder, PrefixEncoder)
         return encoder
-
-    @torch.no_grad()
-    def current_prefix(self) -> Prefix:
-        """The prefix as it is now, without dropout."""
-        encoder = self.prefix_encoder
-        return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the prefix, and what it is."""
@@ -278,11 +227,6 @@ class PrefixTrainer(RunTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.prefix_encoder.load_state_dict(load_prefix_state(resume_from_checkpoint, self.whole_model.config))
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that is spread over several."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def write_metadata(file: Path, metadata: dict[str, Any]) -> None:

@@ -1,1 +1,4 @@
-"""What fits: the memory that a training takes, and how many of a step's batches run together."""
+"""The base model and what fits beside it: the memory that a training takes, how many of a step's batches run together.
+
+Knows sizes and devices. Takes no step.
+"""

@@ -33,6 +33,7 @@ from training.runs.storage import explaining_storage_errors, remove_directory, w
 from training.settings.problems import describe_problem
 from training.settings.train import TrainingSettings, setting_fields
 
+DEFAULT_STORE = "output"
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "train.log"

@@ -19,10 +19,11 @@ import transformers.utils.logging
 from chatglm2.errors import ChatGLMError
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
 from training.loop.full_trainer import FullTrainer
-from training.loop.model_setup import prepare_model, require_device
+from training.loop.model_setup import prepare_model
 from training.loop.retention import RetentionWatch
 from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer, RunTrainer
+from training.plan.base_model import require_device
 from training.plan.step_plan import StepPlan, plan_step
 from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
 from training.runs.liveness import start_time
@@ -86,9 +87,8 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
     _say_plan(run, settings, plan)
     trainer: RunTrainer = kind(run, settings, model, dataset, eval_dataset, plan, ranks)
     if settings.checks_retention:
-        tokenizer, clock = dataset.encoder.tokenizer, trainer.reporter.set_aside
-        watch = RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.current_prefix, clock)
-        trainer.add_callback(watch)
+        tokenizer = dataset.encoder.tokenizer
+        trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     ranks.wait()  # the first process to conclude clears away what the others may still look into
     return _ending(trainer)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +62,12 @@ def commands(directory: Path, **scripts: str) -> str:
         (directory / name).write_text(f"#!/bin/bash\n{source}\n")
         (directory / name).chmod(0o755)
     return str(directory)
+
+
+def test_every_module_that_it_runs_is_there(repository: Path) -> None:
+    modules = re.findall(r"(?:run_module|-m) ((?:app|training)[\w.]*)", (repository / "launch.sh").read_text("utf-8"))
+    assert {"app", "training.main", "training.cli.export"} < set(modules)
+    assert all(importlib.util.find_spec(module) for module in modules)
 
 
 @pytest.mark.parametrize(

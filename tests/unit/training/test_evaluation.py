@@ -21,15 +21,17 @@ from tiny_checkpoint import CONFIG, tiny_settings
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, PrefixEncoder, save_prefix
 from chatglm2.errors import DataError, PrefixError, RunError
+from training.cli import terminal as terminal_module
 from training.cli.parser import parse_command
 from training.cli.terminal import ProgressLine, score_table
-from training.cli.train import main
+from training.cli.train import evaluation_request, main
 from training.data.encoding import Example, ExampleEncoder
 from training.evaluation.answering import Answer, answer_examples, reference_text
 from training.evaluation.job import results, run_evaluations
 from training.evaluation.metrics import score
 from training.evaluation.plan import plan_evaluations
 from training.evaluation.report import SHOWN_EXTREMES, SHOWN_ROWS, WORDS, report_data, report_page
+from training.evaluation.request import EvaluationRequest
 from training.evaluation.scoring import (
     Contender,
     Evaluation,
@@ -260,9 +262,13 @@ def words(settings: TrainingSettings, checkpoint: Path, tmp_path: Path) -> list[
     ]
 
 
+def asked(words: list[str]) -> EvaluationRequest:
+    return evaluation_request(parse_command(words))
+
+
 def evaluate(words: list[str], watcher: Silence | None = None, language: str = "en") -> dict[str, Path]:
     """Run a command's evaluations; its files by name."""
-    plans = plan_evaluations(parse_command(words))
+    plans = plan_evaluations(asked(words))
     for _ in run_evaluations(plans, watcher or Silence(), language):
         pass
     return {path.name: path for path in plans[0].output_dir.iterdir()}
@@ -415,7 +421,7 @@ def test_with_no_options_the_latest_checkpoint_is_compared_with_its_base_on_the_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (untrained,) = plan_evaluations(parse_command(["--do_predict"]))
+    (untrained,) = plan_evaluations(asked(["--do_predict"]))
     assert untrained.checkpoint is None and not untrained.settings.baseline
     assert "no checkpoint in output/ yet" in untrained.notes[0][0]
     run = RunStore("output").create(TrainingSettings(), "mine")
@@ -423,7 +429,7 @@ def test_with_no_options_the_latest_checkpoint_is_compared_with_its_base_on_the_
         run.checkpoint_path(step).mkdir()
         (run.checkpoint_path(step) / "prefix.safetensors").touch()
     RunStore("output").create(TrainingSettings(), "later-without-a-checkpoint")
-    (plan,) = plan_evaluations(parse_command(["--do_predict"]))
+    (plan,) = plan_evaluations(asked(["--do_predict"]))
     assert plan.checkpoint == Path("output/mine/checkpoint-40")
     assert plan.settings.baseline
     assert plan.file == SAMPLE_DEV_FILE
@@ -440,21 +446,21 @@ def test_what_the_command_leaves_open_is_as_the_checkpoint_was_trained(
     metadata = {"settings": trained.to_dict(), "base_model": settings.model_name_or_path}
     (place / "prefix.json").write_text(json.dumps(metadata), encoding="utf-8")
     words = ["--do_predict", "--ptuning_checkpoint", str(place), "--max_target_length", "9"]
-    (plan,) = plan_evaluations(parse_command([*words, "--test_file", settings.train_file]))
+    (plan,) = plan_evaluations(asked([*words, "--test_file", settings.train_file]))
     found = plan.settings
     assert found.model_name_or_path == settings.model_name_or_path
     assert (found.source_prefix, found.max_source_length, found.max_target_length) == ("答：", 77, 9)
     assert found.learning_rate == TrainingSettings().learning_rate
     assert "--max_source_length 77" in plan.notes[0][0]
     with pytest.raises(RunError, match="Name a JSON, JSON lines or CSV file with --test_file"):
-        plan_evaluations(parse_command(words))
+        plan_evaluations(asked(words))
 
 
 def test_a_test_file_that_is_missing_is_replaced_by_the_validation_file_with_a_line(
     settings: TrainingSettings,
 ) -> None:
     words = ["--do_predict", "--model_name_or_path", settings.model_name_or_path]
-    (plan,) = plan_evaluations(parse_command([*words, "--validation_file", settings.train_file]))
+    (plan,) = plan_evaluations(asked([*words, "--validation_file", settings.train_file]))
     assert plan.file == Path(settings.train_file)
     assert any("No --test_file" in en for en, _ in plan.notes)
 
@@ -548,7 +554,9 @@ def test_a_long_report_shows_some_rows_and_its_data_has_all(settings: TrainingSe
     assert len(report_data(evaluation)["rows"]) == SHOWN_ROWS + 5
 
 
-def test_a_pipe_gets_whole_lines_and_a_terminal_one_that_changes() -> None:
+def test_a_pipe_gets_whole_lines_and_a_terminal_one_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(terminal_module, "SECONDS_BETWEEN_CHANGES", 0)
     pipe, terminal = io.StringIO(), io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     for stream in (pipe, terminal):
@@ -557,4 +565,5 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_one_that_changes() -> None:
         for done in range(4):
             line.progress(done, 3)
     assert pipe.getvalue().count("\n") == 2 and "3/3" in pipe.getvalue() and "\r" not in pipe.getvalue()
-    assert "\r" in terminal.getvalue() and terminal.getvalue().endswith("\n")
+    assert terminal.getvalue().count("\n") == 2 and terminal.getvalue().endswith("\n")
+    assert terminal.getvalue().count("\r") == 2  # 2/3 in the place of 1/3, 3/3 in that of 2/3

@@ -1,0 +1,80 @@
+"""What the trainer counts and its callbacks tell: tokens, losses, and how long steps take without what is set aside.
+
+Knows one clock. Does not know who counts, nor who is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the steps since the last reading were, and how long the steps to come will take, all included."""
+
+    seconds_per_step: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass
+class Meter:
+    """Shared by the trainer, which counts, and its callbacks, which read.
+
+    Attributes:
+        task_rows, general_rows: of an epoch.
+        trained_parameters: how many numbers learn.
+        tokens: of this process, since the last reading.
+    """
+
+    task_rows: int
+    general_rows: int
+    trained_parameters: int
+    tokens: int = 0
+    _losses: list[Tensor] = field(default_factory=list)
+    _began: float = 0.0
+    _window: float = 0.0
+    _first_step: int = 0
+    _read_step: int = 0
+
+    def begin(self, step: int) -> None:
+        """Training begins, or goes on, after ``step``."""
+        self._began = self._window = monotonic()
+        self._first_step = self._read_step = step
+
+    def keep_loss(self, loss: Tensor) -> None:
+        """The loss of one batch of the step that is being taken."""
+        self._losses.append(loss)
+
+    def take_losses(self) -> list[Tensor]:
+        """The losses of the step that is being taken; the next step's begin."""
+        losses, self._losses = self._losses, []
+        return losses
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Leave what is done here, which is no step, out of the time that steps take."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            self._window += monotonic() - began
+
+    def read(self, step: int, total_steps: int, tokens: int) -> Pace:
+        """The pace at ``step``, where ``tokens`` were read since the last reading; the next reading's time begins."""
+        now = monotonic()
+        seconds = now - self._window
+        # Validation and saving come again, so that their time counts for the steps to come.
+        mean_seconds = (now - self._began) / max(step - self._first_step, 1)
+        pace = Pace(
+            seconds_per_step=seconds / max(step - self._read_step, 1),
+            tokens_per_second=tokens / max(seconds, 1e-9),
+            seconds_left=mean_seconds * (total_steps - step),
+        )
+        self._window, self._read_step, self.tokens = now, step, 0
+        return pace

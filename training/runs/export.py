@@ -1,0 +1,125 @@
+"""Exports of a checkpoint's prefix, or of a base model, for other programs.
+
+Knows where a checkpoint's base model is, and how an export comes to its place whole. What the files hold is
+`chatglm2.checkpoints.export`'s business.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from chatglm2.checkpoints import export as formats
+from chatglm2.checkpoints.hub import CHECKPOINT_FILES, Hub, resolve_model_directory
+from chatglm2.checkpoints.loading import LoadProgress
+from chatglm2.errors import CheckpointError, RunError
+from training.runs.checkpoints import CheckpointInfo, find_checkpoints
+from training.runs.storage import explaining_storage_errors, publish_directory
+
+FORMATS = ("original", "peft", "glm")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, as what, and where to.
+
+    Attributes:
+        source: a checkpoint, a run (its last checkpoint is meant) or a peft adapter; for ``glm`` the base model.
+        format: one of `FORMATS`.
+        output: a directory that is not there yet, or is empty.
+        base_model: directory or hub id of the base; if None, what the checkpoint names.
+        hub: where a hub id is looked for.
+        fallback_base: the base if ``base_model`` is None and what the checkpoint names, if anything, is not found.
+    """
+
+    source: str
+    format: str
+    output: Path
+    base_model: str | None = None
+    hub: Hub = "huggingface"
+    fallback_base: str | None = None
+
+
+def export(request: ExportRequest, progress: Callable[[LoadProgress], None] | None = None) -> Path:
+    """Write the export, which appears complete or not at all; returns what was exported.
+
+    ``progress`` is told how far the weights of a base model are.
+
+    Raises:
+        ChatGLMError: if the source cannot be read, does not fit its base, or the output cannot be written.
+    """
+    output = request.output.expanduser().resolve()
+    staged = output.with_name(f".{output.name}.partial")
+    with explaining_storage_errors(output):
+        _require_empty(output)
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        try:
+            source = _write(request, staged, progress)
+            publish_directory(staged, output)
+        except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(
+                f"{output} could not be written ({reason}). Check the free space.",
+                f"无法写入 {output}（{reason}）。请检查剩余空间。",
+            ) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    return source
+
+
+def _write(request: ExportRequest, staged: Path, progress: Callable[[LoadProgress], None] | None) -> Path:
+    if request.format == "glm":
+        source = _resolve(request.source, request.hub)
+        formats.export_glm(source, staged, progress)
+        return source
+    place = Path(request.source).expanduser()
+    info = None if (place / formats.PEFT_CONFIG_FILE).is_file() else find_checkpoints(place)[-1]
+    source = place if info is None else info.path
+    base = _find_base(request, info)
+    if request.format == "peft":
+        formats.export_peft(source, base, staged)
+    else:
+        bits = info.settings.get("quantization_bit") if info is not None else None
+        formats.export_original(source, base, staged, quantization_bit=int(bits or 0))
+    return source
+
+
+def _find_base(request: ExportRequest, info: CheckpointInfo | None) -> Path:
+    """The directory with the base's config.json: as asked for, the prefix's own, or what the checkpoint names."""
+    if request.base_model is not None:
+        return _resolve(request.base_model, request.hub, "config.json")
+    if info is not None:
+        directory = info.path if info.path.is_dir() else info.path.parent
+        if (directory / "config.json").is_file():
+            return directory
+    named = info.base_model if info is not None else ""
+    try:
+        return _resolve(named, request.hub, "config.json")
+    except CheckpointError as error:
+        if request.fallback_base is not None:
+            return _resolve(request.fallback_base, request.hub, "config.json")
+        raise RunError(
+            f"The base model of {request.source} is needed, and "
+            + (f"{named}, which the checkpoint names, was not found" if named else "its files do not name it")
+            + ". Name its directory or hub id with --base-model.",
+            f"导出 {request.source} 需要它的基座模型，但"
+            + (f"没有找到检查点中记录的 {named}" if named else "文件中没有记录")
+            + "。请用 --base-model 指定其目录或模型编号。",
+        ) from error
+
+
+def _resolve(path_or_id: str, hub: Hub, *files: str) -> Path:
+    return resolve_model_directory(path_or_id, hub=hub, files=files or CHECKPOINT_FILES)
+
+
+def _require_empty(output: Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise RunError(
+            f"--output {output} is there already, and is not replaced. Name a new directory.",
+            f"--output {output} 已存在，不会覆盖它。请指定新目录。",
+        )

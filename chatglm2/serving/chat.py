@@ -256,11 +256,12 @@ def stream_chat(
 
 def engine_of(model: ChatGLMForConditionalGeneration, max_length: int) -> Engine:
     """The engine behind ``model.chat``, made at first use and made anew where a longer context is asked for."""
-    engine: Engine | None = model.chat_engine
+    owner: Any = model  # `chatglm2.registration` gives its class the attribute
+    engine: Engine | None = owner.chat_engine
     wanted = min(max_length, model.config.seq_length)
     if engine is None or engine.max_length < wanted:
         if engine is not None:
             engine.close()
         engine = Engine(model, slots=1, max_length=wanted)
-        model.chat_engine = engine
+        owner.chat_engine = engine
     return engine

@@ -19,7 +19,9 @@ import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, SamplingParams
 from chatglm2.errors import DeviceMemoryError, EngineError, PromptError
 from chatglm2.serving.cache import SlotCache
-from chatglm2.serving.runners.runner import CpuRunner, DecodeBatch, ModuleRunner
+from chatglm2.serving.runners.base import DecodeBatch
+from chatglm2.serving.runners.cpu import CpuRunner
+from chatglm2.serving.runners.module import ModuleRunner
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
 PREFIXES = (None, build_prefix(3), build_prefix(9, seed=2))
@@ -259,7 +261,7 @@ def test_close_ends_running_requests_and_refuses_new_ones(model) -> None:
 
 @torch.inference_mode()
 def test_both_runners_give_the_same_logits(model) -> None:
-    cache = SlotCache(model, slots=5, capacity=64)
+    cache = SlotCache(model.config, model.dtype, model.device, slots=5, capacity=64)
     cache.keys.normal_(generator=torch.Generator().manual_seed(0))
     cache.values.normal_(generator=torch.Generator().manual_seed(1))
     for slots, columns in (([3], [17]), ([0, 1], [17, 17]), ([0, 2, 4], [4, 17, 30])):

@@ -13,6 +13,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, ChatSession, Engine, Prefix, SamplingParams
 from chatglm2.errors import PromptError
+from chatglm2.text.prompt import clean_reply
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
@@ -82,13 +83,15 @@ def test_a_prompt_is_tokenized_once(model, tokenizer, monkeypatch: pytest.Monkey
     assert encoded == ["红色"]
 
 
-def test_max_length_counts_the_prompt(model, tokenizer) -> None:
-    prompt = len(tokenizer.encode_prompt("红色"))
-    *_, (_reply, _) = model.stream_chat(tokenizer, "红色", max_length=prompt + 5, do_sample=False)
-    engine = model.chat_engine
-    stream = ChatSession(engine, tokenizer).stream("红色", sampling=SamplingParams(temperature=0, max_new_tokens=5))
-    list(stream)
-    assert stream.token_count <= 5
+def test_max_length_counts_prompt_and_reply_to_the_token(model, tokenizer) -> None:
+    ids = torch.tensor([tokenizer.encode_prompt("红色")])
+    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 8}
+    answer = model.generate(ids, **options)[0, ids.shape[1] :].tolist()
+    replies = [clean_reply(tokenizer.decode_ids(answer[:count])) for count in (4, 5, 6)]
+    assert len(set(replies)) == 3, "these tokens cannot be told apart by their text"
+    for max_length in (ids.shape[1] + 5, ids.shape[1] + 4):  # the engine of the first has room for more than the second
+        reply, _ = model.chat(tokenizer, "红色", max_length=max_length, do_sample=False)
+        assert reply == replies[max_length - ids.shape[1] - 4]
 
 
 def test_a_long_history_loses_its_oldest_rounds_and_says_so(session) -> None:

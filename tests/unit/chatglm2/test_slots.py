@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from small_models import build_prefix
 
 from chatglm2 import Prefix, Request, SamplingParams
@@ -72,13 +73,14 @@ def test_a_slot_in_use_is_nobody_elses() -> None:
     assert table.has_free and table.take(Request(LONG))[0] is taken[1]
 
 
-def test_a_slot_that_is_forgotten_shares_nothing() -> None:
+@pytest.mark.parametrize("prefix", [None, build_prefix(3)], ids=["base", "prefix"])
+def test_a_slot_that_is_forgotten_shares_nothing(prefix: Prefix | None) -> None:
     table = SlotTable(1)
-    prefix = build_prefix(3)
-    slot, _, _ = serve(table, LONG, prefix)
-    table.take(Request(LONG, prefix))
+    slot, _ = table.take(Request(LONG, prefix))
+    Row(Stream(Request(LONG, prefix), cancel=lambda _: None), slot, 1000).take_prompt(len(LONG))
     table.release(slot, forget=True)
-    assert serve(table, LONG, prefix)[1:] == (True, 0)
+    assert (slot.tokens, slot.prefix_hash) == ([], None)
+    assert serve(table, LONG, prefix)[1:] == (prefix is not None, 0)
 
 
 def test_a_row_may_use_what_it_asked_for_and_what_the_context_has_left() -> None:

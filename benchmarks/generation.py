@@ -24,7 +24,8 @@ from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, S
 from chatglm2.kernels.quantized.layout import PackedWeight, dequantize
 from chatglm2.model.quantization import QuantizedLinear
 from chatglm2.serving.cache import SlotCache
-from chatglm2.serving.runners.runner import DecodeBatch, build_runner
+from chatglm2.serving.runners.base import DecodeBatch
+from chatglm2.serving.runners.choice import build_runner
 
 PREFIX_TOKENS = 128
 PROMPT_TOKENS = 64
@@ -132,7 +133,7 @@ def measure_first_token(model: ChatGLMForConditionalGeneration, rounds: int, fig
 
 def measure_prefix_swap(model: ChatGLMForConditionalGeneration, figures: dict[str, object]) -> None:
     """Milliseconds to put a ready prefix in front of a slot."""
-    cache = SlotCache(model, slots=2, capacity=512)
+    cache = SlotCache(model.config, model.dtype, model.device, slots=2, capacity=512)
     prefixes = [random_prefix(model, seed) for seed in range(2)]
     milliseconds = []
     for turn in range(12):
@@ -184,7 +185,7 @@ def profile_step(model: ChatGLMForConditionalGeneration, figures: dict[str, obje
     """Where the time of a decode step goes: microseconds of each kernel, and of the step as a whole, one row."""
     if not torch.cuda.is_available():
         return
-    runner = build_runner(model, SlotCache(model, slots=1, capacity=1024), 1024)
+    runner = build_runner(model, SlotCache(model.config, model.dtype, model.device, slots=1, capacity=1024), 1024)
     batch = DecodeBatch(torch.tensor([5], device=model.device), [0], [200], [200])
     steps = 20
     runner.decode(batch)

@@ -7,28 +7,27 @@
     prefix = chatglm2.load_prefix("output/my-run/checkpoint-40", model.config)
     response, history = model.chat(tokenizer, "你好", history=[], prefix=prefix)
 
-Importing it registers the classes with transformers' Auto classes, so that ``AutoModel.from_pretrained`` loads a
-ChatGLM2 checkpoint without remote code.
+Importing it makes ``AutoModel.from_pretrained`` load a ChatGLM2 checkpoint without remote code, and loads nothing else:
+a name is imported from its room when it is first asked for.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from chatglm2.checkpoints.loading import load_model, load_tokenizer
-from chatglm2.configuration import ChatGLMConfig
-from chatglm2.errors import ChatGLMError
-from chatglm2.model.modeling import ChatGLMForConditionalGeneration
-from chatglm2.model.prefix import Prefix, PrefixEncoder, load_prefix, save_prefix
-from chatglm2.sampling import SamplingParams
-from chatglm2.serving.chat import ChatSession
-from chatglm2.serving.engine import Engine
-from chatglm2.serving.request import Request
-from chatglm2.text.decoder import IncrementalDecoder
-from chatglm2.text.tokenizer import ChatGLMTokenizer
+from chatglm2.registration import register_hooks
 
-AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
-AutoModel.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
-AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
-AutoTokenizer.register(ChatGLMConfig, slow_tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+if TYPE_CHECKING:
+    from chatglm2.checkpoints.loading import load_model, load_tokenizer
+    from chatglm2.configuration import ChatGLMConfig
+    from chatglm2.errors import ChatGLMError
+    from chatglm2.model.modeling import ChatGLMForConditionalGeneration
+    from chatglm2.model.prefix import Prefix, PrefixEncoder, load_prefix, save_prefix
+    from chatglm2.sampling import SamplingParams
+    from chatglm2.serving.chat import ChatSession
+    from chatglm2.serving.engine import Engine
+    from chatglm2.serving.request import Request
+    from chatglm2.text.decoder import IncrementalDecoder
+    from chatglm2.text.tokenizer import ChatGLMTokenizer
 
 __all__ = [
     "ChatGLMConfig",
@@ -47,3 +46,35 @@ __all__ = [
     "load_tokenizer",
     "save_prefix",
 ]
+
+_HOMES = {
+    "ChatGLMConfig": "configuration",
+    "ChatGLMError": "errors",
+    "ChatGLMForConditionalGeneration": "model.modeling",
+    "ChatGLMTokenizer": "text.tokenizer",
+    "ChatSession": "serving.chat",
+    "Engine": "serving.engine",
+    "IncrementalDecoder": "text.decoder",
+    "Prefix": "model.prefix",
+    "PrefixEncoder": "model.prefix",
+    "Request": "serving.request",
+    "SamplingParams": "sampling",
+    "load_model": "checkpoints.loading",
+    "load_prefix": "model.prefix",
+    "load_tokenizer": "checkpoints.loading",
+    "save_prefix": "model.prefix",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_hooks()

@@ -10,7 +10,7 @@ groups, D channels a head.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -26,10 +26,6 @@ from chatglm2.model.head_loss import cross_entropy
 from chatglm2.model.prefix import Prefix, PrefixEncoder, stack_prefixes
 from chatglm2.model.quantization import quantize_model, replace_linears
 from chatglm2.model.recomputing import recompute
-
-if TYPE_CHECKING:
-    from chatglm2.serving.chat import History
-    from chatglm2.text.tokenizer import ChatGLMTokenizer
 
 ROPE_BASE = 10000.0
 IGNORED_LABEL = -100
@@ -332,7 +328,6 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.transformer = ChatGLMModel(config)
         if config.quantization_bit:  # the checkpoint holds packed weights: their places must be there before they come
             replace_linears(self, config.quantization_bit, config.quantization_group_size)
-        self.chat_engine: Any = None  # the engine behind `chat`, made at first use
         self.shared_weights: Any = None  # what other processes may map, offered for as long as the model lives
         self.post_init()
 
@@ -375,22 +370,6 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         0 bits leave it as it is, and return it too.
         """
         return quantize_model(self, bits, group_size)
-
-    def chat(
-        self, tokenizer: ChatGLMTokenizer, query: str, history: History | None = None, **options: Any
-    ) -> tuple[str, History]:
-        """Answer ``query``; see `chatglm2.serving.chat.chat`."""
-        from chatglm2.serving import chat  # here, since chat imports the engine and the engine this module
-
-        return chat.chat(self, tokenizer, query, history, **options)
-
-    def stream_chat(
-        self, tokenizer: ChatGLMTokenizer, query: str, history: History | None = None, **options: Any
-    ) -> Iterator[tuple[str, History]]:
-        """Answer ``query`` word by word; see `chatglm2.serving.chat.stream_chat`."""
-        from chatglm2.serving import chat
-
-        return chat.stream_chat(self, tokenizer, query, history, **options)
 
     def forward(
         self,

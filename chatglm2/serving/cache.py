@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chatglm2.model.modeling import ChatGLMForConditionalGeneration
+from chatglm2.configuration import ChatGLMConfig
 from chatglm2.model.prefix import Prefix
 
 
@@ -22,13 +22,14 @@ class SlotCache:
     Answers ``update`` for the slots and columns that it was last pointed at.
     """
 
-    def __init__(self, model: ChatGLMForConditionalGeneration, slots: int, capacity: int) -> None:
-        config = model.config
+    def __init__(
+        self, config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, slots: int, capacity: int
+    ) -> None:
         self.slots = slots
         self.capacity = capacity
         shape = (config.num_layers, slots, capacity, config.multi_query_group_num, config.kv_channels)
         # Zeros, not uninitialised memory: a masked key has weight 0, and 0 * NaN is NaN.
-        self._store = torch.zeros(shape[0], 2, *shape[1:], dtype=model.dtype, device=model.device)
+        self._store = torch.zeros(shape[0], 2, *shape[1:], dtype=dtype, device=device)
         self.keys, self.values = self._store.unbind(1)
         self._slots: slice | Tensor = slice(0, 0)
         self._seen_length = 0

@@ -1,6 +1,6 @@
 """Conversations: text in, text out, on top of the engine.
 
-Knows the chat prompt, how a long history is cut and how a reply is cleaned. Knows no page and no files.
+Knows requests and replies; how a conversation becomes a prompt is `text.prompt`'s. Knows no page and no files.
 
 `chat` and `stream_chat` are what the original's users know, as ``model.chat(tokenizer, "你好", history=[])``;
 `ChatSession` is what the page uses.
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from chatglm2.errors import PromptError
 from chatglm2.model.prefix import Prefix
 from chatglm2.sampling import SamplingParams
 from chatglm2.serving.engine import DEFAULT_MAX_LENGTH, Engine
 from chatglm2.serving.request import FinishReason, Request
 from chatglm2.text.decoder import IncrementalDecoder
+from chatglm2.text.prompt import FittedPrompt, clean_reply, fit_prompt
 from chatglm2.text.tokenizer import ChatGLMTokenizer
 
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ if TYPE_CHECKING:
 
 History = list[tuple[str, str]]
 
-# SentencePiece's own limit: a piece has at most 16 characters, so a longer text cannot fit whatever it says.
-LONGEST_PIECE_CHARACTERS = 16
 PROBE_QUERY = "你好"
 # A prefix that moves no logit by this share of their spread does nothing that a reader could see.
 PROBE_THRESHOLD = 1e-3
-TRAINING_TIME_MARK, TRAINING_TIME = "[[训练时间]]", "2023年"
 
 
 @dataclass(frozen=True)
@@ -120,30 +117,17 @@ class ChatSession:
             PromptError: ``query`` is empty or does not fit by itself.
         """
         sampling = sampling or SamplingParams()
-        if not query.strip():
-            raise PromptError("The question is empty. Type something first.", "问题是空的，请先输入内容。")
-        prompt_ids, dropped = self.fit_prompt(query, history, sampling.max_new_tokens)
-        return ReplyStream(self.engine, self.tokenizer, Request(prompt_ids, prefix, sampling, seed), dropped)
+        return self.answer(self.fit_prompt(query, history, sampling.max_new_tokens), prefix, sampling, seed)
 
-    def fit_prompt(self, query: str, history: Sequence[tuple[str, str]], max_new_tokens: int) -> tuple[list[int], int]:
-        """The prompt's ids, and how many of the oldest rounds were left out to keep room for the reply.
+    def answer(self, prompt: FittedPrompt, prefix: Prefix | None, sampling: SamplingParams, seed: int) -> ReplyStream:
+        """`stream` for a prompt that has been fitted already."""
+        request = Request(prompt.ids, prefix, sampling, seed)
+        return ReplyStream(self.engine, self.tokenizer, request, prompt.dropped_rounds)
 
-        The reply is given what it may use, up to half of the context; a long question may take some of that.
-        """
-        limit = self.engine.max_length
-        if len(query) > LONGEST_PIECE_CHARACTERS * limit:
-            raise PromptError(
-                f"The question has {len(query):,} characters, far more than the context of {limit:,} tokens can hold. "
-                "Shorten it.",
-                f"问题有 {len(query):,} 个字符，远远超出 {limit:,} 个 token 的上下文。请缩短问题。",
-            )
-        room = limit - min(max_new_tokens, limit // 2)
-        kept = _newest_rounds(self.tokenizer, history, room)
-        while True:
-            prompt_ids = self.tokenizer.encode_prompt(query, kept)
-            if len(prompt_ids) <= room or not kept:
-                return prompt_ids, len(history) - len(kept)
-            kept = kept[1:]
+    def fit_prompt(self, query: str, history: Sequence[tuple[str, str]], max_new_tokens: int) -> FittedPrompt:
+        """`chatglm2.text.prompt.fit_prompt`, for the engine's context."""
+        max_length = self.engine.max_length
+        return fit_prompt(self.tokenizer, query, history, max_length=max_length, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
     def probe(self, prefix: Prefix) -> PrefixProbe:
@@ -153,22 +137,6 @@ class ChatSession:
         base, tuned = model(ids, prefix=[None, prefix], logits_to_keep=1).logits[:, -1].float()
         change = (tuned - base).abs().max() / base.std().clamp(min=1e-9)
         return PrefixProbe(float(change), bool(tuned.argmax() != base.argmax()))
-
-
-def _newest_rounds(tokenizer: ChatGLMTokenizer, history: Sequence[tuple[str, str]], room: int) -> list[tuple[str, str]]:
-    """The newest rounds that fit into ``room`` tokens by themselves; cheap, each round is encoded once."""
-    kept: list[tuple[str, str]] = []
-    for question, answer in reversed(history):
-        room -= len(tokenizer.encode_text(question)) + len(tokenizer.encode_text(answer))
-        if room < 0:
-            break
-        kept.insert(0, (question, answer))
-    return kept
-
-
-def clean_reply(text: str) -> str:
-    """What the original does to every reply: strip it, and fill in the training date."""
-    return text.strip().replace(TRAINING_TIME_MARK, TRAINING_TIME)
 
 
 def chat(
@@ -241,26 +209,28 @@ def stream_chat(
     history = list(history or ())
     engine = engine_of(model, max_length)
     session = ChatSession(engine, tokenizer)
-    prompt_ids, _ = session.fit_prompt(query, history, 1)
+    # What is asked for beyond the model's own context is kept for the reply.
+    prompt = session.fit_prompt(query, history, max(1, max_length - engine.max_length))
     sampling = SamplingParams(
         temperature=temperature if do_sample else 0.0,
         top_p=top_p,
         top_k=top_k,
         repetition_penalty=repetition_penalty,
-        max_new_tokens=max(1, max_length - len(prompt_ids)),
+        max_new_tokens=max(1, max_length - len(prompt.ids)),
     )
     seed = int(torch.randint(2**31, ())) if seed is None else seed
-    for reply in session.stream(query, history, prefix, sampling, seed):
+    for reply in session.answer(prompt, prefix, sampling, seed):
         yield reply, [*history, (query, reply)]
 
 
 def engine_of(model: ChatGLMForConditionalGeneration, max_length: int) -> Engine:
     """The engine behind ``model.chat``, made at first use and made anew where a longer context is asked for."""
-    engine: Engine | None = model.chat_engine
+    owner: Any = model  # `chatglm2.registration` gives its class the attribute
+    engine: Engine | None = owner.chat_engine
     wanted = min(max_length, model.config.seq_length)
     if engine is None or engine.max_length < wanted:
         if engine is not None:
             engine.close()
         engine = Engine(model, slots=1, max_length=wanted)
-        model.chat_engine = engine
+        owner.chat_engine = engine
     return engine

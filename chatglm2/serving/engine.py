@@ -1,36 +1,34 @@
 """Serving: slots of a static key/value cache, and requests that join and leave a running batch.
 
-Knows ids, prefixes and sampling. Knows no text, no conversations and no page.
+Knows the thread that computes, and in which order. Knows no text, no conversations and no page.
 
 One worker thread owns the cache. Each turn of its loop lets waiting requests into free slots, computes one chunk of
 the prompts that are not finished, and one token for every row that is: a long prompt does not stop the others.
 
 A slot holds a row's prefix in front and its text behind. Rows of unlike prefixes differ in nothing else, so base and
-tuned answers are two rows of one batch, and no row can see another's prefix. A slot keeps its text when its row ends: a
-request that starts with the same tokens and has the same prefix, such as the next turn of a conversation, computes only
-the rest.
+tuned answers are two rows of one batch, and no row can see another's prefix.
 """
 
 from __future__ import annotations
 
 import atexit
-import itertools
-import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from chatglm2.errors import ChatGLMError, EngineError, PromptError
+from chatglm2.errors import ChatGLMError, EngineError
 from chatglm2.memory.estimate import choose_slots, out_of_memory
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
-from chatglm2.sampling import SamplingParams
 from chatglm2.serving.cache import SlotCache
-from chatglm2.serving.request import EngineStats, FinishReason, Request
-from chatglm2.serving.runners.runner import DecodeBatch, PromptPart, build_runner
-from chatglm2.serving.sampler import SamplingBatch, choose_tokens
+from chatglm2.serving.request import EngineStats, Request
+from chatglm2.serving.runners.base import DecodeBatch, PromptPart
+from chatglm2.serving.runners.choice import build_runner
+from chatglm2.serving.sampling_state import SamplingState
+from chatglm2.serving.slots import Row, SlotTable
+from chatglm2.serving.stream import Stream
 
 DEFAULT_MAX_LENGTH = 8192
 # Columns a slot keeps for a prefix; a longer prefix takes the rest from its text.
@@ -38,85 +36,6 @@ PREFIX_ROOM = 128
 # Prompt tokens computed in one turn, for all rows together: few while others wait for their next token.
 PREFILL_CHUNK_ALONE = 2048
 PREFILL_CHUNK_SHARED = 512
-# All prompts share their first tokens ("[Round 1]"): reusing fewer than these is not worth losing a conversation.
-WORTH_REUSING = 32
-
-
-class Stream:
-    """The reply to one request, token by token, as it is computed. Iterate over it once."""
-
-    def __init__(self, request: Request, engine: Engine) -> None:
-        self.request = request
-        self.finish_reason: FinishReason | None = None
-        self._engine = engine
-        self._tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._error: ChatGLMError | None = None
-
-    def __iter__(self) -> Iterator[int]:
-        while (token := self._tokens.get()) is not None:
-            yield token
-        if self._error is not None:
-            raise self._error
-
-    def cancel(self) -> None:
-        """Stop computing it; its slot is free for the next request. Does nothing once it has finished."""
-        self._engine._cancel(self)
-
-    def _finish(self, reason: FinishReason, error: ChatGLMError | None = None) -> None:
-        if self.finish_reason is None:
-            self.finish_reason = reason
-            self._error = error
-            self._tokens.put(None)
-
-
-class _Slot:
-    """One place of the cache, and what lies in it."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.prefix_hash: str | None = None
-        self.tokens: list[int] = []  # whose keys and values are in the cache, behind the prefix
-        self.last_used = 0
-        self.is_free = True
-
-    def common_length(self, prompt_ids: Sequence[int], prefix_hash: str | None) -> int:
-        """Leading tokens of a prompt that need not be computed; the last one always is, for its logits."""
-        if prefix_hash != self.prefix_hash:
-            return 0
-        pairs = zip(self.tokens, prompt_ids[:-1], strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-class _Row:
-    """A request in its slot, and how far it is."""
-
-    def __init__(self, stream: Stream, slot: _Slot, limit: int) -> None:
-        request = stream.request
-        self.stream = stream
-        self.slot = slot
-        self.prompt_ids = list(request.prompt_ids)
-        self.prefix_length = request.prefix_length
-        self.remaining = min(request.sampling.max_new_tokens, limit - len(self.prompt_ids))
-        self.generator = torch.Generator().manual_seed(request.seed)
-        self.fed_tokens = 0  # whose computation has been started
-        self.last_token = -1
-
-    @property
-    def is_prefilling(self) -> bool:
-        return self.fed_tokens < len(self.prompt_ids)
-
-    @property
-    def sampling(self) -> SamplingParams:
-        return self.stream.request.sampling
-
-
-class _Sampling:
-    """How the rows of a batch choose their tokens, kept while the batch stays the same."""
-
-    def __init__(self, rows: list[_Row], device: torch.device) -> None:
-        self.rows = rows
-        self.slots = torch.tensor([row.slot.index for row in rows], device=device)
-        self.batch = SamplingBatch([row.sampling for row in rows], device)
 
 
 class _Step:
@@ -128,7 +47,7 @@ class _Step:
         outcome: ``[2, n]`` on the device: the tokens, and 1 where the logits were finite.
     """
 
-    def __init__(self, rows: list[_Row], tokens: Tensor, outcome: Tensor) -> None:
+    def __init__(self, rows: list[Row], tokens: Tensor, outcome: Tensor) -> None:
         self.rows = rows
         self.tokens = tokens
         self._outcome = outcome
@@ -168,16 +87,13 @@ class Engine:
         self.model = model
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
         slots = choose_slots(model.config, model.dtype, model.device, self.max_length + PREFIX_ROOM, slots)
-        self._cache = SlotCache(model, slots, self.max_length + PREFIX_ROOM)
+        self._cache = SlotCache(model.config, model.dtype, model.device, slots, self.max_length + PREFIX_ROOM)
         with torch.inference_mode():
             self._runner = build_runner(model, self._cache, self.max_length)
-        self._slots = [_Slot(index) for index in range(slots)]
-        self._seen: Tensor | None = None  # [slots, vocabulary]; allocated by the first repetition penalty
-        self._rows: list[_Row] = []  # in the order of their slots
-        self._sampling: _Sampling | None = None
+        self._slots = SlotTable(slots)
+        self._sampling = SamplingState(slots, model.config.padded_vocab_size, model.device)
+        self._rows: list[Row] = []  # in the order of their slots
         self._step: _Step | None = None  # started, its tokens not yet read
-        self._reused_tokens = 0
-        self._clock = itertools.count(1)
         self._waiting: deque[Stream] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -193,10 +109,8 @@ class Engine:
             PromptError: the prompt is empty, or leaves no room for a reply.
             EngineError: the engine is closed.
         """
-        limit = self._text_limit(request)
-        if not 0 < len(request.prompt_ids) < limit:
-            raise _prompt_error(len(request.prompt_ids), limit)
-        stream = Stream(request, self)
+        request.check(self._text_limit(request))
+        stream = Stream(request, self._cancel)
         with self._wake:
             if self._closed:
                 raise _closed_error()
@@ -217,8 +131,9 @@ class Engine:
     def stats(self) -> EngineStats:
         """How many requests run and wait."""
         with self._wake:
-            active = sum(row.stream.finish_reason is None for row in self._rows)
-            return EngineStats(active, len(self._waiting), len(self._slots), self.max_length, self._reused_tokens)
+            active = sum(not row.is_finished for row in self._rows)
+            slots = self._slots
+            return EngineStats(active, len(self._waiting), len(slots), self.max_length, slots.reused_tokens)
 
     def close(self) -> None:
         """Cancel everything and stop the worker."""
@@ -235,7 +150,7 @@ class Engine:
         with self._wake:
             if stream in self._waiting:
                 self._waiting.remove(stream)
-            stream._finish("cancelled")
+            stream.finish("cancelled")
             self._wake.notify()
 
     # The worker's side. Everything below runs on its thread only.
@@ -250,7 +165,7 @@ class Engine:
             except Exception as error:
                 self._fail_all(error)
         for stream in (*self._waiting, *(row.stream for row in self._rows)):
-            stream._finish("cancelled")
+            stream.finish("cancelled")
 
     def _await_work(self) -> bool:
         """Sleep until there is something to do; False once the engine is closed."""
@@ -280,63 +195,36 @@ class Engine:
             and self._runner.runs_ahead
             and step.rows == self._rows
             and not (self._waiting and len(self._rows) < len(self._slots))
-            and all(row.stream.finish_reason is None and row.remaining > 1 for row in step.rows)
+            and all(not row.is_finished and row.remaining > 1 for row in step.rows)
         )
 
     def _admit(self) -> None:
         """Let waiting requests into free slots, each into the one that saves it most."""
         with self._wake:
-            while self._waiting and any(slot.is_free for slot in self._slots):
+            while self._waiting and self._slots.has_free:
                 stream = self._waiting.popleft()
-                slot = self._choose_slot(stream.request)
-                slot.is_free = False
-                slot.last_used = next(self._clock)
-                row = _Row(stream, slot, self._text_limit(stream.request))
+                request = stream.request
+                slot, needs_prefix = self._slots.take(request)
+                row = Row(stream, slot, self._text_limit(request))
                 self._rows.append(row)
-                self._occupy(row)
+                if needs_prefix and request.prefix is not None:
+                    self._cache.write_prefix(slot.index, request.prefix)
+                self._sampling.enter(slot.index, request.sampling, request.seed, row.prompt_ids)
             self._rows.sort(key=lambda row: row.slot.index)
 
-    def _choose_slot(self, request: Request) -> _Slot:
-        """The free slot with the longest common text, if worth it, else an empty one or the one unused for longest."""
-        free = [slot for slot in self._slots if slot.is_free]
-        common = [slot.common_length(request.prompt_ids, request.prefix_hash) for slot in free]
-        longest = max(common)
-        if longest >= min(WORTH_REUSING, len(request.prompt_ids) // 2):
-            return free[common.index(longest)]
-        return min(free, key=lambda slot: (bool(slot.tokens), slot.last_used, slot.index))
-
-    def _occupy(self, row: _Row) -> None:
-        """Keep what the row can use of its slot, bring its prefix, note its prompt for the repetition penalty."""
-        slot, request = row.slot, row.stream.request
-        del slot.tokens[slot.common_length(row.prompt_ids, request.prefix_hash) :]
-        row.fed_tokens = len(slot.tokens)
-        self._reused_tokens += row.fed_tokens
-        if slot.prefix_hash != request.prefix_hash and request.prefix is not None:
-            self._cache.write_prefix(slot.index, request.prefix)
-        slot.prefix_hash = request.prefix_hash
-        if row.sampling.repetition_penalty != 1.0 and self._seen is None:
-            size = (len(self._slots), self.model.config.padded_vocab_size)
-            self._seen = torch.zeros(size, dtype=torch.bool, device=self.model.device)
-        if self._seen is not None:
-            self._seen[slot.index] = False
-            self._seen[slot.index, torch.tensor(row.prompt_ids, device=self.model.device)] = True
-
-    def _prefill(self, rows: list[_Row], budget: int) -> None:
+    def _prefill(self, rows: list[Row], budget: int) -> None:
         """Compute up to ``budget`` tokens of the prompts; rows whose prompt is done get their first token."""
         share = max(1, budget // len(rows))
         parts = []
         for row in rows:
-            ids = row.prompt_ids[row.fed_tokens :][:share]
-            parts.append(PromptPart(ids, row.slot.index, row.fed_tokens, row.prefix_length))
+            start = row.fed_tokens
+            parts.append(PromptPart(row.take_prompt(share), row.slot.index, start, row.prefix_length))
         logits = self._runner.prefill(parts)
-        for row, part in zip(rows, parts, strict=True):
-            row.slot.tokens += part.ids
-            row.fed_tokens += len(part.ids)
         ready = [index for index, row in enumerate(rows) if not row.is_prefilling]
         if ready:
             self._advance([rows[index] for index in ready], logits if len(ready) == len(rows) else logits[ready])
 
-    def _decode(self, rows: list[_Row]) -> Tensor:
+    def _decode(self, rows: list[Row]) -> Tensor:
         """One more position for every row: logits ``[n, vocabulary]``."""
         if self._step is not None:  # steady: what it chose is fed on before it is read
             ids = self._step.tokens
@@ -350,17 +238,9 @@ class Engine:
             row.fed_tokens += 1
         return self._runner.decode(DecodeBatch(ids, [row.slot.index for row in rows], positions, columns))
 
-    def _advance(self, rows: list[_Row], logits: Tensor) -> None:
+    def _advance(self, rows: list[Row], logits: Tensor) -> None:
         """Choose a token for each row, read the step before, and this one too where nothing is gained by waiting."""
-        if self._sampling is None or self._sampling.rows != rows:
-            self._sampling = _Sampling(rows, logits.device)
-        slots = self._sampling.slots
-        uniforms = torch.cat([torch.rand(1, generator=row.generator) for row in rows])
-        seen = self._seen[slots] if self._seen is not None else None
-        uniforms = uniforms.to(logits.device, non_blocking=True)
-        tokens, healthy = choose_tokens(logits, self._sampling.batch, uniforms, seen)
-        if self._seen is not None:
-            self._seen[slots, tokens] = True
+        tokens, healthy = self._sampling.choose([row.slot.index for row in rows], logits)
         step = _Step(rows, tokens, torch.stack((tokens, healthy)))
         self._settle(fed_on=True)
         self._step = step
@@ -382,33 +262,28 @@ class Engine:
                 row.slot.tokens.append(token)
             self._hand_out(row, token, bool(is_healthy))
 
-    def _hand_out(self, row: _Row, token: int, is_healthy: bool) -> None:
+    def _hand_out(self, row: Row, token: int, is_healthy: bool) -> None:
         stream = row.stream
         if not is_healthy:
-            stream._finish("error", _broken_numbers_error())
+            stream.finish("error", _broken_numbers_error())
         elif token == self.model.config.eos_token_id:
-            stream._finish("stop")
+            stream.finish("stop")
         elif stream.finish_reason is None:
             row.last_token = token
             row.remaining -= 1
-            stream._tokens.put(token)
+            stream.push(token)
             if row.remaining <= 0:
-                stream._finish("length")
+                stream.finish("length")
 
     def _drop_finished(self) -> None:
         """Free the slots of rows that are done; their text stays for whoever continues it."""
         with self._wake:
-            for row in [row for row in self._rows if row.stream.finish_reason is not None]:
+            for row in [row for row in self._rows if row.is_finished]:
                 self._rows.remove(row)
-                row.slot.is_free = True
-                if row.stream.finish_reason == "error":
-                    self._forget(row.slot)
-
-    def _forget(self, slot: _Slot) -> None:
-        """Empty a slot for good: what is not a number would reach later rows even through a mask."""
-        self._cache.erase(slot.index)
-        slot.tokens = []
-        slot.prefix_hash = None
+                is_broken = row.stream.finish_reason == "error"
+                if is_broken:  # what is not a number would reach later rows even through a mask
+                    self._cache.erase(row.slot.index)
+                self._slots.release(row.slot, forget=is_broken)
 
     def _fail_all(self, error: Exception) -> None:
         """A step broke, out of memory most likely: every running request ends with the reason, waiting ones go on."""
@@ -418,19 +293,8 @@ class Engine:
             reason = error if isinstance(error, ChatGLMError) else _step_error(error)
         self._step = None
         for row in self._rows:
-            row.stream._finish("error", reason)
+            row.stream.finish("error", reason)
         self._drop_finished()
-
-
-def _prompt_error(length: int, limit: int) -> PromptError:
-    if length == 0:
-        return PromptError("The prompt is empty. Type something first.", "输入是空的，请先输入内容。")
-    return PromptError(
-        f"The prompt has {length:,} tokens; at most {limit - 1:,} fit, with room for a reply. "
-        "Shorten it, or start with a larger --max-length.",
-        f"输入有 {length:,} 个 token，最多只能容纳 {limit - 1:,} 个（还要给回复留出位置）。"
-        "请缩短输入，或用更大的 --max-length 启动。",
-    )
 
 
 def _closed_error() -> EngineError:

@@ -1,4 +1,4 @@
-"""What is asked of the engine, and how busy it says it is.
+"""What is asked of the engine and whether it can be answered, and how busy the engine says it is.
 
 Knows ids, prefixes and sampling; computes nothing.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from chatglm2.errors import PromptError
 from chatglm2.model.prefix import Prefix
 from chatglm2.sampling import SamplingParams
 
@@ -40,6 +41,23 @@ class Request:
     def prefix_hash(self) -> str | None:
         """What tells one prefix from another; None for the base model."""
         return self.prefix.sha256 if self.prefix is not None else None
+
+    def check(self, limit: int) -> None:
+        """Refuse a prompt that cannot be answered in ``limit`` tokens, prompt and reply together.
+
+        Raises:
+            PromptError: it is empty, or leaves no room for a reply.
+        """
+        length = len(self.prompt_ids)
+        if length == 0:
+            raise PromptError("The prompt is empty. Type something first.", "输入是空的，请先输入内容。")
+        if length >= limit:
+            raise PromptError(
+                f"The prompt has {length:,} tokens; at most {limit - 1:,} fit, with room for a reply. "
+                "Shorten it, or start with a larger --max-length.",
+                f"输入有 {length:,} 个 token，最多只能容纳 {limit - 1:,} 个（还要给回复留出位置）。"
+                "请缩短输入，或用更大的 --max-length 启动。",
+            )
 
 
 @dataclass(frozen=True)

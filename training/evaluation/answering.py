@@ -17,7 +17,7 @@ from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Engine, 
 from chatglm2.errors import DataError
 from chatglm2.memory.estimate import fitting_slots
 from chatglm2.serving.engine import PREFIX_ROOM
-from chatglm2.serving.runners.runner import SINGLE_THREAD_PARAMETERS
+from chatglm2.serving.runners.cpu import SINGLE_THREAD_PARAMETERS
 from training.data.encoding import Example, ExampleEncoder
 from training.settings.train import TrainingSettings
 

@@ -19,7 +19,7 @@ from chatglm2.kernels.layer.decoding import LARGEST_GEMV_BATCH, add_norm, decode
 from chatglm2.model.attention import attend
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 from chatglm2.serving.cache import SlotCache
-from chatglm2.serving.runners.runner import DecodeBatch, PromptPart
+from chatglm2.serving.runners.base import DecodeBatch, PromptPart
 
 WARM_UP_STEPS = 2
 # Prompts of these lengths between them use every kernel that a prompt may: none is left to compile for the first one.

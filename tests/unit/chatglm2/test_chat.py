@@ -13,7 +13,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, ChatSession, Engine, Prefix, SamplingParams
 from chatglm2.errors import PromptError
-from chatglm2.serving.chat import clean_reply
+from chatglm2.text.prompt import clean_reply
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
@@ -75,13 +75,23 @@ def test_beams_go_through_generate(model, tokenizer) -> None:
     assert history == [("红色", reply)]
 
 
-def test_max_length_counts_the_prompt(model, tokenizer) -> None:
-    prompt = len(tokenizer.encode_prompt("红色"))
-    *_, (_reply, _) = model.stream_chat(tokenizer, "红色", max_length=prompt + 5, do_sample=False)
-    engine = model.chat_engine
-    stream = ChatSession(engine, tokenizer).stream("红色", sampling=SamplingParams(temperature=0, max_new_tokens=5))
-    list(stream)
-    assert stream.token_count <= 5
+def test_a_prompt_is_tokenized_once(model, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = tokenizer.encode_prompt
+    monkeypatch.setattr(tokenizer, "encode_prompt", lambda query, *rest: encoded.append(query) or encode(query, *rest))
+    list(model.stream_chat(tokenizer, "红色", history=[("你好", "你好")], max_length=60))
+    assert encoded == ["红色"]
+
+
+def test_max_length_counts_prompt_and_reply_to_the_token(model, tokenizer) -> None:
+    ids = torch.tensor([tokenizer.encode_prompt("红色")])
+    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 8}
+    answer = model.generate(ids, **options)[0, ids.shape[1] :].tolist()
+    replies = [clean_reply(tokenizer.decode_ids(answer[:count])) for count in (4, 5, 6)]
+    assert len(set(replies)) == 3, "these tokens cannot be told apart by their text"
+    for max_length in (ids.shape[1] + 5, ids.shape[1] + 4):  # the engine of the first has room for more than the second
+        reply, _ = model.chat(tokenizer, "红色", max_length=max_length, do_sample=False)
+        assert reply == replies[max_length - ids.shape[1] - 4]
 
 
 def test_a_long_history_loses_its_oldest_rounds_and_says_so(session) -> None:
@@ -93,10 +103,6 @@ def test_a_long_history_loses_its_oldest_rounds_and_says_so(session) -> None:
     assert dropped == reply.dropped_rounds
     assert prompt == session.tokenizer.encode_prompt("你好", history[dropped:])
     assert len(prompt) + GREEDY.max_new_tokens <= session.engine.max_length
-
-
-def test_a_short_history_is_kept_whole(session) -> None:
-    assert session.fit_prompt("你好", [("红色", "蓝色")], 16)[1] == 0
 
 
 @pytest.mark.parametrize("query", ["", "  \n", "红" * 3000, "x" * 50_000_000], ids=["empty", "blank", "long", "50 MB"])
@@ -128,7 +134,3 @@ def test_probe_sees_that_a_prefix_has_none(checkpoint: Path, tokenizer) -> None:
     engine = Engine(model, slots=1)
     assert not ChatSession(engine, tokenizer).probe(random_prefix(model)).has_effect
     engine.close()
-
-
-def test_replies_are_cleaned_as_the_original_does() -> None:
-    assert clean_reply("\n 训练于[[训练时间]]。 ") == "训练于2023年。"

@@ -19,7 +19,10 @@ import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, Engine, Prefix, Request, SamplingParams
 from chatglm2.errors import DeviceMemoryError, EngineError, PromptError
 from chatglm2.serving.cache import SlotCache
-from chatglm2.serving.runners.runner import CpuRunner, DecodeBatch, ModuleRunner
+from chatglm2.serving.engine import PREFIX_ROOM
+from chatglm2.serving.runners.base import DecodeBatch
+from chatglm2.serving.runners.cpu import CpuRunner
+from chatglm2.serving.runners.module import ModuleRunner
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
 PREFIXES = (None, build_prefix(3), build_prefix(9, seed=2))
@@ -204,6 +207,17 @@ def test_a_reply_ends_where_the_context_ends(model) -> None:
     engine.close()
 
 
+def test_a_prefix_longer_than_its_room_takes_the_rest_from_the_text(model) -> None:
+    engine = Engine(model, slots=1, max_length=40)
+    long = build_prefix(PREFIX_ROOM + 12)
+    stream = engine.submit(Request(list(range(20)), long, SamplingParams(temperature=0, max_new_tokens=100)))
+    assert len(list(stream)) == 40 - 12 - 20
+    assert stream.finish_reason == "length"
+    with pytest.raises(PromptError, match="at most 27 fit"):
+        engine.submit(Request(list(range(28)), long, GREEDY))
+    engine.close()
+
+
 def test_a_prompt_in_chunks_equals_a_prompt_in_one_go(model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatglm2.serving.engine.PREFILL_CHUNK_ALONE", 8)
     monkeypatch.setattr("chatglm2.serving.engine.PREFILL_CHUNK_SHARED", 6)
@@ -234,6 +248,26 @@ def test_broken_numbers_end_one_row_with_a_sentence_and_leave_the_others(model, 
         assert list(stream) == generate(model, prompt, None, 24), "the broken prefix is left in its slot"
 
 
+def test_what_is_not_a_number_is_gone_from_its_slot_and_nothing_from_another(model) -> None:
+    engine = Engine(model, slots=2)
+    broken = Request(list(range(60, 120)), Prefix(torch.full_like(PREFIXES[2].key_values, torch.nan)), GREEDY)
+    # The short row gets the broken one's slot and is decoded beside the long one: through the mask it looks at all that
+    # lay there, and 0 * NaN is NaN.
+    long, short = (
+        Request([9] * 90, None, SamplingParams(temperature=0, max_new_tokens=60)),
+        Request([5, 6, 7], None, GREEDY),
+    )
+    good, bad, after = engine.submit_all([long, broken, short])
+    with pytest.raises(EngineError, match="not a number"):
+        list(bad)
+    assert list(after) == generate(model, [5, 6, 7], None, 24), "what is not a number is left in its slot"
+    assert list(good) == generate(model, [9] * 90, None, 60), "the slot of another request was erased"
+    for _ in range(2):  # none of its text counts as computed
+        with pytest.raises(EngineError, match="not a number"):
+            list(engine.submit(broken))
+    engine.close()
+
+
 def test_a_failing_step_reaches_the_reader_and_the_engine_lives_on(model, engine, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
@@ -259,7 +293,7 @@ def test_close_ends_running_requests_and_refuses_new_ones(model) -> None:
 
 @torch.inference_mode()
 def test_both_runners_give_the_same_logits(model) -> None:
-    cache = SlotCache(model, slots=5, capacity=64)
+    cache = SlotCache(model.config, model.dtype, model.device, slots=5, capacity=64)
     cache.keys.normal_(generator=torch.Generator().manual_seed(0))
     cache.values.normal_(generator=torch.Generator().manual_seed(1))
     for slots, columns in (([3], [17]), ([0, 1], [17, 17]), ([0, 2, 4], [4, 17, 30])):

@@ -8,7 +8,8 @@ from small_models import build_model, build_prefix
 
 from chatglm2 import Engine, Request, SamplingParams
 from chatglm2.serving.cache import SlotCache
-from chatglm2.serving.runners.runner import DecodeBatch, ModuleRunner, PromptPart
+from chatglm2.serving.runners.base import DecodeBatch, PromptPart
+from chatglm2.serving.runners.module import ModuleRunner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -21,7 +22,7 @@ def test_a_captured_step_equals_the_modules(dtype: torch.dtype) -> None:
     from chatglm2.serving.runners.graph import GraphRunner
 
     model = build_model(**SHAPE).to("cuda", dtype)
-    cache = SlotCache(model, slots=5, capacity=1024)
+    cache = SlotCache(model.config, model.dtype, model.device, slots=5, capacity=1024)
     cache.keys.normal_(generator=torch.Generator("cuda").manual_seed(0))
     cache.values.normal_(generator=torch.Generator("cuda").manual_seed(1))
     runner = GraphRunner(model, cache, 1024)
@@ -38,7 +39,7 @@ def test_unpadded_prompts_equal_the_modules() -> None:
     from chatglm2.serving.runners.graph import GraphRunner
 
     model = build_model(**SHAPE).to("cuda", torch.float16)
-    caches = [SlotCache(model, slots=3, capacity=1024) for _ in range(2)]
+    caches = [SlotCache(model.config, model.dtype, model.device, slots=3, capacity=1024) for _ in range(2)]
     runners = (ModuleRunner(model, caches[0]), GraphRunner(model, caches[1], 1024))
     for cache in caches:  # after capturing, which writes into the first slot
         for slot, prefix in ((0, build_prefix(5, **SHAPE)), (2, build_prefix(9, seed=2, **SHAPE))):

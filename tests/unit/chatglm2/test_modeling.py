@@ -10,7 +10,7 @@ from small_models import SHAPE, build_model, build_prefix
 from torch import Tensor
 from transformers import GlmConfig, GlmForCausalLM
 
-from chatglm2.model.modeling import ChatGLMForConditionalGeneration, RotaryEmbedding
+from chatglm2.model.modeling import ChatGLMForConditionalGeneration, RMSNorm, RotaryEmbedding
 
 
 def build_glm_twin(model: ChatGLMForConditionalGeneration) -> GlmForCausalLM:
@@ -146,6 +146,17 @@ def test_fp32_rotation_is_exact_on_a_half_model() -> None:
     rotation = rotary(torch.tensor([[1000]]))[0, 0, 0, 1]
     assert rotation.real.item() == pytest.approx(-0.5846, abs=1e-3)
     assert rotation.imag.item() == pytest.approx(0.8113, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_norms_weight_is_multiplied_before_the_norm_is_rounded(dtype: torch.dtype) -> None:
+    norm = RMSNorm(512, 1e-5).to(dtype)
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    x = 3 * torch.randn(64, 512, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = x.double() * (x.double().square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    rounded_once, rounded_before = (exact * norm.weight.double()).to(dtype), exact.to(dtype) * norm.weight
+    assert (norm(x) != rounded_once).double().mean() < 1e-3  # ties that fp32 does not see
+    assert (rounded_before != rounded_once).double().mean() > 0.1, "the two orders cannot be told apart here"
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")  # its successor is new in 5.23

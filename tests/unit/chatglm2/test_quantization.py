@@ -323,6 +323,7 @@ def test_transformers_loads_a_quantized_checkpoint(
         quantized = [module for _, _, module in quantizable_linears(again)]
         assert all(isinstance(module, QuantizedLinear) and module.weight.dtype == torch.int8 for module in quantized)
         assert again.dtype == quantized[0].weight_scale.dtype == (torch.bfloat16 if dtype == "auto" else dtype)
+        assert again.state_dict().keys() == model.state_dict().keys()
         for name, tensor in again.state_dict().items():
             assert torch.equal(tensor.to(model.state_dict()[name].dtype), model.state_dict()[name])
     with torch.no_grad():

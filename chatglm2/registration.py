@@ -1,0 +1,89 @@
+"""What joins the rooms to one package and to transformers, done when the modules it needs are imported, whoever does.
+
+Knows which modules to wait for; imports none of them by itself, so that ``import chatglm2`` loads no torch. Of two
+modules either may be imported first, and from within the other: what is not whole yet is left to the hook of the one
+that is whole later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from wrapt import register_post_import_hook
+
+if TYPE_CHECKING:
+    from chatglm2.model.modeling import ChatGLMForConditionalGeneration
+    from chatglm2.serving.chat import History
+    from chatglm2.text.tokenizer import ChatGLMTokenizer
+
+AUTO = "transformers.models.auto"
+
+
+def register_hooks() -> None:
+    """Let transformers' Auto classes load ChatGLM2 without remote code, and ChatGLM2 models ``chat``."""
+    register_post_import_hook(_register_config, f"{AUTO}.configuration_auto")
+    register_post_import_hook(_register_tokenizer, f"{AUTO}.tokenization_auto")
+    register_post_import_hook(_register_model, f"{AUTO}.modeling_auto")
+    register_post_import_hook(_register_model, "chatglm2.model.modeling")
+    register_post_import_hook(_attach_chat, "chatglm2.model.modeling")
+
+
+def _register_config(auto: ModuleType) -> None:
+    from chatglm2.configuration import ChatGLMConfig
+
+    auto.AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
+
+
+def _register_tokenizer(auto: ModuleType) -> None:
+    from chatglm2.configuration import ChatGLMConfig
+    from chatglm2.text.tokenizer import ChatGLMTokenizer
+
+    auto.AutoTokenizer.register(ChatGLMConfig, slow_tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+
+
+def _register_model(_: ModuleType) -> None:
+    from transformers.models.auto import modeling_auto as auto
+
+    from chatglm2.configuration import ChatGLMConfig
+    from chatglm2.model import modeling
+
+    if not hasattr(modeling, "ChatGLMForConditionalGeneration"):  # it is being imported, and imports the Auto classes
+        return
+    for auto_class in (auto.AutoModel, auto.AutoModelForCausalLM):
+        auto_class.register(ChatGLMConfig, modeling.ChatGLMForConditionalGeneration, exist_ok=True)
+
+
+def _attach_chat(modeling: ModuleType) -> None:
+    """Give models the original's methods: the room that they are written in does not know conversations."""
+    model_class = modeling.ChatGLMForConditionalGeneration
+    model_class.chat = _chat
+    model_class.stream_chat = _stream_chat
+    model_class.chat_engine = None  # the engine behind `chat`, a model's own from its first use on
+
+
+def _chat(
+    self: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    query: str,
+    history: History | None = None,
+    **options: Any,
+) -> tuple[str, History]:
+    """Answer ``query``; see `chatglm2.serving.chat.chat`."""
+    from chatglm2.serving import chat
+
+    return chat.chat(self, tokenizer, query, history, **options)
+
+
+def _stream_chat(
+    self: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    query: str,
+    history: History | None = None,
+    **options: Any,
+) -> Iterator[tuple[str, History]]:
+    """Answer ``query`` word by word; see `chatglm2.serving.chat.stream_chat`."""
+    from chatglm2.serving import chat
+
+    return chat.stream_chat(self, tokenizer, query, history, **options)

@@ -14,12 +14,11 @@ from urllib.parse import urlencode
 
 from app.chat.conversation import PANES, Answer
 from app.chat.model_host import LoadingState
-from app.chat.sources import LoadedSource, Source
+from app.chat.sources import LoadedSource, Source, who_answers
 from app.machine import Memory
 from app.text.languages import Speech
-from app.training.service import RunView
+from app.training.run_view import RunView
 from app.views.charts import format_number, histogram
-from app.web.downloads import ORIGINAL_FORMAT
 from training.data.summary import DatasetReport, LengthReport
 from training.runs.store import Status
 
@@ -27,6 +26,7 @@ GIB = 2**30
 MIB = 2**20
 DOWNLOAD_PATH = "download-checkpoint"
 DOWNLOAD_FRAME = "download-answer"  # where the page learns why a download failed
+ORIGINAL_FORMAT = "original"  # what a link asks for that wants the original's file instead of ours
 
 
 def escape(text: object) -> str:
@@ -50,16 +50,6 @@ def format_duration(seconds: float, speech: Speech) -> str:
     return speech("duration_hours", hours=minutes // 60, minutes=minutes % 60)
 
 
-def chip_text(loaded: LoadedSource, model_name: str, speech: Speech) -> str:
-    """Who answers, in one line: the base model's name, or run, step, prefix length and short hash."""
-    info = loaded.source.info
-    if loaded.prefix is None or info is None:
-        return speech("chip_base", name=model_name)
-    step = speech("chip_step", step=info.step)
-    prefix = speech("chip_prefix", length=loaded.prefix.length)
-    return f"{info.run_name} · {step} · {prefix} · {loaded.prefix.short_hash}"
-
-
 def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str = "") -> str:
     """Who answers in a pane, and whether its prefix changes anything."""
     kind = "base" if loaded.source.is_base else "tuned"
@@ -70,7 +60,7 @@ def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str =
     warning = "" if loaded.has_effect else " warn"
     title = escape(speech("prefix_effect_help")) if loaded.prefix is not None else ""
     return (
-        f'<div class="pane-head"><span class="chip {kind}">{escape(chip_text(loaded, model_name, speech))}</span>'
+        f'<div class="pane-head"><span class="chip {kind}">{escape(who_answers(loaded, model_name, speech))}</span>'
         f'<span class="pane-note{warning}" title="{title}">{note}</span></div>'
     )
 

@@ -5,9 +5,11 @@ Pure: a `RunView` in, escaped HTML out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from app.text.languages import Speech
-from app.training.service import RunView
-from app.views.charts import format_number, line_chart
+from app.training.run_view import Measurement, RunView
+from app.views.charts import Point, format_number, line_chart
 from app.views.fragments import escape, sentence_html
 
 SHOWN_CHARACTERS = 60
@@ -17,7 +19,11 @@ RETENTION_HEIGHT = 150
 def loss_html(view: RunView, speech: Speech) -> str:
     """The loss, with the validation's where there is one."""
     chart = line_chart(
-        view.losses, view.total_steps, speech("loss_curve"), speech("no_points"), measured=view.validation
+        _points(view.losses),
+        view.total_steps,
+        speech("loss_curve"),
+        speech("no_points"),
+        measured=_points(view.validation),
     )
     if not view.validation:
         return chart
@@ -33,7 +39,7 @@ def retention_html(view: RunView, speech: Speech) -> str:
         return ""
     title = speech("kept", share=f"{latest.kept:.0f}")
     same = speech("kept_same", same=latest.unchanged, count=latest.prompts)
-    chart = line_chart(view.kept, view.total_steps, title, "", ceiling=100, height=RETENTION_HEIGHT)
+    chart = line_chart(_points(view.kept), view.total_steps, title, "", ceiling=100, height=RETENTION_HEIGHT)
     example = ""
     if latest.examples:
         cells = {name: _shortened(text) for name, text in latest.examples[0].items()}
@@ -51,6 +57,10 @@ def ready_html(view: RunView, speech: Speech) -> str:
         return ""
     key = "checkpoint_best" if offered.is_best else "checkpoint_ready"
     return sentence_html(speech(key, step=offered.step), "plain")
+
+
+def _points(measurements: Iterable[Measurement]) -> list[Point]:
+    return [Point(measurement.step, measurement.value) for measurement in measurements]
 
 
 def _shortened(text: str) -> str:

@@ -25,12 +25,12 @@ from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE
 from app.services import Services, build_services
+from app.tabs.settings_form import preset_reason, preset_values
 from app.text.languages import Speech
 from app.training.service import DataChoice
-from app.views.fragments import DOWNLOAD_PATH, checkpoint_table, dataset_html
+from app.views.fragments import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table, dataset_html
 from app.views.run_figures import loss_html, ready_html, retention_html
-from app.views.settings_form import preset_reason, preset_values
-from app.web.downloads import ORIGINAL_FORMAT, prepare_download
+from app.web.downloads import prepare_download
 from app.web.server import routes
 from chatglm2 import ChatGLMConfig, save_prefix
 from chatglm2.errors import ChatGLMError, EngineError, PrefixError, PromptError
@@ -389,6 +389,16 @@ def test_the_best_checkpoint_is_offered_once_all_is_done(place: Place) -> None:
     run.update(settings=replace(asked, load_best_model_at_end=False))
     newest = place.services.training.view("my-run").offered_checkpoint
     assert newest is not None and newest.step == 60
+
+
+def test_a_complete_model_is_not_offered_to_a_pane(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    complete = run.checkpoint_path(60)
+    complete.mkdir()
+    (complete / MODEL_METADATA_FILE).write_text("{}", encoding="utf-8")
+    view = place.services.training.view("my-run")
+    assert [info.step for info in view.checkpoints] == [40, 60]
+    assert view.offered_checkpoint is not None and view.offered_checkpoint.step == 40
 
 
 def test_broken_rows_are_shown_and_stop_a_run_unless_they_are_skipped(

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.text.languages import word
+from app.tabs.translations import word
 from training.settings.field import SettingField
 from training.settings.presets import PRESETS
 from training.settings.train import setting_fields

@@ -20,8 +20,9 @@ from app.text.languages import Speech
 from app.training.run_view import RunView
 from app.training.service import DataChoice
 from app.views.charts import line_chart
-from app.views.fragments import dataset_html, log_html, run_html, sentence_html
-from app.views.run_figures import loss_html, ready_html, retention_html
+from app.views.dataset import dataset_html
+from app.views.fragments import log_html, sentence_html
+from app.views.run_figures import loss_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
 
 SAMPLE, UPLOAD = "sample", "upload"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.chat.model_host import ModelOptions
-from app.views.fragments import ORIGINAL_FORMAT
+from app.views.checkpoint_table import ORIGINAL_FORMAT
 from chatglm2.checkpoints.export import ORIGINAL_FILE
 from chatglm2.model.prefix import CANDIDATE_FILES
 from training.cli.export import ExportRequest, export

@@ -21,7 +21,7 @@ from app.services import Services
 from app.tabs.settings_form import setting_words
 from app.tabs.translations import build_i18n
 from app.text.languages import language_of
-from app.views.fragments import DOWNLOAD_PATH
+from app.views.checkpoint_table import DOWNLOAD_PATH
 from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names
 from app.web.downloads import prepare_download

@@ -28,7 +28,8 @@ from app.services import Services, build_services
 from app.tabs.settings_form import preset_reason, preset_values
 from app.text.languages import Speech
 from app.training.service import DataChoice
-from app.views.fragments import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table, dataset_html
+from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table
+from app.views.dataset import dataset_html
 from app.views.run_figures import loss_html, ready_html, retention_html
 from app.web.downloads import prepare_download
 from app.web.server import routes

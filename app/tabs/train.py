@@ -14,9 +14,10 @@ import gradio as gr
 from app.services import Services
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, WORKING, say, say_problem
-from app.tabs.settings_form import build_setting, form_fields, preset_reason, preset_values
+from app.tabs.settings_form import build_setting
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
+from app.training.form import form_fields, preset_reason, preset_values
 from app.training.run_view import RunView
 from app.training.service import DataChoice
 from app.views.charts import line_chart

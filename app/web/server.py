@@ -18,9 +18,9 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from app.services import Services
-from app.tabs.settings_form import setting_words
 from app.tabs.translations import build_i18n
 from app.text.languages import language_of
+from app.training.form import setting_words
 from app.views.checkpoint_table import DOWNLOAD_PATH
 from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names

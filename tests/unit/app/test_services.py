@@ -25,8 +25,8 @@ from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE
 from app.services import Services, build_services
-from app.tabs.settings_form import preset_reason, preset_values
 from app.text.languages import Speech
+from app.training.form import preset_reason, preset_values
 from app.training.service import DataChoice
 from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table
 from app.views.dataset import dataset_html

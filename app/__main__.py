@@ -10,7 +10,8 @@ from pathlib import Path
 from app.chat.model_host import ModelOptions
 from app.interface import build_interface
 from app.services import Services, build_services
-from app.web.server import ServerOptions, addresses, launch, wait_for_signal
+from app.web.addresses import ServerOptions, addresses
+from app.web.server import launch, wait_for_signal
 from chatglm2.errors import ChatGLMError
 from training.settings.samples import DEMO_MODEL
 

@@ -10,7 +10,8 @@ from app.tabs.checkpoints import CheckpointsTab
 from app.tabs.compare import CompareTab
 from app.tabs.listening import QUIET
 from app.tabs.train import COMPARE_TAB, TrainTab
-from app.text.languages import Speech, speech_for, word
+from app.tabs.translations import speech_for, word
+from app.text.languages import Speech
 from app.views.fragments import loading_banner, status_line
 from app.views.theme import page_script
 from training.runs.store import Status

@@ -31,13 +31,3 @@ def describe_device(device: str) -> str:
 
         return torch.cuda.get_device_name(torch.device(device))
     return f"CPU × {psutil.cpu_count(logical=True)}"
-
-
-def lan_addresses() -> list[str]:
-    """The IPv4 addresses under which other machines can reach this one."""
-    return [
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family.name == "AF_INET" and not address.address.startswith(("127.", "169.254."))
-    ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, SourceLibrary
-from app.training.service import TrainingService
+from app.training.service import TrainingService, TunedModel
 from training.runs.store import RunStore
 
 
@@ -28,4 +28,5 @@ def build_services(options: ModelOptions, output: Path) -> Services:
     runs = RunStore(output)
     loader = PrefixLoader(host.load_prefix, lambda prefix: host.session.probe(prefix))
     sources = SourceLibrary(runs, loader, output)
-    return Services(host, sources, ChatService(host, sources), TrainingService(runs, host, output))
+    tuned = TunedModel(options.path, options.hub, lambda: host.session.tokenizer)
+    return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output))

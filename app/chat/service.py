@@ -12,9 +12,8 @@ from pathlib import Path
 from app.chat.conversation import PANES, Answer, Conversation
 from app.chat.duet import MAX_SEED, Voice, draw_seeds, play
 from app.chat.model_host import ModelHost
-from app.chat.sources import SourceLibrary
+from app.chat.sources import SourceLibrary, who_answers
 from app.text.languages import Speech
-from app.views.fragments import chip_text
 from chatglm2.errors import ChatGLMError, PromptError
 from chatglm2.sampling import SamplingParams
 
@@ -87,7 +86,7 @@ class ChatService:
                 failed = Answer(source=Path(keys[pane]).name, error=error.localized(speech.language))
                 conversation.rounds[index].answers[pane] = failed
                 continue
-            chip = chip_text(loaded, self._host.options.name, speech)
+            chip = who_answers(loaded, self._host.options.name, speech)
             voices[pane] = Voice(chip, loaded.prefix, settings.sampling, seeds[pane], settings.remember)
         yield from play(session, conversation, index, voices, speech.language)
 

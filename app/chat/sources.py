@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PrefixError
 from training.runs.checkpoints import CheckpointInfo, find_checkpoints
 from training.runs.storage import explaining_storage_errors, write_atomically
@@ -181,6 +182,16 @@ class SourceLibrary:
             self._named_file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._named_file, json.dumps(paths, ensure_ascii=False, indent=1) + "\n")
         self._forget_listing()
+
+
+def who_answers(loaded: LoadedSource, model_name: str, speech: Speech) -> str:
+    """Who answers, in one line: the base model's name, or run, step, prefix length and short hash."""
+    info = loaded.source.info
+    if loaded.prefix is None or info is None:
+        return speech("chip_base", name=model_name)
+    step = speech("chip_step", step=info.step)
+    prefix = speech("chip_prefix", length=loaded.prefix.length)
+    return f"{info.run_name} · {step} · {prefix} · {loaded.prefix.short_hash}"
 
 
 def _age(source: Source) -> tuple[float, int]:

@@ -13,8 +13,10 @@ from app.chat.conversation import PANES
 from app.services import Services
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, say, say_problem, warn
-from app.text.languages import Speech, speech_for, word
-from app.views.fragments import DOWNLOAD_FRAME, checkpoint_table, sentence_html
+from app.tabs.translations import speech_for, word
+from app.text.languages import Speech
+from app.views.checkpoint_table import DOWNLOAD_FRAME, checkpoint_table
+from app.views.fragments import sentence_html
 from chatglm2.errors import ChatGLMError
 
 # A download leaves its frame empty; what arrives there is the sentence that says why there is none.

@@ -18,10 +18,10 @@ from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.listening import ASKED, QUIET, say, say_problem
-from app.text.languages import Speech, speech_for, word
-from app.views.chat_view import menu, round_index, shown_messages
+from app.tabs.translations import speech_for, word
+from app.text.languages import Speech
+from app.views.chat_view import chip_html, facts_html, failed_chip_html, menu, round_index, shown_messages
 from app.views.export import export_page
-from app.views.fragments import chip_html, facts_html, failed_chip_html
 from app.views.rendering import LATEX_DELIMITERS, question_from_markdown
 from app.views.theme import export_stylesheet
 from chatglm2.errors import ChatGLMError

@@ -14,12 +14,16 @@ import gradio as gr
 from app.services import Services
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, WORKING, say, say_problem
-from app.text.languages import Speech, speech_for, word
-from app.training.service import DataChoice, RunView
+from app.tabs.settings_form import build_setting
+from app.tabs.translations import speech_for, word
+from app.text.languages import Speech
+from app.training.form import form_fields, preset_reason, preset_values
+from app.training.run_view import RunView
+from app.training.service import DataChoice
 from app.views.charts import line_chart
-from app.views.fragments import dataset_html, log_html, run_html, sentence_html
-from app.views.run_figures import loss_html, ready_html, retention_html
-from app.views.settings_form import build_setting, form_fields, preset_reason, preset_values
+from app.views.dataset import dataset_html
+from app.views.fragments import log_html, sentence_html
+from app.views.run_figures import loss_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
 
 SAMPLE, UPLOAD = "sample", "upload"

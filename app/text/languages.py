@@ -1,7 +1,7 @@
-"""Two languages: the page's fixed words through Gradio, everything the server writes through :func:`say`.
+"""Two languages, and which of them a request is answered in.
 
-Gradio translates labels in the browser, by ``navigator.language``. What a handler writes (HTML, messages) is translated
-here, by the cookie that the page's head script sets before Gradio starts; so both always speak the same language.
+What the server writes (HTML, messages) is spoken by a `Speech`, in the language of the cookie that the page's head
+script sets. Knows no Gradio.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import gradio as gr
 
 from app.text.words import WORDS
 
@@ -40,24 +38,3 @@ def language_of(cookies: Mapping[str, str], headers: Mapping[str, str], default:
         return chosen
     accepted = headers.get("accept-language", "").strip().lower()
     return "zh" if accepted.startswith("zh") else "en"
-
-
-def speech_for(request: gr.Request | None) -> Speech:
-    """The speech of whoever sent ``request``."""
-    if request is None:
-        return Speech()
-    return Speech(language_of(request.cookies, request.headers))
-
-
-def build_i18n(extra: Mapping[str, tuple[str, str]] | None = None) -> gr.I18n:
-    """Gradio's translations: our words, and ``extra`` pairs of (English, Chinese) such as the settings' help."""
-    words = {**WORDS, **(extra or {})}
-    return gr.I18n(
-        en={key: en for key, (en, _) in words.items()},
-        zh={key: zh for key, (_, zh) in words.items()},
-    )
-
-
-def word(key: str) -> Any:
-    """A placeholder that the browser replaces with the words for ``key``."""
-    return gr.I18n()(key)

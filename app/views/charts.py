@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 MAX_POINTS = 400
 WIDTH, HEIGHT = 640, 240
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 96
@@ -61,7 +63,7 @@ def line_chart(
     measured: Sequence[Point] = (),
     ceiling: float = 0.0,
     height: int = HEIGHT,
-) -> str:
+) -> Markup:
     """A curve over steps. The value axis starts at 0: a loss of exactly 0, the sign of a collapsed prefix, must show.
 
     Values that are not finite cannot be drawn and are left out; the log names them.
@@ -78,7 +80,7 @@ def line_chart(
     finite = [point for point in points if math.isfinite(point.value)]
     others = [point for point in measured if math.isfinite(point.value)]
     if not finite:
-        return f'<div class="chart-empty">{html.escape(empty)}</div>'
+        return Markup('<div class="chart-empty">{}</div>').format(empty)
     heights = [point.value for point in (*finite, *others)]
     values = nice_ticks(min(0.0, *heights), max(ceiling, *heights), 4 if height >= HEIGHT else 2)
     steps = nice_ticks(0, max(total_steps, finite[-1].step), 6)
@@ -99,7 +101,7 @@ def line_chart(
         for point, (x, y) in zip(drawn, map(place, drawn), strict=True)
     )
     second = _dotted_curve(others, [place(point) for point in others])
-    return (
+    return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
         f'<g class="grid">{grid}</g><polyline class="curve" points="{line}"/>{second}'
         f'<circle class="last" cx="{last_x}" cy="{last_y}" r="3.5"/><g class="hover">{dots}</g></svg>'
@@ -128,13 +130,13 @@ def _step_tick(x: float, y: float, value: float) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="middle">{value:g}</text>'
 
 
-def histogram(edges: Sequence[int], counts: Sequence[int], limit: int, label: str) -> str:
+def histogram(edges: Sequence[int], counts: Sequence[int], limit: int, label: str) -> Markup:
     """How long texts are, in tokens: bin i holds what is at least ``edges[i]`` and below ``edges[i + 1]`` long.
 
     What lies beyond ``limit`` stands out; the limit itself is drawn where it falls among the texts.
     """
     if not any(counts):
-        return ""
+        return Markup()
     first, last = edges[0], max(edges[-1], 1)
     base, tallest = HISTOGRAM_HEIGHT - 18, max(counts)
     across, up = (HISTOGRAM_WIDTH - 2 * RIGHT) / (last - first), (base - TOP) / tallest
@@ -151,4 +153,5 @@ def histogram(edges: Sequence[int], counts: Sequence[int], limit: int, label: st
     ends = f'<text x="{RIGHT}" y="{HISTOGRAM_HEIGHT - 4}">{first}</text>'
     ends += f'<text x="{HISTOGRAM_WIDTH - RIGHT}" y="{HISTOGRAM_HEIGHT - 4}" text-anchor="end">{last}</text>'
     box = f"0 0 {HISTOGRAM_WIDTH} {HISTOGRAM_HEIGHT}"
-    return f'<svg class="histogram" viewBox="{box}" role="img" aria-label="{html.escape(label)}">{bars}{ends}</svg>'
+    head = f'<svg class="histogram" viewBox="{box}" role="img" aria-label="{html.escape(label)}">'
+    return Markup(f"{head}{bars}{ends}</svg>")

@@ -1,10 +1,16 @@
-"""What a pane shows of a conversation, and what its menu offers. Pure: data in, Gradio's plain message data out."""
+"""What a pane shows: who answers, the conversation and its facts, and what its menu offers.
+
+Pure: data in, escaped HTML or Gradio's plain message data out.
+"""
 
 from __future__ import annotations
 
-from app.chat.conversation import Conversation
-from app.chat.sources import Source
+from markupsafe import Markup
+
+from app.chat.conversation import Answer, Conversation
+from app.chat.sources import LoadedSource, Source, who_answers
 from app.text.languages import Speech
+from app.views.markup import render
 from app.views.rendering import question_markdown, reply_markdown
 
 # The browser renders again what it is sent; of a very long conversation the last rounds are enough.
@@ -44,3 +50,46 @@ def menu(sources: list[Source], speech: Speech) -> list[tuple[str, str]]:
             label = f"{label} ({speech('newest')})"
         entries.append((label, source.key))
     return entries
+
+
+def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str = "") -> Markup:
+    """Who answers in a pane, and whether its prefix changes anything; ``hint`` is for where there is no prefix."""
+    note, help_text = hint, ""
+    if loaded.prefix is not None:
+        known = "prefix_effect" if loaded.has_effect else "prefix_no_effect"
+        note = speech(known, change=f"{loaded.max_logit_change:.1f}")
+        help_text = speech("prefix_effect_help")
+    return render(
+        "pane_head",
+        kind="base" if loaded.source.is_base else "tuned",
+        name=who_answers(loaded, model_name, speech),
+        note=note,
+        help=help_text,
+        warn=not loaded.has_effect,
+    )
+
+
+def failed_chip_html(sentence: str) -> Markup:
+    """In the place of a chip: why the pane's checkpoint cannot be read."""
+    return render("pane_head_failed", sentence=sentence)
+
+
+def facts_html(answer: Answer | None, speech: Speech) -> Markup:
+    """The line under a pane."""
+    return render("pane_facts", facts=answer_facts(answer, speech) if answer is not None else "")
+
+
+def answer_facts(answer: Answer, speech: Speech) -> str:
+    """Tokens, speed, seed and what a reader should know about how an answer ended."""
+    if answer.error or not answer.finish_reason:
+        return ""
+    facts = [speech("tokens", count=answer.tokens), speech("speed", speed=f"{answer.tokens_per_second:.1f}")]
+    if answer.seed is not None:
+        facts.append(speech("seed_was", seed=answer.seed))
+    if answer.finish_reason in ("length", "cancelled"):
+        facts.append(speech(f"finish_{answer.finish_reason}"))
+    if answer.stands_alone:
+        facts.append(speech("stood_alone"))
+    if answer.dropped_rounds:
+        facts.append(speech("dropped_rounds", count=answer.dropped_rounds))
+    return " · ".join(facts)

@@ -5,15 +5,26 @@ Knows the page's form. What a reply may hold is :mod:`app.views.rendering`'s bus
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+
+from markupsafe import Markup
 
 from app.chat.conversation import PANES, Answer, Conversation
 from app.text.languages import Speech
-from app.views.fragments import answer_facts
+from app.views.chat_view import answer_facts
+from app.views.markup import render
 from app.views.rendering import reply_html
 from training.evaluation.standalone_page import standalone_page
+
+
+@dataclass(frozen=True)
+class ExportedAnswer:
+    source: str
+    error: str
+    body: Markup
+    facts: str
 
 
 def export_page(
@@ -26,22 +37,19 @@ def export_page(
     speech: Speech,
 ) -> str:
     """The whole conversation, both panes side by side, with who answered, the settings and the date."""
-    rounds = "\n".join(
-        f'<section><div class="question">{html.escape(entry.question)}</div><div class="pair">'
-        + "".join(_answer(entry.answers[pane], speech) for pane in PANES)
-        + "</div></section>"
+    rounds = [
+        {"question": entry.question, "answers": [_answer(entry.answers[pane], speech) for pane in PANES]}
         for entry in conversation.rounds
+    ]
+    header = render(
+        "export_header",
+        written=now.isoformat(timespec="seconds"),
+        shown=f"{now:%Y-%m-%d %H:%M}",
+        settings=settings.items(),
     )
-    facts = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in settings.items())
     title = f"{speech('export_title')} · {model_name}"
-    written = f'<time datetime="{now.isoformat(timespec="seconds")}">{now:%Y-%m-%d %H:%M}</time>'
-    return standalone_page(title, speech.language, stylesheet, f"{written}\n<dl>{facts}</dl>", rounds)
+    return standalone_page(title, speech.language, stylesheet, header, render("export_rounds", rounds=rounds))
 
 
-def _answer(answer: Answer, speech: Speech) -> str:
-    body = f'<p class="failed">{html.escape(answer.error)}</p>' if answer.error else reply_html(answer.text)
-    chip = f'<div class="chip">{html.escape(answer.source)}</div>' if answer.source else ""
-    return (
-        f'<article>{chip}<div class="body">{body}</div>'
-        f"<footer>{html.escape(answer_facts(answer, speech))}</footer></article>"
-    )
+def _answer(answer: Answer, speech: Speech) -> ExportedAnswer:
+    return ExportedAnswer(answer.source, answer.error, reply_html(answer.text), answer_facts(answer, speech))

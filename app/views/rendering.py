@@ -10,6 +10,7 @@ import re
 
 import mdtex2html
 import nh3
+from markupsafe import Markup
 
 # Where Markdown's rules stop: code, then math. A bare `$` is money, not math. An unclosed fence is still code.
 PROTECTED = re.compile(
@@ -92,7 +93,7 @@ def question_from_markdown(text: str) -> str:
     return ESCAPED.sub(lambda match: chr(int(match.group(1))), text)
 
 
-def reply_html(text: str) -> str:
+def reply_html(text: str) -> Markup:
     """A reply as HTML that stands alone: LaTeX as MathML, no scripts, no images, no frames, no styles.
 
     A reply that the converter chokes on (it recurses a level a formula) is shown as plain text.
@@ -110,7 +111,7 @@ def reply_html(text: str) -> str:
     return sanitize(converted)
 
 
-def sanitize(fragment: str) -> str:
+def sanitize(fragment: str) -> Markup:
     """Keeps prose and MathML, drops everything that acts, loads or covers. MathML elements keep no links."""
     attributes = {tag: set(MATHML_ATTRIBUTES) for tag in MATHML_TAGS}
     attributes["math"] |= {"xmlns"}
@@ -122,10 +123,11 @@ def sanitize(fragment: str) -> str:
         "div": {"class"},
         "ol": {"start"},
     }
-    return nh3.clean(
+    clean = nh3.clean(
         fragment,
         tags=PROSE_TAGS | MATHML_TAGS,
         attributes=attributes,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer",
     )
+    return Markup(clean)

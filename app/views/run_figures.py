@@ -1,29 +1,56 @@
-"""What a run's measurements look like: its curves, what is left of the base model's answers, what to try.
+"""What a run looks like: how far it is, its curves, what is left of the base model's answers, what to try.
 
 Pure: a `RunView` in, escaped HTML out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from markupsafe import Markup
+
 from app.text.languages import Speech
-from app.training.service import RunView
-from app.views.charts import format_number, line_chart
-from app.views.fragments import escape, sentence_html
+from app.training.run_view import Measurement, RunView
+from app.views.charts import Point, format_number, line_chart
+from app.views.fragments import sentence_html
+from app.views.markup import format_duration, percent_of, render
+from training.runs.store import Status
 
 SHOWN_CHARACTERS = 60
 RETENTION_HEIGHT = 150
 
 
-def loss_html(view: RunView, speech: Speech) -> str:
+def run_html(view: RunView, speech: Speech) -> Markup:
+    """How a run is doing: its bar, the numbers, and what it last said."""
+    fraction = view.step / view.total_steps if view.total_steps else None
+    message, kind = _message(view, speech)
+    return render(
+        "run",
+        status=view.status,
+        status_name=speech(f"status_{view.status}"),
+        facts=" · ".join(_progress_facts(view, speech)),
+        percent=percent_of(fraction if fraction or not view.status.is_active else None),
+        bar_label=speech("progress"),
+        numbers=_numbers(view, speech),
+        message=message,
+        message_kind=kind,
+    )
+
+
+def loss_html(view: RunView, speech: Speech) -> Markup:
     """The loss, with the validation's where there is one."""
     chart = line_chart(
-        view.losses, view.total_steps, speech("loss_curve"), speech("no_points"), measured=view.validation
+        _points(view.losses),
+        view.total_steps,
+        speech("loss_curve"),
+        speech("no_points"),
+        measured=_points(view.validation),
     )
-    if not view.validation:
-        return chart
-    scores = " · ".join(f"{name} {format_number(value)}" for name, value in view.scores.items() if name != "loss")
-    note = escape(speech("validation_loss", loss=format_number(view.validation[-1].value)))
-    return f'<p class="legend"><i></i>{note}{escape(" · " + scores) if scores else ""}</p>{chart}'
+    note = ""
+    if view.validation:
+        scores = (f"{name} {format_number(value)}" for name, value in view.scores.items() if name != "loss")
+        note = " · ".join((speech("validation_loss", loss=format_number(view.validation[-1].value)), *scores))
+    return render("loss", chart=chart, note=note)
 
 
 def retention_html(view: RunView, speech: Speech) -> str:
@@ -32,15 +59,16 @@ def retention_html(view: RunView, speech: Speech) -> str:
     if latest is None:
         return ""
     title = speech("kept", share=f"{latest.kept:.0f}")
-    same = speech("kept_same", same=latest.unchanged, count=latest.prompts)
-    chart = line_chart(view.kept, view.total_steps, title, "", ceiling=100, height=RETENTION_HEIGHT)
     example = ""
     if latest.examples:
-        cells = {name: _shortened(text) for name, text in latest.examples[0].items()}
-        example = f"<p>{escape(speech('kept_example', **cells))}</p>"
-    return (
-        f'<figure class="retention"><figcaption><b>{escape(title)}</b> <span>{escape(same)}</span></figcaption>{chart}'
-        f"{example}<p>{escape(speech('kept_help'))}</p></figure>"
+        example = speech("kept_example", **{name: _shortened(text) for name, text in latest.examples[0].items()})
+    return render(
+        "retention",
+        title=title,
+        same=speech("kept_same", same=latest.unchanged, count=latest.prompts),
+        chart=line_chart(_points(view.kept), view.total_steps, title, "", ceiling=100, height=RETENTION_HEIGHT),
+        example=example,
+        help=speech("kept_help"),
     )
 
 
@@ -51,6 +79,34 @@ def ready_html(view: RunView, speech: Speech) -> str:
         return ""
     key = "checkpoint_best" if offered.is_best else "checkpoint_ready"
     return sentence_html(speech(key, step=offered.step), "plain")
+
+
+def _progress_facts(view: RunView, speech: Speech) -> list[str]:
+    facts = [speech("progress_steps", step=view.step, total=view.total_steps)] if view.total_steps else []
+    if view.status.is_active and view.seconds_left is not None:
+        facts.append(speech("time_left", duration=format_duration(view.seconds_left, speech)))
+    return facts
+
+
+def _numbers(view: RunView, speech: Speech) -> list[tuple[str, str]]:
+    if view.latest is None:
+        return []
+    return [
+        (speech("loss"), format_number(view.latest.loss)),
+        (speech("learning_rate"), format_number(view.latest.learning_rate)),
+        (speech("step_time"), f"{view.latest.seconds_per_step:.2f} s"),
+    ]
+
+
+def _message(view: RunView, speech: Speech) -> tuple[str, str]:
+    """What a run has to say, and how that looks."""
+    if view.message is not None:
+        return speech.pick(*view.message), "failed" if view.status in (Status.FAILED, Status.INTERRUPTED) else ""
+    return (speech("collapsed"), "failed") if view.collapsed else ("", "")
+
+
+def _points(measurements: Iterable[Measurement]) -> list[Point]:
+    return [Point(measurement.step, measurement.value) for measurement in measurements]
 
 
 def _shortened(text: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.chat.model_host import ModelOptions
+from app.views.checkpoint_table import ORIGINAL_FORMAT
 from chatglm2.checkpoints.export import ORIGINAL_FILE
 from chatglm2.model.prefix_files import CANDIDATE_FILES
 from training.runs.checkpoints import METADATA_FILE, CheckpointInfo
@@ -20,7 +21,6 @@ from training.runs.export import ExportRequest, export
 from training.runs.storage import explaining_storage_errors
 
 TAKEN_FILES = (*CANDIDATE_FILES, METADATA_FILE, "config.json")
-ORIGINAL_FORMAT = "original"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.text.languages import LANGUAGE_COOKIE, Speech, build_i18n, language_of
+from app.tabs.translations import build_i18n
+from app.text.languages import LANGUAGE_COOKIE, Speech, language_of
 from app.text.words import WORDS
-from app.views.settings_form import form_fields, setting_words
+from app.training.form import form_fields, setting_words
 from training.runs.store import Status
 from training.settings.train import setting_fields
 

@@ -15,7 +15,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from app.text.languages import LANGUAGE_COOKIE
-from app.web.server import Guard, HeadScript, ServerError, ServerOptions, addresses, check_port
+from app.web.addresses import ServerError, ServerOptions, addresses, check_port
+from app.web.guard import Guard, HeadScript
 
 
 def page(_request: Request) -> Response:

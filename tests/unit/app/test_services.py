@@ -26,11 +26,12 @@ from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE
 from app.services import Services, build_services
 from app.text.languages import Speech
+from app.training.form import preset_reason, preset_values
 from app.training.service import DataChoice
-from app.views.fragments import DOWNLOAD_PATH, checkpoint_table, dataset_html
+from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table
+from app.views.dataset import dataset_html
 from app.views.run_figures import loss_html, ready_html, retention_html
-from app.views.settings_form import preset_reason, preset_values
-from app.web.downloads import ORIGINAL_FORMAT, prepare_download
+from app.web.downloads import prepare_download
 from app.web.server import routes
 from chatglm2 import ChatGLMConfig, save_prefix
 from chatglm2.errors import ChatGLMError, EngineError, PrefixError, PromptError

@@ -1,0 +1,89 @@
+"""What a form needs of each setting: which control, which choices, which range; and what a preset puts into it.
+
+Knows the settings' declarations, not any particular setting beyond those that the page decides itself. Knows no Gradio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from training.settings.field import SettingField
+from training.settings.presets import PRESETS
+from training.settings.train import setting_fields
+
+Choices = tuple[tuple[str, str | int], ...]  # what is shown, what it stands for
+NOTHING = ("—", "")
+
+# Chosen elsewhere on the page, or without meaning in it.
+DECIDED_BY_PAGE = frozenset(
+    (
+        *("model_name_or_path", "hub", "train_file", "prompt_column", "response_column", "history_column"),
+        "preprocessing_num_workers",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Control:
+    """One setting as a form offers it. ``choices`` are a menu's; ``step`` and what follows are a number's."""
+
+    name: str
+    kind: Literal["menu", "open menu", "tick", "text", "number"]  # an open menu takes other values, too
+    value: Any
+    choices: Choices = ()
+    whole: bool = False
+    step: float = 1.0
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+def form_fields(group: str) -> list[SettingField]:
+    """The settings of a group that a form offers, in their order."""
+    return [item for item in setting_fields() if item.group == group and item.name not in DECIDED_BY_PAGE]
+
+
+def control_for(item: SettingField) -> Control:
+    """How a form asks for a setting."""
+    if item.choices:
+        offered: Choices = tuple((str(choice), choice) for choice in item.choices)
+        value = "" if item.default is None else item.default
+        return Control(item.name, "menu", value, (NOTHING, *offered) if item.optional else offered)
+    if item.examples:
+        named: Choices = tuple((Path(example).name, example) for example in item.examples)
+        return Control(item.name, "open menu", item.default or "", (NOTHING, *named))
+    if item.type == "bool":
+        return Control(item.name, "tick", bool(item.default))
+    if item.type == "str" or (item.optional and item.default is None):
+        # A number field shows 0 where nothing is set; text stays empty, and the settings read it either way.
+        return Control(item.name, "text", "" if item.default is None else str(item.default))
+    return _number(item)
+
+
+def _number(item: SettingField) -> Control:
+    whole, value = item.type == "int", float(item.default or 0)
+    # The arrows change a fraction by a tenth of what it is.
+    step = 1.0 if whole else max((value or 0.01) / 10, 1e-6)
+    return Control(item.name, "number", value, whole=whole, step=step, minimum=item.minimum, maximum=item.maximum)
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """What a preset puts into the form: every setting that some preset sets, at its default where this one does not."""
+    touched = {setting for preset in PRESETS.values() for setting in preset.values}
+    defaults = {item.name: item.default for item in setting_fields() if item.name in touched}
+    return {**defaults, **(PRESETS[name].values if name in PRESETS else {})}
+
+
+def preset_reason(name: str) -> tuple[str, str]:
+    """Why one would choose a preset, in English and Chinese."""
+    return PRESETS[name].reason if name in PRESETS else ("", "")
+
+
+def setting_words() -> dict[str, tuple[str, str]]:
+    """Labels and one-line explanations of all settings, for the page's translations."""
+    words: dict[str, tuple[str, str]] = {}
+    for item in setting_fields():
+        words[f"setting_{item.name}"] = item.label
+        words[f"setting_{item.name}_help"] = item.help
+    return words

@@ -1,0 +1,131 @@
+"""A run at one moment: its state, its measurements, what it last said. Read from the run's files, drawn elsewhere.
+
+Knows ``training``'s events and run directories. Knows neither Gradio nor how anything looks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from training.runs.checkpoints import CheckpointInfo
+from training.runs.events import (
+    EndedEvent,
+    EvaluationEvent,
+    Event,
+    MessageEvent,
+    RetentionEvent,
+    StartedEvent,
+    StepEvent,
+    is_collapsed,
+    last_event,
+    point_history,
+    step_history,
+)
+from training.runs.store import Run, Status
+
+LOG_LINES = 200
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured at a step."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run at one moment, as the page shows it."""
+
+    name: str
+    status: Status
+    step: int = 0
+    total_steps: int = 0
+    seconds_left: float | None = None
+    latest: StepEvent | None = None
+    losses: tuple[Measurement, ...] = ()
+    validation: tuple[Measurement, ...] = ()  # losses
+    scores: Mapping[str, float] = field(default_factory=dict)  # of the last validation, by name
+    kept: tuple[Measurement, ...] = ()  # of the base model's general answers, from 0 to 100
+    retention: RetentionEvent | None = None
+    keeps_best: bool = False
+    message: tuple[str, str] | None = None  # English, Chinese
+    checkpoints: tuple[CheckpointInfo, ...] = ()
+    log: str = ""
+
+    @property
+    def can_resume(self) -> bool:
+        return self.status in (Status.STOPPED, Status.FAILED, Status.INTERRUPTED)
+
+    @property
+    def collapsed(self) -> bool:
+        return self.latest is not None and is_collapsed(self.latest.loss)
+
+    @property
+    def offered_checkpoint(self) -> CheckpointInfo | None:
+        """The prefix to try: the newest, or when all is done the best, if that was to be kept.
+
+        A pane answers with prefixes only; a run that trained the whole model offers nothing.
+        """
+        prefixes = [info for info in self.checkpoints if info.is_prefix]
+        best = next((info for info in prefixes if info.is_best), None)
+        if best is not None and self.keeps_best and not self.status.is_active:
+            return best
+        return max(prefixes, key=lambda info: info.step, default=None)
+
+
+@dataclass
+class RunFeed:
+    """The events of one run that were read so far; a viewer's tick reads only what is new."""
+
+    offset: int = 0
+    events: list[Event] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, run: Run) -> list[Event]:
+        with self.lock:
+            new, offset = run.events(self.offset)
+            if offset < self.offset:
+                self.events = []
+            self.offset = offset
+            self.events.extend(new)
+            return list(self.events)
+
+
+def read_view(run: Run, events: list[Event]) -> RunView:
+    """How ``run`` is doing, by its files and by ``events``, which were read from them."""
+    steps, validations = step_history(events), point_history(events, EvaluationEvent)
+    kept = point_history(events, RetentionEvent)
+    state, latest = run.state(), steps[-1] if steps else None
+    started = last_event(events, StartedEvent)
+    total = latest.total_steps if latest else started.total_steps if started else 0
+    return RunView(
+        name=run.name,
+        status=state.status,
+        step=latest.step if latest else 0,
+        total_steps=total,
+        seconds_left=latest.seconds_left if latest else None,
+        latest=latest,
+        losses=tuple(Measurement(event.step, event.loss) for event in steps),
+        validation=tuple(Measurement(event.step, event.metrics["loss"]) for event in validations),
+        scores=validations[-1].metrics if validations else {},
+        kept=tuple(Measurement(event.step, event.kept) for event in kept),
+        retention=kept[-1] if kept and kept[-1].step else None,
+        keeps_best=run.keeps_best(),
+        message=(state.message_en, state.message_zh) if state.message_en else _message(events),
+        checkpoints=tuple(run.checkpoints()),
+        log=run.log_tail(LOG_LINES),
+    )
+
+
+def _message(events: list[Event]) -> tuple[str, str] | None:
+    """The last thing the run said, unless it has started anew since."""
+    for event in reversed(events):
+        if isinstance(event, MessageEvent | EndedEvent):
+            return event.en, event.zh
+        if isinstance(event, StartedEvent):
+            return None
+    return None

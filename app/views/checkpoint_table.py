@@ -1,0 +1,113 @@
+"""Every checkpoint with what can be done to it; buttons carry ``data-action`` and ``data-key`` for the page.
+
+Pure: sources in, escaped HTML out. Knows under which names downloads are asked for, not how they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+
+from app.chat.conversation import PANES
+from app.chat.sources import Source
+from app.text.languages import Speech
+from app.views.markup import format_bytes, format_time, render
+from training.runs.checkpoints import CheckpointInfo
+
+DOWNLOAD_PATH = "download-checkpoint"
+DOWNLOAD_FRAME = "download-answer"  # where the page learns why a download failed
+ORIGINAL_FORMAT = "original"  # what a link asks for that wants the original's file instead of ours
+COLUMNS = ("run", "step", "loss", "prefix", "settings", "size", "created", "actions")
+# Settings that tell runs apart, by the short names that people who train use.
+SUMMARY = (("learning_rate", "lr"), ("per_device_train_batch_size", "batch"))
+
+
+@dataclass(frozen=True)
+class Action:
+    """A button: what it does, what it says, and whether that is so already (None: that cannot be)."""
+
+    name: str
+    title: str
+    pressed: bool | None = None
+
+
+@dataclass(frozen=True)
+class DownloadLink:
+    target: str
+    title: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A checkpoint's line: its values in the order of `COLUMNS`, and what can be done."""
+
+    key: str
+    name: str
+    path: Path
+    values: tuple[str, ...]
+    panes: tuple[Action, ...]
+    downloads: tuple[DownloadLink, ...]
+    delete: Action
+
+
+def checkpoint_table(sources: Sequence[Source], selected: Mapping[str, str], speech: Speech) -> Markup:
+    """The table of all checkpoints among ``sources``, or a sentence where there is none.
+
+    Args:
+        sources: the panes' choices, the base among them.
+        selected: pane name → key of the source it answers with now.
+        speech: the reader's.
+    """
+    rows = [_row(source, source.info, selected, speech) for source in sources if source.info is not None]
+    titles = [speech(f"column_{column}") for column in COLUMNS]
+    return render("checkpoints", rows=rows, titles=titles, frame=DOWNLOAD_FRAME, empty=speech("no_checkpoints"))
+
+
+def _row(source: Source, info: CheckpointInfo, selected: Mapping[str, str], speech: Speech) -> Row:
+    return Row(
+        key=source.key,
+        name=source.name,
+        path=info.path,
+        values=_values(info, speech),
+        panes=tuple(Action(pane, speech(f"action_{pane}"), selected.get(pane) == source.key) for pane in PANES),
+        downloads=_downloads(source.key, info, speech),
+        delete=Action("delete", speech("action_delete")),
+    )
+
+
+def _values(info: CheckpointInfo, speech: Speech) -> tuple[str, ...]:
+    projection = f" · {speech('with_projection')}" if info.prefix_projection else ""
+    return (
+        info.run_name,
+        f"{info.step} · {speech('best')}" if info.is_best else str(info.step),
+        "—" if info.loss is None else f"{info.loss:.4f}",
+        "—" if info.pre_seq_len is None else f"{info.pre_seq_len}{projection}",
+        _settings_summary(info.settings),
+        format_bytes(info.size_bytes),
+        format_time(info.created_at),
+    )
+
+
+def _settings_summary(settings: Mapping[str, Any]) -> str:
+    """What a checkpoint was trained with, in the flags' own words; nothing where its files do not say."""
+    parts = [f"{short} {settings[name]:g}" for name, short in SUMMARY if isinstance(settings.get(name), int | float)]
+    if settings.get("train_file"):
+        parts.append(Path(str(settings["train_file"])).name)
+    return " · ".join(parts) or "—"
+
+
+def _downloads(key: str, info: CheckpointInfo, speech: Speech) -> tuple[DownloadLink, ...]:
+    """The checkpoint's own files, and beside them the original's format, which a complete model does not have."""
+
+    def link(action: str, **asked: str) -> DownloadLink:
+        target = f"{DOWNLOAD_PATH}?{urlencode({'key': key, **asked})}"
+        return DownloadLink(target, speech(f"action_{action}"), speech(f"action_{action}_help"))
+
+    ours = link("download")
+    return (ours, link("original", format=ORIGINAL_FORMAT)) if info.is_prefix else (ours,)

@@ -146,6 +146,7 @@ class ModelHost:
         )
         self._state = LoadingState("preparing")
         engine = Engine(model, slots=options.slots, max_length=options.max_length)
+        engine.open_to_borrowers()
         if engine.compile_seconds:
             logger.info("Compiling for %s took %.1f s.", model.device, engine.compile_seconds)
         return ChatSession(engine, tokenizer)

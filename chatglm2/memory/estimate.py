@@ -12,6 +12,7 @@ import torch
 
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import DeviceMemoryError
+from chatglm2.memory.driver import has_virtual_memory
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ def choose_slots(
         DeviceMemoryError: where not even that fits, with what would.
     """
     fitting = fitting_slots(config, dtype, device, columns)
+    if has_virtual_memory(device) and fitting:  # they take memory as they are used
+        return wanted or MOST_SLOTS
     if fitting < (wanted or 1):
         each, free = slot_bytes(config, dtype.itemsize, columns), _free_for_slots(device)
         raise _too_many_columns(wanted or 1, each, free, columns, device)
@@ -114,6 +117,17 @@ def _too_many_columns(slots: int, each: int, free: int, columns: int, device: to
         f"{_gib(room)} are free for them. {hint_en}",
         f"{slots} 个 {columns:,} token 的对话在 {device} 上除权重外还需要 {_gib(slots * each)}，"
         f"可用 {_gib(room)}。{hint_zh}",
+    )
+
+
+def no_room(prompt: int, possible: int, device: torch.device) -> DeviceMemoryError:
+    """The error for a conversation of ``prompt`` tokens where there is memory for ``possible`` with its reply."""
+    return DeviceMemoryError(
+        f"The conversation has {prompt:,} tokens, and {device} has memory for {possible:,} with the reply now: a "
+        "training or another program holds the rest. Start a new conversation, or try again when that has ended.",
+        f"对话有 {prompt:,} 个 token，而 {device} 当前的内存只够 {possible:,} 个（含回复）："
+        "其余正被训练或其他程序占用。"
+        "请开始新对话，或等它结束后再试。",
     )
 
 

@@ -1,8 +1,11 @@
-"""Keys and values of all slots, in memory that is taken once.
-
-Knows rows and columns. Knows no requests and no order of things; the engine decides who is where.
+"""Keys and values of all slots. Knows rows, columns and the memory under them; the engine decides who is where.
 
 A slot holds a prefix in its first columns and text behind it, so column = prefix length + text position.
+
+On a GPU a slot is a range of addresses, and memory lies only under the columns that a conversation may use: a column's
+keys and values of all layers lie side by side, so that a conversation's first columns are one piece of memory. A
+captured graph goes on with the addresses whatever lies under them. Elsewhere all slots lie in one tensor, of which a
+system gives memory to what is written.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from chatglm2.configuration import ChatGLMConfig
+from chatglm2.memory.driver import PagedMemory, has_virtual_memory, whole_pages
 from chatglm2.model.prefix import Prefix
 
 
@@ -20,6 +24,11 @@ class SlotCache:
     """A static cache of ``[layers, slots, capacity, groups, channels]`` keys and values.
 
     Answers ``update`` for the slots and columns that it was last pointed at.
+
+    Attributes:
+        keys: ``[layers, slots, capacity, groups, channels]``.
+        values: likewise.
+        column_bytes: what one column of a slot takes.
     """
 
     def __init__(
@@ -27,13 +36,36 @@ class SlotCache:
     ) -> None:
         self.slots = slots
         self.capacity = capacity
-        shape = (config.num_layers, slots, capacity, config.multi_query_group_num, config.kv_channels)
-        # Zeros, not uninitialised memory: a masked key has weight 0, and 0 * NaN is NaN.
-        self._store = torch.zeros(shape[0], 2, *shape[1:], dtype=dtype, device=device)
+        self.column_bytes = config.num_layers * 2 * config.multi_query_group_num * config.kv_channels * dtype.itemsize
+        self._store = self._allocate(config, dtype, device)
         self.keys, self.values = self._store.unbind(1)
         self._slots: slice | Tensor = slice(0, 0)
         self._seen_length = 0
         self._targets = torch.empty(0)
+
+    def _allocate(self, config: ChatGLMConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Keys and values, ``[layers, 2, slots, capacity, groups, channels]``."""
+        shape = (config.num_layers, 2, self.slots, self.capacity, config.multi_query_group_num, config.kv_channels)
+        # Zeros, not uninitialised memory: a masked key has weight 0, and 0 * NaN is NaN.
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    def mapped_bytes(self, slot: int) -> int:
+        """Memory under a slot that can be taken away again."""
+        return 0
+
+    def missing_bytes(self, slot: int, columns: int) -> int:
+        """What a slot's first ``columns`` need beyond what lies under it."""
+        return 0
+
+    def provide(self, slot: int, columns: int) -> None:
+        """Put memory under a slot's first ``columns``.
+
+        Raises:
+            torch.OutOfMemoryError: if there is none.
+        """
+
+    def withdraw(self, slot: int) -> None:
+        """Take the memory from under a slot, and with it what the slot holds; the device must be done with it."""
 
     def point_at(self, slots: Sequence[int], columns: Tensor, seen_length: int) -> None:
         """Where the next forward pass writes, and how many columns it looks at.
@@ -72,3 +104,64 @@ class SlotCache:
         """Forget everything of one slot."""
         self.keys[:, slot] = 0
         self.values[:, slot] = 0
+
+
+class PagedSlotCache(SlotCache):
+    """A `SlotCache` on a GPU whose slots have memory only where they are used."""
+
+    def _allocate(self, config: ChatGLMConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
+        self._slot_bytes = whole_pages(self.capacity * self.column_bytes, device)
+        self._memory = PagedMemory(self.slots * self._slot_bytes, device)
+        self._mapped = [0] * self.slots  # bytes under each slot, from its start
+        self._pieces: list[list[int]] = [[] for _ in range(self.slots)]  # offsets of what was mapped
+        groups, channels = config.multi_query_group_num, config.kv_channels
+        column = config.num_layers * 2 * groups * channels
+        return (
+            self._memory.tensor()
+            .view(dtype)
+            .as_strided(
+                (config.num_layers, 2, self.slots, self.capacity, groups, channels),
+                (2 * groups * channels, groups * channels, self._slot_bytes // dtype.itemsize, column, channels, 1),
+            )
+        )
+
+    def mapped_bytes(self, slot: int) -> int:
+        return self._mapped[slot]
+
+    def missing_bytes(self, slot: int, columns: int) -> int:
+        needed = min(whole_pages(columns * self.column_bytes, self._memory.device), self._slot_bytes)
+        return max(needed - self._mapped[slot], 0)
+
+    def provide(self, slot: int, columns: int) -> None:
+        missing = self.missing_bytes(slot, columns)
+        if not missing:
+            return
+        offset = slot * self._slot_bytes + self._mapped[slot]
+        self._memory.map(offset, missing)
+        self._pieces[slot].append(offset)
+        self._mapped[slot] += missing
+        # A masked key has weight 0, and 0 times what memory held before may be NaN.
+        self._memory.tensor()[offset : offset + missing].zero_()
+
+    def withdraw(self, slot: int) -> None:
+        for offset in self._pieces[slot]:
+            self._memory.unmap(offset)
+        self._pieces[slot], self._mapped[slot] = [], 0
+
+    def write(self, new: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        layer = self._store[layer_idx]
+        layer[:, self._targets // self.capacity, self._targets % self.capacity] = new
+        keys, values = layer[:, self._slots, : self._seen_length].transpose(2, 3).unbind()
+        return keys, values
+
+    def erase(self, slot: int) -> None:
+        start = slot * self._slot_bytes
+        self._memory.tensor()[start : start + self._mapped[slot]].zero_()
+
+
+def build_cache(
+    config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, slots: int, capacity: int
+) -> SlotCache:
+    """The cache that takes memory as it is used, where the device can; else one that takes all at once."""
+    kind = PagedSlotCache if has_virtual_memory(device) else SlotCache
+    return kind(config, dtype, device, slots, capacity)

@@ -14,20 +14,24 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor
 
 from chatglm2.errors import ChatGLMError, EngineError
-from chatglm2.memory.estimate import choose_slots, out_of_memory
+from chatglm2.memory.estimate import choose_slots, free_bytes, no_room, out_of_memory
+from chatglm2.memory.lending import LOAN_SECONDS, Activity, Lender
+from chatglm2.memory.peers import can_talk
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
-from chatglm2.serving.cache import SlotCache
+from chatglm2.serving.cache import build_cache
 from chatglm2.serving.request import EngineStats, Request
+from chatglm2.serving.room import ConversationRoom
 from chatglm2.serving.runners.base import DecodeBatch, PromptPart
 from chatglm2.serving.runners.choice import build_runner
 from chatglm2.serving.sampling_state import SamplingState
-from chatglm2.serving.slots import Row, SlotTable
+from chatglm2.serving.slots import Row, Slot, SlotTable
 from chatglm2.serving.stream import Stream
 
 DEFAULT_MAX_LENGTH = 8192
@@ -36,6 +40,10 @@ PREFIX_ROOM = 128
 # Prompt tokens computed in one turn, for all rows together: few while others wait for their next token.
 PREFILL_CHUNK_ALONE = 2048
 PREFILL_CHUNK_SHARED = 512
+# Columns that compiling and capturing use.
+WARM_UP_COLUMNS = 256
+# A reply that memory cuts shorter than this is refused instead.
+SHORTEST_REPLY = 16
 
 
 class _Step:
@@ -87,14 +95,17 @@ class Engine:
         self.model = model
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
         slots = choose_slots(model.config, model.dtype, model.device, self.max_length + PREFIX_ROOM, slots)
-        self._cache = SlotCache(model.config, model.dtype, model.device, slots, self.max_length + PREFIX_ROOM)
-        with torch.inference_mode():
-            self._runner = build_runner(model, self._cache, self.max_length)
+        self._cache = build_cache(model.config, model.dtype, model.device, slots, self.max_length + PREFIX_ROOM)
+        self._build_runner(model)
+        self._room = ConversationRoom(self._cache, lambda: free_bytes(model.device))
         self._slots = SlotTable(slots)
         self._sampling = SamplingState(slots, model.config.padded_vocab_size, model.device)
         self._rows: list[Row] = []  # in the order of their slots
         self._step: _Step | None = None  # started, its tokens not yet read
         self._waiting: deque[Stream] = deque()
+        self._errands: deque[tuple[Callable[[], int], Future[int]]] = deque()  # for the worker, between two steps
+        self.activity = Activity()
+        self._lender: Lender | None = None
         self._wake = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._run, name="chatglm2-engine", daemon=True)
@@ -115,6 +126,7 @@ class Engine:
             if self._closed:
                 raise _closed_error()
             self._waiting.append(stream)
+            self.activity.set(True)
             self._wake.notify()
         return stream
 
@@ -140,8 +152,50 @@ class Engine:
         with self._wake:
             self._closed = True
             self._wake.notify()
+        if self._lender is not None:
+            self._lender.close()
         self._worker.join()
         atexit.unregister(self.close)
+
+    def open_to_borrowers(self) -> None:
+        """Let the user's other processes on the device borrow memory, and hear whether somebody waits for an answer."""
+        if can_talk():
+            self._lender = Lender(self, self.model.device)
+
+    def lend(self, wanted: int, borrower: object) -> int:
+        """See `chatglm2.memory.lending.Source`: idle conversations give up their memory, running ones keep it."""
+
+        def between_steps() -> int:
+            self._withdraw(self._slots.idle)
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return self._room.lend(wanted, borrower)
+
+        return self._on_worker(between_steps)
+
+    def take_back(self, borrower: object) -> None:
+        """End a loan, however it began."""
+        with self._wake:
+            self._room.take_back(borrower)
+            self._wake.notify()
+
+    def _on_worker(self, errand: Callable[[], int]) -> int:
+        future: Future[int] = Future()
+        with self._wake:
+            if self._closed:
+                raise _closed_error()
+            self._errands.append((errand, future))
+            self._wake.notify()
+        return future.result(LOAN_SECONDS)
+
+    def _build_runner(self, model: ChatGLMForConditionalGeneration) -> None:
+        try:
+            self._cache.provide(0, min(WARM_UP_COLUMNS, self._cache.capacity))
+            with torch.inference_mode():
+                self._runner = build_runner(model, self._cache, self.max_length)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, model.device) from error
+        self._cache.withdraw(0)
 
     def _text_limit(self, request: Request) -> int:
         return min(self.max_length, self._cache.capacity - request.prefix_length)
@@ -166,11 +220,14 @@ class Engine:
                 self._fail_all(error)
         for stream in (*self._waiting, *(row.stream for row in self._rows)):
             stream.finish("cancelled")
+        for _, future in self._errands:
+            future.set_exception(_closed_error())
 
     def _await_work(self) -> bool:
         """Sleep until there is something to do; False once the engine is closed."""
         with self._wake:
-            while not (self._closed or self._waiting or self._rows):
+            while not (self._closed or self._waiting or self._rows or self._errands):
+                self.activity.set(False)
                 self._wake.wait()
             return not self._closed
 
@@ -178,6 +235,7 @@ class Engine:
         if not self._is_steady():
             self._settle()
             self._drop_finished()
+            self._run_errands()
             self._admit()
         decoding = [row for row in self._rows if not row.is_prefilling]
         prefilling = [row for row in self._rows if row.is_prefilling]
@@ -194,23 +252,69 @@ class Engine:
             step is not None
             and self._runner.runs_ahead
             and step.rows == self._rows
+            and not self._errands
             and not (self._waiting and len(self._rows) < len(self._slots))
             and all(not row.is_finished and row.remaining > 1 for row in step.rows)
         )
 
+    def _run_errands(self) -> None:
+        while self._errands:
+            errand, future = self._errands.popleft()
+            try:
+                future.set_result(errand())
+            except Exception as error:
+                future.set_exception(error)
+
     def _admit(self) -> None:
-        """Let waiting requests into free slots, each into the one that saves it most."""
+        """Let waiting requests into free slots, each into the one that saves it most, while there is memory."""
         with self._wake:
-            while self._waiting and self._slots.has_free:
-                stream = self._waiting.popleft()
-                request = stream.request
-                slot, needs_prefix = self._slots.take(request)
-                row = Row(stream, slot, self._text_limit(request))
-                self._rows.append(row)
-                if needs_prefix and request.prefix is not None:
-                    self._cache.write_prefix(slot.index, request.prefix)
-                self._sampling.enter(slot.index, request.sampling, request.seed, row.prompt_ids)
+            while self._waiting and self._slots.has_free and self._enter(self._waiting[0]):
+                self._waiting.popleft()
             self._rows.sort(key=lambda row: row.slot.index)
+
+    def _enter(self, stream: Stream) -> bool:
+        """Give a request its slot, or its refusal; False where it has to wait for another one's memory."""
+        request = stream.request
+        slot = self._slots.choose(request)
+        limit = self._text_limit(request)
+        wanted = min(len(request.prompt_ids) + request.sampling.max_new_tokens, limit)
+        provided = self._provide(slot, request.prefix_length + wanted)
+        if not provided and self._rows:
+            return False
+        if not provided:  # nobody will give way: as long a reply as there is room for, if any
+            wanted = self._room.most_columns - request.prefix_length
+            fits = wanted >= len(request.prompt_ids) + SHORTEST_REPLY
+            if not (fits and self._provide(slot, request.prefix_length + wanted)):
+                stream.finish("error", no_room(len(request.prompt_ids), max(wanted, 0), self.model.device))
+                return True
+        needs_prefix = self._slots.take(slot, request)
+        row = Row(stream, slot, wanted)
+        self._rows.append(row)
+        if needs_prefix and request.prefix is not None:
+            self._cache.write_prefix(slot.index, request.prefix)
+        self._sampling.enter(slot.index, request.sampling, request.seed, row.prompt_ids)
+        return True
+
+    def _provide(self, slot: Slot, columns: int) -> bool:
+        """Put memory under a slot, idle conversations giving way as need be; whether there was enough."""
+        victims = self._room.victims(slot, columns, self._slots.idle)
+        if victims is None:
+            return False
+        try:
+            self._withdraw(victims)
+            self._cache.provide(slot.index, columns)
+        except torch.OutOfMemoryError:  # another program has taken it meanwhile
+            return False
+        return True
+
+    def _withdraw(self, slots: Sequence[Slot]) -> None:
+        """Take the memory from idle slots, and with it what they held."""
+        held = [slot for slot in slots if self._cache.mapped_bytes(slot.index)]
+        if held:
+            torch.cuda.current_stream(self.model.device).synchronize()
+        for slot in held:
+            self._cache.withdraw(slot.index)
+            slot.forget()
 
     def _prefill(self, rows: list[Row], budget: int) -> None:
         """Compute up to ``budget`` tokens of the prompts; rows whose prompt is done get their first token."""

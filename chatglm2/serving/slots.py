@@ -28,6 +28,11 @@ class Slot:
         self.last_used = 0
         self.is_free = True
 
+    def forget(self) -> None:
+        """What lay in it is gone."""
+        self.tokens = []
+        self.prefix_hash = None
+
     def common_length(self, request: Request) -> int:
         """Leading tokens of a prompt that need not be computed; the last one always is, for its logits."""
         if request.prefix_hash != self.prefix_hash:
@@ -86,20 +91,24 @@ class SlotTable:
     def has_free(self) -> bool:
         return any(slot.is_free for slot in self._slots)
 
-    def take(self, request: Request) -> tuple[Slot, bool]:
-        """A free slot, cut to the text that the request shares with it, and whether its prefix has to be written."""
-        slot = self._choose(request)
+    @property
+    def idle(self) -> list[Slot]:
+        """The slots that no request has, whatever lies in them."""
+        return [slot for slot in self._slots if slot.is_free]
+
+    def take(self, slot: Slot, request: Request) -> bool:
+        """Take a free slot, cut to the text that the request shares with it; whether its prefix has to be written."""
         del slot.tokens[slot.common_length(request) :]
         self.reused_tokens += len(slot.tokens)
         needs_prefix = request.prefix_hash not in (slot.prefix_hash, None)
         slot.prefix_hash = request.prefix_hash
         slot.is_free = False
         slot.last_used = next(self._clock)
-        return slot, needs_prefix
+        return needs_prefix
 
-    def _choose(self, request: Request) -> Slot:
+    def choose(self, request: Request) -> Slot:
         """The free slot with the longest common text, if worth it, else an empty one or the one unused for longest."""
-        free = [slot for slot in self._slots if slot.is_free]
+        free = self.idle
         common = [slot.common_length(request) for slot in free]
         longest = max(common)
         if longest >= min(WORTH_REUSING, len(request.prompt_ids) // 2):
@@ -110,5 +119,4 @@ class SlotTable:
         """Let others have the slot; its text stays for whoever continues it, unless it is to be forgotten."""
         slot.is_free = True
         if forget:
-            slot.tokens = []
-            slot.prefix_hash = None
+            slot.forget()

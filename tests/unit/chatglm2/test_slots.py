@@ -14,7 +14,8 @@ LONG = list(range(20, 20 + 2 * WORTH_REUSING))
 
 def serve(table: SlotTable, prompt: list[int], prefix: Prefix | None = None) -> tuple[Slot, bool, int]:
     """The slot that a request gets, whether its prefix is to be written, and the tokens it finds; it ends at once."""
-    slot, needs_prefix = table.take(Request(prompt, prefix))
+    slot = table.choose(Request(prompt, prefix))
+    needs_prefix = table.take(slot, Request(prompt, prefix))
     found = len(slot.tokens)
     row = Row(Stream(Request(prompt, prefix), cancel=lambda _: None), slot, 10_000)
     row.take_prompt(len(prompt))

@@ -11,13 +11,14 @@ bringing a product's weights into the cache while it waits; a product lets the n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 FIRST_CAPABLE = (9, 0)
@@ -38,6 +39,11 @@ def overlapping_launches(device: torch.device) -> Iterator[None]:
 def launch_options() -> dict[str, Any]:
     """Keyword arguments for the launch of a kernel that takes ``OVERLAPS``."""
     return {"OVERLAPS": True, "launch_pdl": True} if _overlapping.get() else {"OVERLAPS": False}
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
+    """Launch for the GPU that holds ``x``, which need not be the current one; Triton's interpreter needs none."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @triton.jit

@@ -143,8 +143,7 @@ class SelfAttention(nn.Module):
 def gate(mixed: Tensor) -> Tensor:
     """SwiGLU between the projections: ``silu(first half) * second half`` of ``[…, 2F]``."""
     if fused := find_layer_kernels(mixed):
-        gated: Tensor = fused.gate(mixed)
-        return gated
+        return fused.gate(mixed)
     first, second = mixed.chunk(2, dim=-1)
     return F.silu(first) * second
 
@@ -152,8 +151,7 @@ def gate(mixed: Tensor) -> Tensor:
 def gate_gradient(mixed: Tensor, gradient: Tensor) -> Tensor:
     """The gradient for `gate`'s ``mixed``, which it may overwrite."""
     if fused := find_layer_kernels(mixed):
-        overwritten: Tensor = fused.gate_gradient_(mixed, gradient)
-        return overwritten
+        return fused.gate_gradient_(mixed, gradient)
     with torch.enable_grad():
         mixed = mixed.requires_grad_()
         return torch.autograd.grad(gate(mixed), mixed, gradient)[0]

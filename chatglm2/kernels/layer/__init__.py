@@ -1,1 +1,1 @@
-"""Fused operations of a layer on a GPU, for training and for decoding. Imports Triton, which only GPUs have."""
+"""Fused operations of a layer, for training and for decoding. Imports Triton, which only GPUs and tests have."""

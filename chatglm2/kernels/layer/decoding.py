@@ -1,10 +1,9 @@
-"""What lies between a layer's projections, each as one Triton kernel: norm, rotation, attention, SwiGLU.
+"""What decoding needs of Triton beside gate and rotation: norm, attention, the product of few rows with a dense weight.
 
-Also the product of few rows with a dense weight. Knows shapes and pointers; knows no modules and no graph. Between the
-projections of a 6-billion-parameter model the small operations are what keeps a GPU waiting: a launch costs as much as
-their work.
+Knows shapes and pointers; knows no modules and no graph. Between the projections of a 6-billion-parameter model the
+small operations are what keeps a GPU waiting: a launch costs as much as their work.
 
-Shapes: n rows, N query heads, G groups, D channels, T columns of a slot, R rotated channels.
+Shapes: n rows, N query heads, G groups, D channels, T columns of a slot.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from chatglm2.kernels.launching import launch_options, let_next_start, wait_for_
 SPLITS = 32
 KEY_BLOCK = 64
 SMALLEST_TILE = 16  # rows that a tensor core multiplies at least
-LARGEST_GEMV_BATCH = SMALLEST_TILE
+MOST_DENSE_ROWS = SMALLEST_TILE
 
 
 @triton.jit
@@ -59,86 +58,6 @@ def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Ten
         **launch_options(),
     )
     return normalized
-
-
-@triton.jit
-def _rotate_store_kernel(
-    mixed,
-    rotation,
-    positions,
-    columns,
-    slots,
-    query,
-    keys,
-    values,
-    capacity,
-    HEADS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    ROTATED: tl.constexpr,
-    OVERLAPS: tl.constexpr,
-):
-    let_next_start(OVERLAPS)
-    wait_for_previous(OVERLAPS)
-    row, head = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, CHANNELS)
-    source = mixed + (row * (HEADS + 2 * GROUPS) + head).to(tl.int64) * CHANNELS
-    value = tl.load(source + channel)
-    if head < HEADS + GROUPS:
-        # Channel pairs (2i, 2i + 1) turn by the angle of pair i; the second half of the channels does not turn.
-        turns = channel < ROTATED
-        angle = rotation + tl.load(positions + row).to(tl.int64) * ROTATED + (channel // 2) * 2
-        cosine = tl.load(angle, mask=turns, other=1.0)
-        sine = tl.load(angle + 1, mask=turns, other=0.0)
-        partner = tl.load(source + (channel ^ 1)).to(tl.float32)
-        sign = tl.where(channel % 2 == 0, -1.0, 1.0)
-        value = (value.to(tl.float32) * cosine + sign * partner * sine).to(value.dtype)
-    if head < HEADS:
-        tl.store(query + (row * HEADS + head) * CHANNELS + channel, value)
-    else:
-        place = tl.load(slots + row).to(tl.int64) * capacity + tl.load(columns + row)
-        if head < HEADS + GROUPS:
-            tl.store(keys + (place * GROUPS + head - HEADS) * CHANNELS + channel, value)
-        else:
-            tl.store(values + (place * GROUPS + head - HEADS - GROUPS) * CHANNELS + channel, value)
-
-
-def rotate_and_store(
-    mixed: Tensor, rotation: Tensor, positions: Tensor, columns: Tensor, slots: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
-    """Rotate queries and keys, put keys and values into the cache, return the queries ``[n, N, D]``.
-
-    Args:
-        mixed: ``[n, (N + 2G) * D]``, what the fused projection gives.
-        rotation: ``[T, R / 2, 2]`` fp32 cosines and sines.
-        positions: ``[n]`` text positions.
-        columns: ``[n]`` where to write in a slot.
-        slots: ``[n]``.
-        keys: ``[slots, T, G, D]`` of one layer.
-        values: likewise.
-    """
-    rows = mixed.shape[0]
-    groups, channels = keys.shape[2:]
-    heads = mixed.shape[1] // channels - 2 * groups
-    query = torch.empty(rows, heads, channels, dtype=mixed.dtype, device=mixed.device)
-    _rotate_store_kernel[(rows, heads + 2 * groups)](
-        mixed,
-        rotation,
-        positions,
-        columns,
-        slots,
-        query,
-        keys,
-        values,
-        keys.shape[1],
-        HEADS=heads,
-        GROUPS=groups,
-        CHANNELS=channels,
-        ROTATED=rotation.shape[1] * 2,
-        num_warps=1,
-        **launch_options(),
-    )
-    return query
 
 
 @triton.jit
@@ -257,29 +176,7 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tenso
 
 
 @triton.jit
-def _gate_kernel(mixed, output, width, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr):
-    let_next_start(OVERLAPS)
-    wait_for_previous(OVERLAPS)
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
-    gate = tl.load(mixed + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(mixed + row * 2 * width + width + column, mask=inside, other=0.0)
-    activated = (gate / (1.0 + tl.exp(-gate))).to(up.dtype) * up
-    tl.store(output + row * width + column, activated, mask=inside)
-
-
-def gate(mixed: Tensor) -> Tensor:
-    """SwiGLU's middle: ``silu(first half) * second half`` of ``[n, 2F]``, ``[n, F]``."""
-    rows, width = mixed.shape[0], mixed.shape[1] // 2
-    output = torch.empty(rows, width, dtype=mixed.dtype, device=mixed.device)
-    block = 1024
-    _gate_kernel[(rows, triton.cdiv(width, block))](mixed, output, width, BLOCK=block, num_warps=4, **launch_options())
-    return output
-
-
-@triton.jit
-def _gemv_kernel(
+def _dense_product_kernel(
     x,
     weight,
     bias,
@@ -316,7 +213,7 @@ def _gemv_kernel(
     tl.store(place, total.to(output.dtype.element_ty), mask=(row < rows)[:, None] & valid[None, :])
 
 
-def gemv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def dense_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` for at most 16 rows, at the speed at which ``weight`` ``[out, in]`` is read."""
     rows, inputs = x.shape
     outputs = weight.shape[0]
@@ -328,7 +225,7 @@ def gemv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         output_block, input_block, stages = 64, 128, 3
     else:
         output_block, input_block, stages = 16, 512, 3
-    _gemv_kernel[(triton.cdiv(outputs, output_block),)](
+    _dense_product_kernel[(triton.cdiv(outputs, output_block),)](
         x,
         weight,
         x if bias is None else bias,

@@ -14,10 +14,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 import triton
 from torch import Tensor
 
-from chatglm2.kernels.launching import launch_options
+from chatglm2.kernels.launching import launch_options, on_device_of
 from chatglm2.kernels.quantized.backend import Backend
 from chatglm2.kernels.quantized.layout import PackedWeight
-from chatglm2.kernels.quantized.triton_kernels import extract_kernel, gemv_kernel, gradient_kernel, matmul_kernel
+from chatglm2.kernels.quantized.triton_kernels import extract_kernel, few_rows_kernel, gradient_kernel, one_row_kernel
 
 # Up to this many rows, a product unpacks the weight on the way; above, unpacking first is as fast or faster.
 MOST_FUSED_ROWS = 64
@@ -85,14 +85,14 @@ class TritonBackend(Backend):
         y = torch.empty(len(x), self.weight.rows, dtype=x.dtype, device=x.device)
         # One row needs no tensor cores, except where the arithmetic without them takes longer than reading the weight.
         one_row = len(x) == 1 and (self.weight.rows <= MANY_ROWS or self.weight.bits == 8)
-        with torch.cuda.device(x.device):
-            (self._gemv if one_row else self._few_rows)(x, bias, y)
+        with on_device_of(x):
+            (self._one_row if one_row else self._few_rows)(x, bias, y)
         return y
 
-    def _gemv(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
+    def _one_row(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
         weight = self.weight
         words = weight.integers.shape[1] // 4
-        gemv_kernel[(triton.cdiv(weight.rows, 8),)](
+        one_row_kernel[(triton.cdiv(weight.rows, 8),)](
             x,
             weight.integers.view(torch.int32),
             weight.scale,
@@ -113,7 +113,7 @@ class TritonBackend(Backend):
         weight = self.weight
         group_bytes = (weight.group_size or 0) * weight.bits // 8
         tile = choose_tile(len(x), weight, group_bytes)
-        matmul_kernel[(triton.cdiv(weight.rows, tile.rows), triton.cdiv(len(x), tile.tokens))](
+        few_rows_kernel[(triton.cdiv(weight.rows, tile.rows), triton.cdiv(len(x), tile.tokens))](
             x.view(torch.int32) if weight.bits == 4 else x,
             weight.integers,
             weight.scale,
@@ -138,7 +138,7 @@ class TritonBackend(Backend):
         weight, count = self.weight, len(gradient)
         x_gradient = torch.empty(count, weight.columns, dtype=gradient.dtype, device=gradient.device)
         tokens, columns = 64, 64
-        with torch.cuda.device(gradient.device):
+        with on_device_of(gradient):
             gradient_kernel[(triton.cdiv(count, tokens) * triton.cdiv(weight.columns, columns),)](
                 gradient,
                 weight.integers,
@@ -167,7 +167,7 @@ class TritonBackend(Backend):
         width = weight.columns - first if width is None else width
         dense = torch.empty(weight.rows, width, dtype=self.dtype, device=weight.integers.device)
         rows, columns = 16, EXTRACTED_COLUMNS
-        with torch.cuda.device(dense.device):
+        with on_device_of(dense):
             extract_kernel[(triton.cdiv(weight.rows, rows), triton.cdiv(width, columns))](
                 weight.integers,
                 weight.scale,

@@ -1,7 +1,7 @@
 """Triton programs that multiply by packed INT4 and INT8 weights without ever writing the dense weight to memory.
 
-Knows the packed layout (see `chatglm2.model.quantization`) and how to walk it; knows nothing of modules, autograd or
-when a program is worth its launch. fp16 and bf16 in and out, sums in fp32.
+Knows the packed layout (see `layout`) and how to walk it; knows nothing of modules, autograd or when a program is
+worth its launch. fp16 and bf16 in and out, sums in fp32.
 
 K columns in, N rows out, M rows of activations. A *word* is 32 bits of a weight row: 8 columns of INT4, 4 of INT8.
 """
@@ -114,7 +114,7 @@ def _dot_words(words, x_ptr, index, inside, BITS: tl.constexpr, WORDS: tl.conste
 
 
 @triton.jit
-def gemv_kernel(
+def one_row_kernel(
     x_ptr,
     weight_ptr,
     scale_ptr,
@@ -230,7 +230,7 @@ def _dot_tile(
 
 
 @triton.jit(do_not_specialize=["M"])  # else a program a number of rows
-def matmul_kernel(
+def few_rows_kernel(
     x_ptr,
     weight_ptr,
     scale_ptr,

@@ -1,4 +1,4 @@
-"""A layer's fused operations, and the norm, equal the plain ones, gradients included. Needs a CUDA GPU."""
+"""A layer's fused operations, and the norm, equal the plain ones, gradients included: on a GPU or interpreted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from small_models import build_model
 from torch import Tensor
 
 from chatglm2.kernels.layer.choice import find_layer_kernels
+from chatglm2.model.attention import attend
 from chatglm2.model.modeling import RMSNorm, RotaryEmbedding, rotate
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -22,39 +23,37 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@needs_gpu
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_gate_equals_silu_times_the_other_half(dtype: torch.dtype) -> None:
-    mixed = torch.randn(3, 7, 2 * 1500, device="cuda")
-    halves = [mixed.to(dtype).requires_grad_(), mixed.to(dtype).float().requires_grad_()]
-    layer_kernels = find_layer_kernels(halves[0])
-    assert layer_kernels is not None
-    gate, up = halves[1].chunk(2, dim=-1)
-    found, expected = layer_kernels.gate(halves[0]), F.silu(gate) * up
+def test_the_gate_equals_silu_times_the_other_half(kernel_device: str, kernel_dtype: torch.dtype) -> None:
+    from chatglm2.kernels.layer.gate import apply_gate, gate, gate_gradient_
+
+    mixed = torch.randn(3, 2, 2 * 1500, device=kernel_device)
+    halves = [mixed.to(kernel_dtype).requires_grad_(), mixed.to(kernel_dtype).float().requires_grad_()]
+    first, up = halves[1].chunk(2, dim=-1)
+    found, expected = gate(halves[0]), F.silu(first) * up
     outer = torch.randn_like(expected)
-    found.backward(outer.to(dtype))
-    expected.backward(outer.to(dtype).float())
-    assert relative_error(found, expected) < TOLERANCE[dtype]
+    found.backward(outer.to(kernel_dtype))
+    expected.backward(outer.to(kernel_dtype).float())
+    assert relative_error(found, expected) < TOLERANCE[kernel_dtype]
     assert halves[0].grad is not None and halves[1].grad is not None
-    assert relative_error(halves[0].grad, halves[1].grad) < TOLERANCE[dtype]
+    assert relative_error(halves[0].grad, halves[1].grad) < TOLERANCE[kernel_dtype]
+    assert torch.equal(apply_gate(halves[0].detach()), found)
     overwritten = halves[0].detach().clone()
-    assert layer_kernels.gate_gradient_(overwritten, outer.to(dtype)) is overwritten
+    assert gate_gradient_(overwritten, outer.to(kernel_dtype)) is overwritten
     assert torch.equal(overwritten, halves[0].grad)
 
 
-@needs_gpu
 @pytest.mark.parametrize("prefix_length", [0, 5])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_rotation_and_prefix_equal_the_plain_operations(prefix_length: int, rows: int) -> None:
-    model = build_model(**SHAPE)
-    heads, groups, channels, length = 32, model.config.multi_query_group_num, 64, 9
-    positions = torch.arange(4, 4 + length, device="cuda").expand(rows, -1)
-    rotation = RotaryEmbedding(model.config).to("cuda")(positions[:1] if rows == 1 else positions)
-    mixed = torch.randn(rows, length, heads + 2 * groups, channels, device="cuda").half().requires_grad_()
-    prefix = torch.randn(2, rows, groups, prefix_length, channels, device="cuda").half().requires_grad_()
-    layer_kernels = find_layer_kernels(mixed)
-    assert layer_kernels is not None
-    found = layer_kernels.rotate_and_join(mixed, rotation, prefix if prefix_length else None, groups)
+def test_rotation_and_prefix_equal_the_plain_operations(kernel_device: str, prefix_length: int, rows: int) -> None:
+    from chatglm2.kernels.layer.rotation import rotate_and_join
+
+    heads, groups, channels, length = 6, 2, 16, 4
+    positions = torch.arange(4, 4 + length, device=kernel_device).expand(rows, -1)
+    config = build_model(kv_channels=channels).config
+    rotation = RotaryEmbedding(config).to(kernel_device)(positions[:1] if rows == 1 else positions)
+    mixed = torch.randn(rows, length, heads + 2 * groups, channels, device=kernel_device).half().requires_grad_()
+    prefix = torch.randn(2, rows, groups, prefix_length, channels, device=kernel_device).half().requires_grad_()
+    found = rotate_and_join(mixed, rotation, prefix if prefix_length else None, groups)
     turning, value = mixed.split((heads + groups, groups), dim=2)
     query, key = rotate(turning, rotation).transpose(1, 2).split((heads, groups), dim=1)
     expected = [query, torch.cat((prefix[0], key), dim=2), torch.cat((prefix[1], value.transpose(1, 2)), dim=2)]
@@ -64,6 +63,70 @@ def test_rotation_and_prefix_equal_the_plain_operations(prefix_length: int, rows
     for one, other in zip((*found, *gradients[0]), (*expected, *gradients[1]), strict=True):
         assert one.shape == other.shape
         assert relative_error(one, other) < 1e-3
+
+
+def test_rotated_tokens_are_stored_in_their_slots_and_nowhere_else(kernel_device: str) -> None:
+    from chatglm2.kernels.layer.rotation import Places, rotate_and_store
+
+    heads, groups, channels = 6, 2, 16
+    config = build_model(kv_channels=channels).config
+    angles = RotaryEmbedding(config).to(kernel_device)(torch.arange(30, device=kernel_device).unsqueeze(0))
+    positions, columns, slots = torch.tensor([[3, 17, 4], [8, 17, 9], [2, 0, 2]], device=kernel_device).unbind()
+    mixed = torch.randn(3, (heads + 2 * groups) * channels, device=kernel_device).half()
+    keys, values = torch.full((2, 3, 20, groups, channels), 7.0, device=kernel_device).half()
+    table = torch.view_as_real(angles[0, :, 0]).flatten(1).contiguous()
+    query = rotate_and_store(mixed, table, Places(positions, columns, slots), keys, values)
+    turning, value = mixed.view(3, 1, -1, channels).split((heads + groups, groups), dim=2)
+    turned = rotate(turning, angles[0, positions].unsqueeze(1))[:, 0]
+    assert relative_error(query, turned[:, :heads]) < 1e-3
+    assert relative_error(keys[slots, columns], turned[:, heads:]) < 1e-3
+    assert torch.equal(values[slots, columns], value[:, 0])
+    for stored in (keys, values):
+        stored[slots, columns] = 7.0
+        assert stored.eq(7.0).all()
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_the_fused_norm_adds_in_place_and_rounds_once(
+    kernel_device: str, kernel_dtype: torch.dtype, adds: bool
+) -> None:
+    from chatglm2.kernels.layer.decoding import add_norm
+
+    x, delta = (3 * torch.randn(2, 5, 70, device=kernel_device)).to(kernel_dtype)
+    weight = torch.rand(70, device=kernel_device).to(kernel_dtype) + 0.5
+    summed = x + delta if adds else x.clone()
+    plain = F.rms_norm(summed.float(), (70,), weight.float(), 1e-5).to(kernel_dtype)
+    found = add_norm(x, delta if adds else None, weight, 1e-5)
+    assert torch.equal(x, summed)
+    assert (found != plain).float().mean() < 5e-3
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_dense_product_equals_torchs(
+    kernel_device: str, kernel_dtype: torch.dtype, rows: int, has_bias: bool
+) -> None:
+    from chatglm2.kernels.layer.decoding import dense_product
+
+    x, weight, bias = (torch.randn(shape, device=kernel_device) for shape in ((rows, 70), (33, 70), (33,)))
+    halves = [tensor.to(kernel_dtype) for tensor in (x, weight, bias)]
+    expected = F.linear(*(tensor.double() for tensor in halves[: 2 + has_bias]))
+    assert relative_error(dense_product(*halves[: 2 + has_bias]), expected) < TOLERANCE[kernel_dtype]
+
+
+def test_attention_of_a_step_looks_at_each_rows_own_columns(kernel_device: str, kernel_dtype: torch.dtype) -> None:
+    from chatglm2.kernels.layer.decoding import decode_attention
+
+    keys, values = torch.randn(2, 3, 150, 2, 16, device=kernel_device).to(kernel_dtype)
+    query = torch.randn(2, 6, 16, device=kernel_device).to(kernel_dtype)
+    columns, slots = [0, 140], [2, 0]
+    found = decode_attention(
+        query, keys, values, torch.tensor(columns, device=kernel_device), torch.tensor(slots, device=kernel_device)
+    )
+    for row, (column, slot) in enumerate(zip(columns, slots, strict=True)):
+        seen = [part[slot : slot + 1, : column + 1].transpose(1, 2).float() for part in (keys, values)]
+        expected = attend(query[row, None, :, None].float(), *seen, None)
+        assert relative_error(found[row], expected.flatten()) < TOLERANCE[kernel_dtype]
 
 
 @needs_gpu

@@ -177,6 +177,27 @@ def test_the_triton_backend_agrees(bits: int, group_size: int | None, dtype: tor
     check_against_exact(TritonBackend(weight, dtype), tokens)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [None, 64])
+def test_the_triton_programs_that_the_interpreter_runs_agree(
+    kernel_device: str, bits: int, group_size: int | None
+) -> None:
+    """Products of few rows with INT4, and of one row, unpack in inline assembly, which the interpreter has not."""
+    from chatglm2.kernels.quantized.triton_backend import TritonBackend
+
+    weight = random_weight(40, 128, bits, group_size, torch.float16, kernel_device)
+    backend = TritonBackend(weight, torch.float16)
+    exact = dequantize(PackedWeight(weight.integers, weight.scale.double(), bits)).cpu()
+    assert relative_error(backend.dense(), exact) < TOLERANCE[torch.float16]
+    gradient = torch.randn(3, 40).half()
+    found = backend.fused_input_gradient(gradient.to(kernel_device))
+    assert relative_error(found, gradient.double() @ exact) < TOLERANCE[torch.float16]
+    if bits == 8:
+        x, bias = torch.randn(3, 128).half(), torch.randn(40).half()
+        product = backend.fused_matmul(x.to(kernel_device), bias.to(kernel_device))
+        assert relative_error(product, x.double() @ exact.T + bias.double()) < TOLERANCE[torch.float16]
+
+
 @needs_triton
 @pytest.mark.parametrize("shape", [(4608, 4096), (4096, 4096), (27392, 4096), (4096, 13696)])
 def test_the_triton_backend_agrees_at_the_real_shapes(shape: tuple[int, int]) -> None:

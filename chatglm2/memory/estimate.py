@@ -12,7 +12,6 @@ import torch
 
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import DeviceMemoryError
-from chatglm2.memory.driver import has_virtual_memory
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +72,23 @@ def require_memory_for_weights(config: ChatGLMConfig, dtype: torch.dtype, bits: 
 
 
 def choose_slots(
-    config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, columns: int, wanted: int | None
+    config: ChatGLMConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    columns: int,
+    wanted: int | None,
+    *,
+    as_used: bool = False,
 ) -> int:
     """How many conversations of ``columns`` tokens run together: ``wanted``, or as many as fit, 8 at most.
+
+    Where they take memory only as they are used (``as_used``), one that fits is enough.
 
     Raises:
         DeviceMemoryError: where not even that fits, with what would.
     """
     fitting = fitting_slots(config, dtype, device, columns)
-    if has_virtual_memory(device) and fitting:  # they take memory as they are used
+    if as_used and fitting:
         return wanted or MOST_SLOTS
     if fitting < (wanted or 1):
         each, free = slot_bytes(config, dtype.itemsize, columns), _free_for_slots(device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chatglm2.configuration import ChatGLMConfig
-from chatglm2.memory.driver import PagedMemory, has_virtual_memory, whole_pages
+from chatglm2.memory.driver import PagedMemory, whole_pages
 from chatglm2.model.prefix import Prefix
 
 
@@ -65,7 +65,7 @@ class SlotCache:
         """
 
     def withdraw(self, slot: int) -> None:
-        """Take the memory from under a slot, and with it what the slot holds; the device must be done with it."""
+        """Take the memory from under a slot, and with it what the slot holds."""
 
     def point_at(self, slots: Sequence[int], columns: Tensor, seen_length: int) -> None:
         """Where the next forward pass writes, and how many columns it looks at.
@@ -144,6 +144,7 @@ class PagedSlotCache(SlotCache):
         self._memory.tensor()[offset : offset + missing].zero_()
 
     def withdraw(self, slot: int) -> None:
+        torch.cuda.current_stream(self._memory.device).synchronize()  # whoever uses it has to be done
         for offset in self._pieces[slot]:
             self._memory.unmap(offset)
         self._pieces[slot], self._mapped[slot] = [], 0
@@ -160,8 +161,8 @@ class PagedSlotCache(SlotCache):
 
 
 def build_cache(
-    config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, slots: int, capacity: int
+    config: ChatGLMConfig, dtype: torch.dtype, device: torch.device, slots: int, capacity: int, *, paged: bool
 ) -> SlotCache:
-    """The cache that takes memory as it is used, where the device can; else one that takes all at once."""
-    kind = PagedSlotCache if has_virtual_memory(device) else SlotCache
+    """The cache that takes memory as it is used, or one that takes all at once."""
+    kind = PagedSlotCache if paged else SlotCache
     return kind(config, dtype, device, slots, capacity)

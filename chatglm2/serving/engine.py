@@ -29,7 +29,7 @@ from chatglm2.serving.cache import build_cache
 from chatglm2.serving.request import EngineStats, Request
 from chatglm2.serving.room import ConversationRoom
 from chatglm2.serving.runners.base import DecodeBatch, PromptPart
-from chatglm2.serving.runners.choice import build_runner
+from chatglm2.serving.runners.choice import build_runner, runs_on_pages
 from chatglm2.serving.sampling_state import SamplingState
 from chatglm2.serving.slots import Row, Slot, SlotTable
 from chatglm2.serving.stream import Stream
@@ -94,10 +94,12 @@ class Engine:
             raise ValueError(f"slots must be at least 1, found {slots}")
         self.model = model
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
-        slots = choose_slots(model.config, model.dtype, model.device, self.max_length + PREFIX_ROOM, slots)
-        self._cache = build_cache(model.config, model.dtype, model.device, slots, self.max_length + PREFIX_ROOM)
+        config, dtype, device, capacity = model.config, model.dtype, model.device, self.max_length + PREFIX_ROOM
+        paged = runs_on_pages(model)
+        slots = choose_slots(config, dtype, device, capacity, slots, as_used=paged)
+        self._cache = build_cache(config, dtype, device, slots, capacity, paged=paged)
         self._build_runner(model)
-        self._room = ConversationRoom(self._cache, lambda: free_bytes(model.device))
+        self._room = ConversationRoom(self._cache, lambda: free_bytes(device))
         self._slots = SlotTable(slots)
         self._sampling = SamplingState(slots, model.config.padded_vocab_size, model.device)
         self._rows: list[Row] = []  # in the order of their slots
@@ -309,12 +311,10 @@ class Engine:
 
     def _withdraw(self, slots: Sequence[Slot]) -> None:
         """Take the memory from idle slots, and with it what they held."""
-        held = [slot for slot in slots if self._cache.mapped_bytes(slot.index)]
-        if held:
-            torch.cuda.current_stream(self.model.device).synchronize()
-        for slot in held:
-            self._cache.withdraw(slot.index)
-            slot.forget()
+        for slot in slots:
+            if self._cache.mapped_bytes(slot.index):
+                self._cache.withdraw(slot.index)
+                slot.forget()
 
     def _prefill(self, rows: list[Row], budget: int) -> None:
         """Compute up to ``budget`` tokens of the prompts; rows whose prompt is done get their first token."""

@@ -69,7 +69,8 @@ def _attention_kernel(
     slots,
     partial,
     statistics,
-    capacity,
+    slot_stride,
+    column_stride,
     scale,
     GROUPS: tl.constexpr,
     SHARE: tl.constexpr,
@@ -92,13 +93,13 @@ def _attention_kernel(
     query_tile = tl.load(
         query + (first_head + member)[:, None] * CHANNELS + channel[None, :], mask=(member < SHARE)[:, None], other=0.0
     )
-    base = (tl.load(slots + row).to(tl.int64) * capacity * GROUPS + group) * CHANNELS
+    base = tl.load(slots + row).to(tl.int64) * slot_stride + group * CHANNELS
     highest = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     context = tl.zeros([TILE, CHANNELS], tl.float32)
     for offset in range(start, end, BLOCK):
         seen = offset + column < end
-        place = base + (offset + column)[:, None].to(tl.int64) * GROUPS * CHANNELS + channel[None, :]
+        place = base + (offset + column)[:, None].to(tl.int64) * column_stride + channel[None, :]
         key = tl.load(keys + place, mask=seen[:, None], other=0.0)
         score = tl.dot(query_tile, tl.trans(key)) * scale
         score = tl.where(seen[None, :], score, float("-inf"))
@@ -165,7 +166,8 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tenso
         slots,
         partial,
         statistics,
-        keys.shape[1],
+        keys.stride(0),
+        keys.stride(1),
         channels**-0.5,
         BLOCK=KEY_BLOCK,
         num_warps=4,

@@ -37,7 +37,9 @@ def _rotate_kernel(
     columns,
     slots,
     length,
-    capacity,
+    first_column,
+    row_stride,
+    column_stride,
     IN_SLOTS: tl.constexpr,
     HEADS: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -48,26 +50,27 @@ def _rotate_kernel(
 ):
     """One head of one token, from ``mixed`` to its place; backward, from the gradient there to that of ``mixed``.
 
-    Keys and values hold ``capacity`` columns a row. A token lies where ``slots`` and ``columns`` say, or in the last
-    ``length`` columns of its row.
+    Keys and values have rows of columns, so many numbers apart. A token lies where ``slots`` and ``columns`` say, or in
+    the ``length`` columns of its row from ``first_column`` on.
     """
     let_next_start(OVERLAPS)
     wait_for_previous(OVERLAPS)
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
     if IN_SLOTS:
-        place = tl.load(slots + token).to(tl.int64) * capacity + tl.load(columns + token)
+        row, column = tl.load(slots + token).to(tl.int64), tl.load(columns + token).to(tl.int64)
         position = tl.load(positions + token).to(tl.int64)
     else:
-        place = token // length * capacity + capacity - length + token % length
+        row, column = token // length, first_column + token % length
         position = token
+    place = row * row_stride + column * column_stride
     here = mixed + (token * (HEADS + 2 * GROUPS) + head) * CHANNELS
     if head < HEADS:
         there = query + (token * HEADS + head) * CHANNELS
     elif head < HEADS + GROUPS:
-        there = keys + (place * GROUPS + head - HEADS) * CHANNELS
+        there = keys + place + (head - HEADS) * CHANNELS
     else:
-        there = values + (place * GROUPS + head - HEADS - GROUPS) * CHANNELS
+        there = values + place + (head - HEADS - GROUPS) * CHANNELS
     source, target = (there, here) if BACKWARD else (here, there)
     value = tl.load(source + channel)
     if head < HEADS + GROUPS:
@@ -101,7 +104,10 @@ def _launch(
     places: Places | None = None,
     backward: bool = False,
 ) -> None:
-    """Launch for ``mixed`` of contiguous ``[…, (N + 2G) * D]`` and keys and values ``[rows, columns, G, D]``."""
+    """Launch for ``mixed`` of contiguous ``[…, (N + 2G) * D]`` and keys and values ``[rows, columns, G, D]``.
+
+    Their groups lie behind one another, columns and rows at any distance.
+    """
     heads, channels = query.shape[-2:]
     groups = keys.shape[2]
     with on_device_of(mixed):
@@ -113,7 +119,9 @@ def _launch(
             values,
             *(places or (mixed, mixed, mixed)),  # not read without places
             length,
-            keys.shape[1],
+            keys.shape[1] - length,
+            keys.stride(0),
+            keys.stride(1),
             IN_SLOTS=places is not None,
             HEADS=heads,
             GROUPS=groups,

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from chatglm2.kernels.availability import runs_triton
+from chatglm2.memory.driver import has_virtual_memory
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 from chatglm2.serving.cache import SlotCache
 from chatglm2.serving.runners.base import Runner
 from chatglm2.serving.runners.cpu import CpuRunner
 from chatglm2.serving.runners.module import ModuleRunner
+
+
+def runs_on_pages(model: ChatGLMForConditionalGeneration) -> bool:
+    """Whether the runner of a model looks at nothing but what a conversation holds, so that the rest needs no memory."""
+    if not (runs_triton(model.device, model.dtype) and has_virtual_memory(model.device)):
+        return False
+    from chatglm2.serving.runners.graph import GraphRunner
+
+    return GraphRunner.supports(model)
 
 
 def build_runner(model: ChatGLMForConditionalGeneration, cache: SlotCache, max_length: int) -> Runner:

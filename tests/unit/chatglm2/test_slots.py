@@ -12,6 +12,12 @@ from chatglm2.serving.stream import Stream
 LONG = list(range(20, 20 + 2 * WORTH_REUSING))
 
 
+def take(table: SlotTable, request: Request) -> Slot:
+    slot = table.choose(request)
+    table.take(slot, request)
+    return slot
+
+
 def serve(table: SlotTable, prompt: list[int], prefix: Prefix | None = None) -> tuple[Slot, bool, int]:
     """The slot that a request gets, whether its prefix is to be written, and the tokens it finds; it ends at once."""
     slot = table.choose(Request(prompt, prefix))
@@ -68,16 +74,16 @@ def test_an_empty_slot_is_taken_first_then_the_one_unused_for_longest() -> None:
 
 def test_a_slot_in_use_is_nobody_elses() -> None:
     table = SlotTable(2)
-    taken = [table.take(Request(LONG))[0] for _ in range(2)]
+    taken = [take(table, Request(LONG)) for _ in range(2)]
     assert taken[0] is not taken[1] and not table.has_free
     table.release(taken[1])
-    assert table.has_free and table.take(Request(LONG))[0] is taken[1]
+    assert table.has_free and take(table, Request(LONG)) is taken[1]
 
 
 @pytest.mark.parametrize("prefix", [None, build_prefix(3)], ids=["base", "prefix"])
 def test_a_slot_that_is_forgotten_shares_nothing(prefix: Prefix | None) -> None:
     table = SlotTable(1)
-    slot, _ = table.take(Request(LONG, prefix))
+    slot = take(table, Request(LONG, prefix))
     Row(Stream(Request(LONG, prefix), cancel=lambda _: None), slot, 1000).take_prompt(len(LONG))
     table.release(slot, forget=True)
     assert (slot.tokens, slot.prefix_hash) == ([], None)

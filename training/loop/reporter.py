@@ -49,7 +49,6 @@ class RunReporter(TrainerCallback):
                 device=_place(args.device, self.ranks.size),
             )
         )
-        self._obey_stop_request(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._obey_stop_request(state, control)

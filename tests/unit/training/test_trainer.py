@@ -13,6 +13,7 @@ from tiny_checkpoint import tiny_settings, write_examples
 from chatglm2 import load_model, load_prefix
 from chatglm2.errors import DataError, PrefixError, RunError
 from training.loop import trainer as trainer_module
+from training.loop.run_data import load_data
 from training.plan.step_plan import StepPlan
 from training.runs.events import (
     EvaluationEvent,
@@ -23,10 +24,10 @@ from training.runs.events import (
     StoppedEvent,
     step_history,
 )
-from training.runs.store import Run, RunStore
+from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings
 from training.worker import alone as worker
-from training.worker.alone import train
+from training.worker.alone import conclude, train
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +189,31 @@ def test_a_stop_request_finishes_the_step_saves_and_says_so(store: RunStore, set
     assert [info.step for info in run.checkpoints()] == [ended.step] == [4]
 
 
-def test_a_stop_request_before_the_first_step_trains_nothing(store: RunStore, settings: TrainingSettings) -> None:
+def test_a_stop_request_before_the_first_step_lets_it_be_the_last(store: RunStore, settings: TrainingSettings) -> None:
     run = store.create(settings, "run")
     run.set_stop_request(True)
     ended = train(run)
     assert isinstance(ended, StoppedEvent)
-    assert ended.step <= 1
+    assert [info.step for info in run.checkpoints()] == [ended.step] == [1]
+
+
+def test_a_last_word_leaves_no_stop_request_to_the_run_that_goes_on(
+    store: RunStore, settings: TrainingSettings
+) -> None:
+    run = store.create(settings, "run")
+    run.set_stop_request(True)
+    conclude(run, StoppedEvent(step=1, en="Stopped.", zh="已停止。"))
+    assert not run.stop_requested()
+    assert (run.state().status, run.state().message_zh) == (Status.STOPPED, "已停止。")
+
+
+def test_only_as_many_rows_are_used_as_asked_for(store: RunStore, settings: TrainingSettings) -> None:
+    asked = replace(
+        settings, validation_file=settings.train_file, eval_steps=1, max_train_samples=5, max_eval_samples=3
+    )
+    dataset, validation = load_data(store.create(asked, "run"), asked)
+    assert validation is not None
+    assert (len(dataset), len(validation)) == (5, 3)
 
 
 def test_a_warm_start_takes_the_prefix_and_a_fresh_optimizer(store: RunStore, settings: TrainingSettings) -> None:

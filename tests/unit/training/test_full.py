@@ -117,7 +117,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     store: RunStore, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr("training.loop.model_setup.load_model", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    monkeypatch.setattr("training.plan.base_model.load_model", lambda *args, **kwargs: pytest.fail("it was loaded"))
     with pytest.raises(
         RunError, match=r"needs about .* GiB on cpu, and 0\.0 GiB are free.*--pre_seq_len 128.*torchrun"
     ):

@@ -5,7 +5,7 @@ Pure. Colours come from the stylesheet's classes, so that they follow the reader
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 BINS = 10
 WIDTH, HEIGHT = 560, 150
@@ -46,11 +46,11 @@ def _count(values: Sequence[float]) -> list[int]:
     return counts
 
 
-def difference_bar(counts: tuple[int, int, int]) -> str:
-    """Rows that are better, the same and worse, as parts of one bar."""
-    total, x = max(sum(counts), 1), 0.0
+def difference_bar(counts: Mapping[str, int]) -> str:
+    """How many rows are better, the same and worse, as parts of one bar."""
+    total, x = max(sum(counts.values()), 1), 0.0
     parts = []
-    for name, count in zip(("better", "same", "worse"), counts, strict=True):
+    for name, count in counts.items():
         width = WIDTH * count / total
         parts.append(f'<rect class="{name}" x="{x:.1f}" y="0" width="{width:.1f}" height="{BAR_HEIGHT}"/>')
         x += width

@@ -1,18 +1,21 @@
 """An evaluation as a report: data for programs, and one HTML page for people that needs nothing else.
 
-Pure: from an `Evaluation` to text. Everything that a model or a data file said is escaped; the page runs no script.
+From an `Evaluation` to text; `templates/report.html` says how the page is built. Everything that a model or a data file
+said is escaped; the page runs no script.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from training.evaluation.charts import difference_bar, score_histogram
 from training.evaluation.scoring import Contender, Evaluation, ScoredAnswer, ScoredRow
-from training.evaluation.standalone_page import standalone_page
+from training.evaluation.standalone_page import render_page
 from training.settings.field import SettingValue, Words
 from training.settings.train import TrainingSettings, setting_fields
 
@@ -140,11 +143,37 @@ def _leading(answer: ScoredAnswer) -> float:
     return answer.scores.to_dict()[LEADING_METRIC]
 
 
-def _difference(tag: str, value: float, good_sign: int = 1, decimals: int = 2) -> str:
-    """A difference in an element of its colour; ``good_sign`` is -1 where less is better."""
-    kind = "same" if abs(value) < 0.5 * 10**-decimals else "better" if value * good_sign > 0 else "worse"
-    text = "0" if kind == "same" else f"{value:+.{decimals}f}".replace("-", "−")
-    return f'<{tag} class="{kind}">{text}</{tag}>'
+@dataclass(frozen=True)
+class Difference:
+    """A difference as it is shown, and whether it is ``better``, ``same`` or ``worse``."""
+
+    kind: str
+    text: str
+
+
+def _difference(value: float, good_sign: int = 1, decimals: int = 2) -> Difference:
+    """``good_sign`` is -1 where less is better."""
+    if abs(value) < 0.5 * 10**-decimals:
+        return Difference("same", "0")
+    return Difference("better" if value * good_sign > 0 else "worse", f"{value:+.{decimals}f}".replace("-", "−"))
+
+
+@dataclass(frozen=True)
+class SummaryLine:
+    """What each contender has of a measure, and what the prefix changed."""
+
+    name: str
+    values: list[str]
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class RowList:
+    """Rows under a heading."""
+
+    key: str
+    rows: Sequence[ScoredRow]
+    note: str = ""
 
 
 def report_page(evaluation: Evaluation, *, language: str, stylesheet: str) -> str:
@@ -161,7 +190,7 @@ def _subject(contender: Contender) -> str:
 
 
 class _Page:
-    """Builds the page's parts in one language."""
+    """What the page's template needs, in one language."""
 
     def __init__(self, evaluation: Evaluation, language: str) -> None:
         self.evaluation = evaluation
@@ -173,23 +202,33 @@ class _Page:
         return WORDS[key][self.language == "zh"].format(**values)
 
     def render(self, stylesheet: str) -> str:
-        contender = self.evaluation.contenders[0]
-        title = f"{self.word('title')} · {_subject(contender)}"
-        sections = "\n".join(part for part in self._sections() if part)
-        return standalone_page(title, self.language, stylesheet, self._facts(contender), sections)
+        columns = [self.word(name) for name in self.names] if self.compares else [METRIC_NAMES[LEADING_METRIC]]
+        changes = self._changes() if self.compares else {}
+        return render_page(
+            "report.html",
+            f"{self.word('title')} · {_subject(self.evaluation.contenders[0])}",
+            self.language,
+            stylesheet,
+            finished_at=self.evaluation.finished_at,
+            facts=self._facts(),
+            names=self.names,
+            compares=self.compares,
+            summary=self._summary(),
+            histogram=Markup(self._histogram()),
+            changes=changes,
+            bar=Markup(difference_bar(changes)),
+            columns=[*columns, *[self.word("difference")] * self.compares],
+            lists=self._lists(),
+            metric_names=METRIC_NAMES,
+            word=self.word,
+            leading=_leading,
+            gain=_gain,
+            difference=_difference,
+            rounds=_rounds,
+        )
 
-    def _sections(self) -> list[str]:
-        rows = self.evaluation.rows
-        worst = sorted(rows, key=lambda row: (_leading(row.answers[0]), row.answers[0].scores.bleu_4))
-        parts = [self._summary(), self._charts(), self._row_list("worst", worst[:SHOWN_EXTREMES], is_open=True)]
-        if self.compares:
-            lost = sorted((row for row in rows if _gain(row) <= -SAME_BELOW), key=_gain)
-            parts.append(self._row_list("lost", lost[:SHOWN_EXTREMES], is_open=False))
-        parts.append(self._row_list("all", rows[:SHOWN_ROWS], is_open=False))
-        return parts
-
-    def _facts(self, contender: Contender) -> str:
-        evaluation = self.evaluation
+    def _facts(self) -> list[tuple[str, str]]:
+        evaluation, contender = self.evaluation, self.evaluation.contenders[0]
         facts = [("model", contender.model)]
         if contender.prefix is not None:
             length = self.word("tokens", count=contender.prefix.length)
@@ -200,10 +239,7 @@ class _Page:
             ("decoding", self._decoding()),
             ("time", self.word("seconds", seconds=seconds, rate=count / max(seconds, 1e-9))),
         ]
-        items = "".join(f"<dt>{self.word(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts)
-        moment = evaluation.finished_at
-        stamp = f'<time datetime="{moment.isoformat(timespec="seconds")}">{moment:%Y-%m-%d %H:%M}</time>'
-        return f"{stamp}\n<dl>{items}</dl>"
+        return [(self.word(key), value) for key, value in facts]
 
     def _decoding(self) -> str:
         settings = self.evaluation.settings
@@ -215,11 +251,9 @@ class _Page:
             parts.append(self.word("greedy"))
         return " · ".join(parts)
 
-    def _summary(self) -> str:
+    def _summary(self) -> list[SummaryLine]:
         """The table of means; with a baseline, both columns and what the prefix changed."""
         means = [_means(self.evaluation, place) for place in range(len(self.names))]
-        head = "".join(f"<th>{self.word(name)}</th>" for name in self.names)
-        head += f"<th>{self.word('difference')}</th>" * self.compares
         lines = [self._summary_line(METRIC_NAMES[metric], [mean[metric] for mean in means], 1) for metric in METRICS]
         if "loss" in means[0]:
             lines.append(self._summary_line(self.word("loss"), [mean["loss"] for mean in means], -1, decimals=4))
@@ -227,80 +261,35 @@ class _Page:
             counts = [mean[f"{key}_predictions"] for mean in means]
             if any(counts):
                 lines.append(self._summary_line(self.word(key), counts, -1, decimals=0))
-        head = f"<thead><tr><th>{self.word('metric')}</th>{head}</tr></thead>"
-        return f'<table class="summary">{head}<tbody>{"".join(lines)}</tbody></table>'
+        return lines
 
-    def _summary_line(self, name: str, values: Sequence[float], good_sign: int, decimals: int = 2) -> str:
-        cells = "".join(f"<td>{value:.{decimals}f}</td>" for value in values)
-        if self.compares:
-            cells += _difference("td", values[0] - values[1], good_sign, decimals)
-        return f"<tr><th>{name}</th>{cells}</tr>"
+    def _summary_line(self, name: str, values: Sequence[float], good_sign: int, decimals: int = 2) -> SummaryLine:
+        change = _difference(values[0] - values[1], good_sign, decimals) if self.compares else None
+        return SummaryLine(name, [f"{value:.{decimals}f}" for value in values], change)
 
-    def _charts(self) -> str:
+    def _histogram(self) -> str:
         columns = [[_leading(row.answers[place]) for row in self.evaluation.rows] for place in range(len(self.names))]
-        legend = "".join(f'<span class="{name}">{self.word(name)}</span>' for name in self.names)
-        figure = score_histogram(columns, self.names, self.word("distribution"))
-        parts = [f"<figure><figcaption>{self.word('distribution')} {legend}</figcaption>{figure}</figure>"]
+        return score_histogram(columns, self.names, self.word("distribution"))
+
+    def _changes(self) -> dict[str, int]:
+        """How many rows are better, the same and worse than the base's."""
+        gains = [_gain(row) for row in self.evaluation.rows]
+        return {
+            "better": sum(gain >= SAME_BELOW for gain in gains),
+            "same": sum(abs(gain) < SAME_BELOW for gain in gains),
+            "worse": sum(gain <= -SAME_BELOW for gain in gains),
+        }
+
+    def _lists(self) -> list[RowList]:
+        rows = self.evaluation.rows
+        worst = sorted(rows, key=lambda row: (_leading(row.answers[0]), row.answers[0].scores.bleu_4))
+        lists = [RowList("worst", worst[:SHOWN_EXTREMES])]
         if self.compares:
-            gains = [_gain(row) for row in self.evaluation.rows]
-            counts = (
-                sum(gain >= SAME_BELOW for gain in gains),
-                sum(abs(gain) < SAME_BELOW for gain in gains),
-                sum(gain <= -SAME_BELOW for gain in gains),
-            )
-            kinds = ("better", "same", "worse")
-            told = "".join(
-                f'<span class="{kind}">{count} {self.word(kind)}</span>'
-                for kind, count in zip(kinds, counts, strict=True)
-            )
-            bar = difference_bar(counts)
-            parts.append(f"<figure><figcaption>{self.word('rows_against_base')} {told}</figcaption>{bar}</figure>")
-        return f'<div class="charts">{"".join(parts)}</div>'
+            lost = sorted((row for row in rows if _gain(row) <= -SAME_BELOW), key=_gain)
+            lists.append(RowList("lost", lost[:SHOWN_EXTREMES]))
+        note = self.word("first_rows", shown=f"{SHOWN_ROWS:,}", total=f"{len(rows):,}")
+        return [*lists, RowList("all", rows[:SHOWN_ROWS], note if len(rows) > SHOWN_ROWS else "")]
 
-    def _row_list(self, key: str, rows: Sequence[ScoredRow], is_open: bool) -> str:
-        if not rows:
-            return ""
-        total = len(self.evaluation.rows)
-        note = ""
-        if key == "all" and total > len(rows):
-            note = f'<p class="note">{self.word("first_rows", shown=f"{len(rows):,}", total=f"{total:,}")}</p>'
-        names = [self.word(name) for name in self.names] if self.compares else [METRIC_NAMES[LEADING_METRIC]]
-        head = "".join(f"<span>{name}</span>" for name in names)
-        head += f"<span>{self.word('difference')}</span>" * self.compares
-        items = "".join(self._row(row, is_open) for row in rows)
-        kind = "rows compared" if self.compares else "rows"
-        return (
-            f'<section class="{kind}"><h2>{self.word(key)}</h2>{note}'
-            f'<div class="heads"><span>#</span><span>{self.word("prompt")}</span>{head}</div>{items}</section>'
-        )
 
-    def _row(self, row: ScoredRow, is_open: bool) -> str:
-        example, first = row.example, row.answers[0]
-        flags = "".join(
-            f'<mark class="{key}">{self.word(key)}</mark>'
-            for key, applies in (("empty", first.is_empty), ("cut", first.is_cut))
-            if applies
-        )
-        numbers = "".join(f"<span>{_leading(answer):.2f}</span>" for answer in row.answers)
-        if self.compares:
-            numbers += _difference("span", _gain(row))
-        blocks = [self._block("prompt", example.prompt)]
-        if example.history:
-            rounds = "\n".join(f"{question}\n→ {answer}" for question, answer in example.history)
-            blocks.insert(0, self._block("history", rounds))
-        blocks.append(self._block("reference", row.reference))
-        blocks += [self._answer(name, answer) for name, answer in zip(self.names, row.answers, strict=True)]
-        return (
-            f"<details{' open' * is_open}><summary><span>{row.index + 1}</span>"
-            f'<span class="text">{flags}<i>{html.escape(example.prompt)}</i></span>{numbers}</summary>'
-            f'<div class="blocks">{"".join(blocks)}</div></details>'
-        )
-
-    def _block(self, key: str, text: str, note: str = "") -> str:
-        body = f"<p>{html.escape(text)}</p>" if text.strip() else f'<p class="none">{self.word("no_text")}</p>'
-        return f'<div class="{key}"><h3>{self.word(key)}{note}</h3>{body}</div>'
-
-    def _answer(self, name: str, answer: ScoredAnswer) -> str:
-        scores = answer.scores.to_dict()
-        told = " · ".join(f"{METRIC_NAMES[metric]}&nbsp;{scores[metric]:.2f}" for metric in METRICS)
-        return self._block(name, answer.text, f" <small>{told}</small>")
+def _rounds(history: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{question}\n→ {answer}" for question, answer in history)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-import html
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 def standalone_page(title: str, language: str, stylesheet: str, header: str, main: str) -> str:
@@ -15,24 +22,22 @@ def standalone_page(title: str, language: str, stylesheet: str, header: str, mai
         header: HTML under the title.
         main: HTML of the rest.
     """
-    title = html.escape(title)
-    return f"""<!doctype html>
-<html lang="{"zh-CN" if language == "zh" else "en"}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{stylesheet}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-{header}
-</header>
-<main>
-{main}
-</main>
-</body>
-</html>
-"""
+    return render_page("standalone_page.html", title, language, stylesheet, header=Markup(header), main=Markup(main))
+
+
+def render_page(template: str, title: str, language: str, stylesheet: str, **values: Any) -> str:
+    """The page that a template in `TEMPLATES` makes of ``values``; all but markup is escaped."""
+    page = _environment().get_template(template)
+    return page.render(title=title, language=language, stylesheet=Markup(stylesheet), **values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

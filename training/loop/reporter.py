@@ -28,12 +28,10 @@ class RunReporter(TrainerCallback):
         self.run = run
         self.ranks = ranks
         self.meter = meter
-        self._first_step = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._first_step = state.global_step
         self.meter.begin(state.global_step)
         if self.ranks.rank:
             # Each process drops other parts of the prefix; a resumed run reads its random numbers after this.
@@ -49,10 +47,10 @@ class RunReporter(TrainerCallback):
                 device=_place(args.device, self.ranks.size),
             )
         )
-        self._obey_stop_request(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._obey_stop_request(state, control)
+        if self.ranks.decide(self.run.stop_requested()):
+            control.should_training_stop = control.should_save = True
         # A logging window ends at every checkpoint, so that a resumed run draws the same curve.
         control.should_log = control.should_log or control.should_save
 
@@ -92,11 +90,6 @@ class RunReporter(TrainerCallback):
         measured = {name: found[name] for name in MEASURED if name in found}
         if measured:
             self.run.append(EvaluationEvent(step=state.global_step, metrics=measured))
-
-    def _obey_stop_request(self, state: TrainerState, control: TrainerControl) -> None:
-        if self.ranks.decide(self.run.stop_requested()):
-            control.should_training_stop = True
-            control.should_save = state.global_step > self._first_step
 
 
 def _place(device: torch.device, processes: int) -> str:

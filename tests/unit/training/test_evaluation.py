@@ -26,6 +26,7 @@ from training.cli.parser import parse_command
 from training.cli.terminal import ProgressLine, score_table
 from training.cli.train import evaluation_request, main
 from training.data.encoding import Example, ExampleEncoder
+from training.evaluation import job
 from training.evaluation.answering import Answer, answer_examples, reference_text
 from training.evaluation.job import results, run_evaluations
 from training.evaluation.metrics import score
@@ -412,6 +413,16 @@ def test_a_disk_that_fills_up_leaves_every_earlier_file_as_it_was_and_the_scores
     assert "predict_rouge-l" in watcher.said[-1]
     directory = files["report.html"].parent
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_results_keep_the_files_order_whatever_was_answered_first(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_rows = job.score_rows
+    monkeypatch.setattr(job, "score_rows", lambda *args: reversed(list(score_rows(*args))))
+    rows = json.loads(evaluate(["--do_predict", *words])["report.json"].read_text(encoding="utf-8"))["rows"]
+    assert [row["row"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > 1
 
 
 # --- what is evaluated where little is said --------------------------------------------------------------------------

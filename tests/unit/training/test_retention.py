@@ -14,7 +14,7 @@ from tiny_checkpoint import tiny_settings
 from chatglm2.errors import DataError
 from training.data.files import read_table
 from training.loop import retention
-from training.loop.retention import ANSWERS_FILE, compare, read_prompts
+from training.loop.retention import ANSWERS_FILE, MAXIMUM_PROMPTS, compare, read_prompts
 from training.runs.events import FinishedEvent, MessageEvent, RetentionEvent, point_history
 from training.runs.store import Run, RunStore
 from training.settings.train import TrainingSettings
@@ -156,3 +156,10 @@ def test_a_file_without_questions_is_refused(settings: TrainingSettings, tmp_pat
         assert read_table(file).rows
         with pytest.raises(DataError, match=sentence):
             read_prompts(replace(settings, retention_file=str(file)))
+
+
+def test_a_long_file_of_questions_is_asked_from_its_beginning_only(settings: TrainingSettings, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(f'{{"question": "{number}?"}}\n' for number in range(MAXIMUM_PROMPTS + 5)))
+    prompts = read_prompts(replace(settings, retention_file=str(file)))
+    assert prompts == [f"{number}?" for number in range(MAXIMUM_PROMPTS)]

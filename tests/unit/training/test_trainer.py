@@ -13,6 +13,7 @@ from tiny_checkpoint import tiny_settings, write_examples
 from chatglm2 import load_model, load_prefix
 from chatglm2.errors import DataError, PrefixError, RunError
 from training.loop import trainer as trainer_module
+from training.loop.run_data import load_data
 from training.plan.step_plan import StepPlan
 from training.runs.events import (
     EvaluationEvent,
@@ -23,10 +24,10 @@ from training.runs.events import (
     StoppedEvent,
     step_history,
 )
-from training.runs.store import Run, RunStore
+from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings
 from training.worker import alone as worker
-from training.worker.alone import train
+from training.worker.alone import conclude, train
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,25 @@ def test_a_stop_request_before_the_first_step_trains_nothing(
     assert isinstance(ended, StoppedEvent) and ended.step == kept_step
     assert [step for step, *_ in curve(run)] == [step for step, *_ in before if step <= kept_step]
     assert [info.step for info in run.checkpoints()] == ([kept_step] if kept_step else [])
+
+
+def test_a_last_word_leaves_no_stop_request_to_the_run_that_goes_on(
+    store: RunStore, settings: TrainingSettings
+) -> None:
+    run = store.create(settings, "run")
+    run.set_stop_request(True)
+    conclude(run, StoppedEvent(step=1, en="Stopped.", zh="已停止。"))
+    assert not run.stop_requested()
+    assert (run.state().status, run.state().message_zh) == (Status.STOPPED, "已停止。")
+
+
+def test_only_as_many_rows_are_used_as_asked_for(store: RunStore, settings: TrainingSettings) -> None:
+    asked = replace(
+        settings, validation_file=settings.train_file, eval_steps=1, max_train_samples=5, max_eval_samples=3
+    )
+    dataset, validation = load_data(store.create(asked, "run"), asked)
+    assert validation is not None
+    assert (len(dataset), len(validation)) == (5, 3)
 
 
 def test_a_warm_start_takes_the_prefix_and_a_fresh_optimizer(store: RunStore, settings: TrainingSettings) -> None:

@@ -34,6 +34,17 @@ def build_theme() -> gr.themes.Base:
     return theme.set(
         **flat,
         body_background_fill="*neutral_50",
+        # Text has a contrast of at least 4.5 to 1 with what lies behind it, in both themes.
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        checkbox_label_background_fill_selected="*primary_600",
+        checkbox_label_background_fill_selected_dark="*primary_600",
         input_background_fill_dark="*neutral_900",
         button_cancel_background_fill="#dc2626",
         button_cancel_background_fill_hover="#b91c1c",

@@ -1,10 +1,11 @@
-"""The stylesheet does its work: what stands where, what fits, and what can be read, at two sizes."""
+"""The stylesheet does its work: what stands where, what fits, and what can be read, at two sizes and in two themes."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from past_runs import write_past_run
@@ -13,6 +14,7 @@ from served_page import OpenPage, Served, ask
 
 from training.runs.store import Run
 
+LEAST_CONTRAST = 4.5  # WCAG 2.1, level AA
 LONG = "https://example.org/" + "a" * 300 + " `" + "b" * 300 + "`"
 
 
@@ -145,3 +147,24 @@ def test_the_table_of_checkpoints_becomes_cards_on_a_phone(open_page: OpenPage, 
     for button in narrow.locator("table.checkpoints tbody tr").first.locator(".actions button").all():
         assert in_view(narrow, button)
     assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_everything_can_be_read(open_page: OpenPage, repository: Path, past_run: Run, dark: bool) -> None:
+    page = open_page(dark=dark)
+    script = (repository / "tests" / "browser" / "contrast.js").read_text(encoding="utf-8")
+    ask(page, "你好")
+    page.locator("#sampling > button").click()
+    complaints: list[str] = []
+    for place in range(3):
+        show_tab(page, place)
+        if place == 1:
+            page.locator("#more-settings > button").click()
+            page.locator("#data-preview > button").click()
+            expect(page.locator("#data-report table")).to_be_visible(timeout=20_000)
+            expect(page.locator("#retention figure")).to_be_visible()
+        page.wait_for_timeout(500)  # colours fade in
+        seen: dict[str, Any] = page.evaluate(script, LEAST_CONTRAST)
+        assert seen["measured"] > 20
+        complaints += seen["complaints"]
+    assert complaints == []

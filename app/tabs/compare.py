@@ -253,18 +253,22 @@ class CompareTab:
         if not conversation.rounds:
             say(speech("nothing_to_export"))
             return {self.exported: None}
+        return {self.exported: self._exported(conversation, self._form(values), speech)}
+
+    # Behind the handlers
+
+    def _exported(self, conversation: Conversation, settings: ChatSettings, speech: Speech) -> dict[str, str]:
+        """The file that the browser saves."""
         now = datetime.now().astimezone()
         page = export_page(
             conversation,
-            settings=self._form(values).described(speech),
+            settings=settings.described(speech),
             model_name=self.services.host.options.name,
             now=now,
             stylesheet=export_stylesheet(),
             speech=speech,
         )
-        return {self.exported: {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page}}
-
-    # Behind the handlers
+        return {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page}
 
     def choose(self, name: str, key: str, chosen: dict[str, str], speech: Speech) -> Updates:
         """Loads ``key`` into a pane; where that fails, says why and leaves the pane as it was."""

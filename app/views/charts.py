@@ -54,6 +54,39 @@ def format_number(value: float) -> str:
     return f"{value:.4g}"
 
 
+@dataclass(frozen=True)
+class Axes:
+    """Where steps and values lie in a figure of ``height``; ticks reach from end to end."""
+
+    steps: list[float]
+    values: list[float]
+    height: int
+
+    def place(self, point: Point) -> tuple[float, float]:
+        across = (point.step - self.steps[0]) / (self.steps[-1] - self.steps[0])
+        up = (point.value - self.values[0]) / (self.values[-1] - self.values[0])
+        x = LEFT + across * (WIDTH - LEFT - RIGHT)
+        y = self.height - BOTTOM - up * (self.height - TOP - BOTTOM)
+        return round(x, 1), round(y, 1)
+
+    def line(self, points: Sequence[Point]) -> str:
+        return " ".join(f"{x},{y}" for x, y in map(self.place, points))
+
+    def dots(self, points: Sequence[Point], radius: float) -> str:
+        """A circle a point, which says its step and value when the mouse is on it."""
+        return "".join(
+            f'<circle cx="{x}" cy="{y}" r="{radius}"><title>{step:g}: {format_number(value)}</title></circle>'
+            for step, value, (x, y) in ((point.step, point.value, self.place(point)) for point in points)
+        )
+
+    def drawn(self) -> str:
+        start, floor = self.steps[0], self.values[0]
+        grid = "".join(_value_tick(self.place(Point(start, tick))[1], tick) for tick in self.values)
+        return grid + "".join(
+            _step_tick(self.place(Point(tick, floor))[0], self.height - 8, tick) for tick in self.steps
+        )
+
+
 def line_chart(
     points: Sequence[Point],
     total_steps: float,
@@ -82,41 +115,25 @@ def line_chart(
     if not finite:
         return Markup('<div class="chart-empty">{}</div>').format(empty)
     heights = [point.value for point in (*finite, *others)]
-    values = nice_ticks(min(0.0, *heights), max(ceiling, *heights), 4 if height >= HEIGHT else 2)
-    steps = nice_ticks(0, max(total_steps, finite[-1].step), 6)
-    span = (steps[-1] - steps[0], values[-1] - values[0])
-
-    def place(point: Point) -> tuple[float, float]:
-        x = LEFT + (point.step - steps[0]) / span[0] * (WIDTH - LEFT - RIGHT)
-        y = height - BOTTOM - (point.value - values[0]) / span[1] * (height - TOP - BOTTOM)
-        return round(x, 1), round(y, 1)
-
-    drawn = thin(finite)
-    line = " ".join(f"{x},{y}" for x, y in map(place, drawn))
-    last_x, last_y = place(finite[-1])
-    grid = "".join(_value_tick(place(Point(steps[0], tick))[1], tick) for tick in values)
-    grid += "".join(_step_tick(place(Point(tick, values[0]))[0], height - 8, tick) for tick in steps)
-    dots = "".join(
-        f'<circle cx="{x}" cy="{y}" r="7"><title>{point.step:g}: {format_number(point.value)}</title></circle>'
-        for point, (x, y) in zip(drawn, map(place, drawn), strict=True)
+    axes = Axes(
+        steps=nice_ticks(0, max(total_steps, finite[-1].step), 6),
+        values=nice_ticks(min(0.0, *heights), max(ceiling, *heights), 4 if height >= HEIGHT else 2),
+        height=height,
     )
-    second = _dotted_curve(others, [place(point) for point in others])
+    drawn = thin(finite)
+    last_x, last_y = axes.place(finite[-1])
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
-        f'<g class="grid">{grid}</g><polyline class="curve" points="{line}"/>{second}'
-        f'<circle class="last" cx="{last_x}" cy="{last_y}" r="3.5"/><g class="hover">{dots}</g></svg>'
+        f'<g class="grid">{axes.drawn()}</g><polyline class="curve" points="{axes.line(drawn)}"/>'
+        f'{_dotted_curve(others, axes)}<circle class="last" cx="{last_x}" cy="{last_y}" r="3.5"/>'
+        f'<g class="hover">{axes.dots(drawn, radius=7)}</g></svg>'
     )
 
 
-def _dotted_curve(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> str:
+def _dotted_curve(points: Sequence[Point], axes: Axes) -> str:
     if not points:
         return ""
-    line = " ".join(f"{x},{y}" for x, y in places)
-    dots = "".join(
-        f'<circle cx="{x}" cy="{y}" r="3.5"><title>{point.step:g}: {format_number(point.value)}</title></circle>'
-        for point, (x, y) in zip(points, places, strict=True)
-    )
-    return f'<g class="measured"><polyline points="{line}"/>{dots}</g>'
+    return f'<g class="measured"><polyline points="{axes.line(points)}"/>{axes.dots(points, radius=3.5)}</g>'
 
 
 def _value_tick(y: float, value: float) -> str:

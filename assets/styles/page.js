@@ -1,7 +1,30 @@
 // Runs once, when the page has loaded.
 () => {
-  // A message is shown with its Markdown escaped; whoever edits it gets to see what was typed.
+  // A message is shown with its Markdown escaped; whoever edits or copies it gets what was written.
   const decode = (text) => new DOMParser().parseFromString(text, "text/html").documentElement.textContent;
+  // Code and formulas are not escaped (app/views/rendering.py), so what looks like an entity there was written so.
+  const KEPT_OR_ENTITY =
+    /(^```[^]*?(?:^```[ \t]*$|(?![^]))|(?<!`)(?<ticks>`+)(?!`)[^\n]+?(?<!`)\k<ticks>(?!`)|\$\$[^]+?\$\$|\\\[[^]+?\\\]|\\\([^]+?\\\))|&(?:#\d{2,3}|amp|lt);/gm;
+  const asWritten = (text) => text.replace(KEPT_OR_ENTITY, (piece, kept) => kept ?? decode(piece));
+  let copiesMessage = false; // and not a block of code
+  document.addEventListener(
+    "click",
+    (event) => {
+      copiesMessage = Boolean(event.target.closest?.(".pane .message-buttons"));
+    },
+    true,
+  );
+  if (navigator.clipboard) {
+    const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) => write(copiesMessage ? asWritten(text) : text);
+  }
+  // Without HTTPS there is no clipboard; Gradio then copies out of a text area that it adds to the page for a moment.
+  document.addEventListener("copy", (event) => {
+    const area = event.target;
+    if (!copiesMessage || area.tagName !== "TEXTAREA" || area.parentElement !== document.body) return;
+    event.clipboardData.setData("text/plain", asWritten(area.value));
+    event.preventDefault();
+  });
   const unescapeEditor = (area) => {
     if (!area.value.includes("&#")) return;
     area.value = area.value.replace(/&#\d+;/g, decode);

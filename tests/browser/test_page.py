@@ -5,53 +5,25 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file
-from served_page import OpenPage, Served, TakeScreenshot, start_page, stop_page
+from served_page import OpenPage, Served, TakeScreenshot, ask, choose, new_answers, start_page, stop_page
 
 from chatglm2.model.prefix_files import PREFIX_FILE
 
 ATTRIBUTES = "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣"
 MORE_ATTRIBUTES = "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙"
-ANSWER_MS = 60_000
 TRAINING_MS = 150_000
-
-
-def ask(page: Page, question: str) -> None:
-    """Sends a message and waits until both panes have finished."""
-    page.locator("#message textarea").fill(question)
-    with new_answers(page):
-        page.locator("#message textarea").press("Enter")
 
 
 def ask_example(page: Page, text: str) -> None:
     """Presses one of the examples, which are answered without the earlier rounds."""
     with new_answers(page):
         page.locator("#examples").get_by_role("button", name=text).click()
-
-
-def choose(page: Page, menu: str, option: str) -> None:
-    page.locator(f"{menu} input").click()
-    page.get_by_role("option", name=option).click()
-    expect(page.get_by_role("option")).to_have_count(0)  # it fades out
-
-
-@contextmanager
-def new_answers(page: Page, *panes: str) -> Iterator[None]:
-    """Waits until the panes have finished answering what is asked inside; by default both."""
-    facts = [page.locator(f"#{pane}-facts") for pane in panes or ("left", "right")]
-    before = [fact.inner_text() for fact in facts]
-    yield
-    for fact, old in zip(facts, before, strict=True):
-        expect(fact).not_to_have_text(old, use_inner_text=True, timeout=ANSWER_MS)
-        expect(fact).to_contain_text("token", use_inner_text=True, timeout=ANSWER_MS)
-    expect(page.locator("#send")).to_be_visible(timeout=ANSWER_MS)
 
 
 def last_answer(page: Page, pane: str) -> str:

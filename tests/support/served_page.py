@@ -1,4 +1,4 @@
-"""Starting and ending the page as its own process, the way a person or a service manager does."""
+"""Starting and ending the page as its own process, the way a service manager does, and using it as a person does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 START_SECONDS = 120
+ANSWER_MS = 60_000
 OpenPage = Callable[..., Page]
 TakeScreenshot = Callable[[Page, str], None]
 
@@ -60,3 +62,28 @@ def stop_page(served: Served) -> int:
     """Asks the page to end, as a service manager does, and returns its exit code."""
     served.process.send_signal(signal.SIGTERM)
     return served.process.wait(timeout=20)
+
+
+def ask(page: Page, question: str) -> None:
+    """Sends a message and waits until both panes have finished."""
+    page.locator("#message textarea").fill(question)
+    with new_answers(page):
+        page.locator("#message textarea").press("Enter")
+
+
+def choose(page: Page, menu: str, option: str) -> None:
+    page.locator(f"{menu} input").click()
+    page.get_by_role("option", name=option).click()
+    expect(page.get_by_role("option")).to_have_count(0)  # it fades out
+
+
+@contextmanager
+def new_answers(page: Page, *panes: str) -> Iterator[None]:
+    """Waits until the panes have finished answering what is asked inside; by default both."""
+    facts = [page.locator(f"#{pane}-facts") for pane in panes or ("left", "right")]
+    before = [fact.inner_text() for fact in facts]
+    yield
+    for fact, old in zip(facts, before, strict=True):
+        expect(fact).not_to_have_text(old, use_inner_text=True, timeout=ANSWER_MS)
+        expect(fact).to_contain_text("token", use_inner_text=True, timeout=ANSWER_MS)
+    expect(page.locator("#send")).to_be_visible(timeout=ANSWER_MS)

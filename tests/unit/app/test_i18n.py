@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app.tabs.translations import build_i18n
+from app.tabs.translations import build_i18n, word
 from app.text.languages import LANGUAGE_COOKIE, Speech, language_of
 from app.text.words import WORDS
 from app.training.form import form_fields, setting_words
-from training.runs.store import Status
+from training.runs.store import SAFE_NAME, Status
 from training.settings.train import setting_fields
 
 
@@ -69,8 +69,15 @@ def test_a_choice_outranks_the_start_flag_which_outranks_the_browser(
 
 def test_the_browser_gets_the_settings_words_too() -> None:
     translations = build_i18n(setting_words()).translations_dict
-    assert translations["zh"]["setting_learning_rate"] == "学习率"
+    assert translations["zh"][word("setting_learning_rate").key] == "学习率"
     assert set(translations["zh"]) == set(translations["en"])
+
+
+def test_no_word_that_the_browser_translates_looks_like_a_value() -> None:
+    keys = build_i18n(setting_words()).translations_dict["en"]
+    choices = {str(choice) for item in setting_fields() for choice in (*item.choices, *item.examples)}
+    assert not choices & set(keys)
+    assert not [key for key in keys if SAFE_NAME.fullmatch(key)]  # nor like a run's name
 
 
 def test_speech_fills_values_in() -> None:

@@ -12,7 +12,7 @@ from chatglm2.serving.runners.module import ModuleRunner
 
 
 def runs_on_pages(model: ChatGLMForConditionalGeneration) -> bool:
-    """Whether the runner of a model looks at nothing but what a conversation holds, so that the rest needs no memory."""
+    """Whether a model's runner looks at nothing but what a conversation holds, so that the rest needs no memory."""
     if not (runs_triton(model.device, model.dtype) and has_virtual_memory(model.device)):
         return False
     from chatglm2.serving.runners.graph import GraphRunner

@@ -22,7 +22,7 @@ from chatglm2.serving.runners.gpu import GpuPasses
 
 WARM_UP_STEPS = 2
 # Prompts of these lengths between them use every kernel that a prompt may: none is left to compile for the first one.
-WARM_UP_PROMPTS = (5, 12, 40, 100)
+WARM_UP_PROMPTS = (1, 2, 5, 12, 40, 100)
 
 
 class GraphRunner:

@@ -34,7 +34,6 @@ SHAPES = {
 # Weights in turn take this much memory: several times an H100's L2 cache.
 ROTATED_BYTES = 240 * 2**20
 COPIED_BYTES = 2**30
-REPLAYS = 9
 # A vocabulary this small keeps the head, which is not quantized, from outweighing a few layers.
 CPU_VOCABULARY = 1024
 
@@ -156,24 +155,14 @@ def measure_extraction(layer: str, dense: Tensor, copy_bandwidth: float) -> None
 
 
 def time_graph(cases: list[Callable[[], object]]) -> float:
-    """Seconds of one case, from a CUDA graph of all of them in turn."""
-    for case in cases[:2]:  # compiles
-        case()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    """Seconds of one case, from CUDA graphs of all of them in turn."""
+    from triton.testing import do_bench_cudagraph  # here, since only a GPU has it
+
+    def run_all() -> None:
         for case in cases:
             case()
-    graph.replay()
-    seconds = []
-    for _ in range(REPLAYS):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1e3 / len(cases))
-    return statistics.median(seconds)
+
+    return float(do_bench_cudagraph(run_all, return_mode="median")) / 1e3 / len(cases)
 
 
 def measure_errors() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -46,6 +47,8 @@ GLM_NAMES = {
 FUSED_NAME = ".self_attention.query_key_value."
 SPLIT_NAMES = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
 LEFT_OUT = ("transformer.rotary_pos_emb.", TENSOR_NAMESPACE)
+# A shard is copied when it is written: one is no larger than the original's.
+SHARD_BYTES = 2 * 10**9
 
 
 def export_original(checkpoint: Path, base: Path, directory: Path, *, quantization_bit: int = 0) -> None:
@@ -153,10 +156,16 @@ def _turn_keys(key_values: Tensor, config: ChatGLMConfig, positions: int) -> Ten
     return torch.stack((keys, key_values[:, 1]), dim=1)
 
 
-def export_glm(source: Path, directory: Path, progress: Callable[[LoadProgress], None] | None = None) -> None:
+def export_glm(
+    source: Path,
+    directory: Path,
+    progress: Callable[[LoadProgress], None] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Write a ChatGLM2 checkpoint into ``directory`` as one that transformers' ``GlmForCausalLM`` loads.
 
-    Shard by shard: no more than the mapped file of one is in memory. The tokenizer's files are copied.
+    The source's files are mapped, and no more than one shard of ``shard_bytes`` is copied at a time. The tokenizer's
+    files are copied.
 
     Raises:
         CheckpointError: if files are missing or damaged, or ``GlmForCausalLM`` has no place for what they hold. Nothing
@@ -167,25 +176,43 @@ def export_glm(source: Path, directory: Path, progress: Callable[[LoadProgress],
     shards = find_shards(source)
     with torch.device("meta"):
         check_shards(shards, ChatGLMForConditionalGeneration(config), source)
-    total = sum(shard.stat().st_size for shard in shards)
-    written = 0
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        tensors = {new: part for old, tensor in open_shard(shard) for new, part in _glm_parts(old, tensor, config)}
-        save_file(tensors, directory / name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, name)
-        written += shard.stat().st_size
-        if progress is not None:
-            progress(LoadProgress(written, total))
-    if len(shards) > 1:
-        _write_json(directory / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+    ours = (named for shard in shards for named in open_shard(shard))
+    _write_shards(
+        dict(part for name, tensor in ours for part in _glm_parts(name, tensor, config)),
+        directory,
+        progress,
+        shard_bytes,
+    )
     glm = glm_config(config)
     glm.save_pretrained(directory)
     GenerationConfig(eos_token_id=glm.eos_token_id, pad_token_id=glm.pad_token_id).save_pretrained(directory)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
+
+
+def _write_shards(
+    tensors: dict[str, Tensor],
+    directory: Path,
+    progress: Callable[[LoadProgress], None] | None,
+    shard_bytes: int,
+) -> None:
+    """Write ``tensors`` as transformers does: one file, or shards and their index."""
+    # Without storage: parts of one fused tensor share theirs, and would be kept together and counted as one.
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    plan = split_torch_state_dict_into_shards(
+        shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes
+    )
+    written = 0
+    for file, names in plan.filename_to_tensors.items():
+        shard = {name: tensors[name] for name in names}
+        save_file(shard, directory / file, metadata={"format": "pt"})
+        written += sum(tensor.nbytes for tensor in shard.values())
+        if progress is not None:
+            progress(LoadProgress(written, plan.metadata["total_size"]))
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        _write_json(directory / "model.safetensors.index.json", index)
 
 
 def glm_config(config: ChatGLMConfig) -> GlmConfig:

@@ -22,6 +22,7 @@ from chatglm2.checkpoints.export import (
     export_peft,
     read_prefix_state,
 )
+from chatglm2.checkpoints.loading import LoadProgress
 from chatglm2.errors import ChatGLMError, CheckpointError, PrefixError
 from chatglm2.model.prefix import TENSOR_NAMESPACE, load_prefix_state
 from chatglm2.model.quantization import quantize_model
@@ -112,15 +113,33 @@ def test_glm_gives_the_same_logits(glm_directory: Path, model: ChatGLMForConditi
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["chatglm2-tiny", "demo"])
-def test_glm_is_written_shard_by_shard(golden: Path, demo_model_dir: Path, tmp_path: Path, name: str) -> None:
-    source = demo_model_dir if name == "demo" else golden / name
+def test_glm_is_made_of_shards_and_loads_with_its_tokenizer(
+    request: pytest.FixtureRequest, demo_model_dir: Path, tmp_path: Path, name: str
+) -> None:
+    source = demo_model_dir if name == "demo" else request.getfixturevalue("tiny_model_dir")
+    assert len(list(source.glob("*.bin"))) > 1
     export_glm(source, tmp_path)
-    shards = len(list(source.glob("*.bin")))
-    assert len(list(tmp_path.glob("model-*.safetensors"))) == shards > 1
     ids = torch.randint(3, 200, (1, 30), generator=torch.Generator().manual_seed(2))
     ours = chatglm2.load_model(source, dtype="fp32", device="cpu")(ids).logits
     torch.testing.assert_close(load_glm(tmp_path)(ids).logits, ours, atol=2e-5, rtol=1e-5)
     assert chatglm2.load_tokenizer(tmp_path).encode("你好") == chatglm2.load_tokenizer(source).encode("你好")
+
+
+def test_a_large_glm_is_written_in_shards_of_a_size_that_hold_the_same(
+    base: Path, glm_directory: Path, tmp_path: Path
+) -> None:
+    steps: list[LoadProgress] = []
+    export_glm(base, tmp_path, steps.append, shard_bytes=60_000)
+    files = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(files) > 2 and max(file.stat().st_size for file in files) < 63_000  # with the names in front
+    assert files[0].name == f"model-00001-of-{len(files):05}.safetensors"
+    whole = load_file(glm_directory / "model.safetensors")
+    assert_same_tensors({name: tensor for file in files for name, tensor in load_file(file).items()}, whole)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["weight_map"] == {name: file.name for file in files for name in load_file(file)}
+    assert [step.loaded_bytes for step in steps] == sorted({step.loaded_bytes for step in steps})
+    assert steps[-1].loaded_bytes == steps[-1].total_bytes == sum(tensor.nbytes for tensor in whole.values())
+    assert load_glm(tmp_path).state_dict().keys() == load_glm(glm_directory).state_dict().keys()
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
     """Changes when the page would look different."""
     curves = (len(view.losses), len(view.validation), len(view.kept))
     checkpoints = tuple((info.step, info.is_best) for info in view.checkpoints)
-    return (*names, view.name, view.status, *curves, *checkpoints, view.message, hash(view.log))
+    return (*names, view.name, view.status, view.share, *curves, *checkpoints, view.message, hash(view.log))
 
 
 class TrainTab:
@@ -104,6 +104,16 @@ class TrainTab:
             self.run = gr.Dropdown([], label=word("run"), filterable=False, scale=3, min_width=180, elem_id="run")
             self.stop = gr.Button(word("stop"), visible=False, scale=0, min_width=110, elem_id="stop-run")
             self.resume = gr.Button(word("resume"), visible=False, scale=0, min_width=110, elem_id="resume-run")
+        self.share = gr.Radio(
+            [
+                (word("share_chat_first"), "chat-first"),
+                (word("share_even"), "even"),
+                (word("share_training_first"), "training-first"),
+            ],
+            label=word("share"),
+            visible=False,
+            elem_id="run-share",
+        )
         self.progress = gr.HTML(elem_id="run-progress")
         with gr.Row(visible=False, elem_id="checkpoint-ready", elem_classes="notice") as self.ready_row:
             self.ready = gr.HTML(elem_id="checkpoint-ready-text")
@@ -137,13 +147,14 @@ class TrainTab:
         self.stop.click(self.on_stop, [self.run], live, **ASKED)
         self.resume.click(self.on_resume, [self.run], live, **WORKING)
         self.run.input(self.on_pick, [self.run], live, **QUIET)
+        self.share.input(self.on_share, [self.run, self.share], live, **ASKED)
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 
     def _live_outputs(self) -> list[Any]:
         return [
-            *(self.viewer, self.run, self.stop, self.resume, self.progress),
+            *(self.viewer, self.run, self.stop, self.resume, self.share, self.progress),
             *(self.ready_row, self.ready, self.chart, self.retention, self.log),
         ]
 
@@ -207,6 +218,9 @@ class TrainTab:
     def on_resume(self, name: str, request: gr.Request) -> Updates:
         return self._command(self.services.training.resume, name, request)
 
+    def on_share(self, name: str, share: str, request: gr.Request) -> Updates:
+        return self._command(lambda run: self.services.training.set_share(run, share), name, request)
+
     def on_pick(self, name: str, request: gr.Request) -> Updates:
         return self._show(Viewer(picked=name), speech_for(request))
 
@@ -245,6 +259,7 @@ class TrainTab:
             self.run: gr.Dropdown(names, value=name),
             self.stop: gr.Button(visible=view.status.is_active, interactive=view.status != "stopping"),
             self.resume: gr.Button(visible=view.can_resume),
+            self.share: gr.Radio(value=view.share, visible=view.share is not None),
             self.progress: run_html(view, speech),
             self.ready_row: gr.Row(visible=offered is not None),
             self.ready: ready_html(view, speech),
@@ -262,6 +277,7 @@ class TrainTab:
             self.run: gr.Dropdown([], value=None),
             self.stop: gr.Button(visible=False),
             self.resume: gr.Button(visible=False),
+            self.share: gr.Radio(visible=False),
             self.progress: sentence_html(speech("no_runs"), "empty"),
             self.ready_row: gr.Row(visible=False),
             self.chart: line_chart([], 0, speech("loss_curve"), speech("no_points")),

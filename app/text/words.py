@@ -123,6 +123,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "more_settings": ("More settings", "更多设置"),
     "start": ("Start training", "开始训练"),
     "resume": ("Resume", "继续"),
+    "share": ("While somebody chats", "有人对话时"),
+    "share_chat_first": ("Chat first", "对话优先"),
+    "share_even": ("Even", "平分"),
+    "share_training_first": ("Training first", "训练优先"),
     "run": ("Run", "训练记录"),
     "no_runs": (
         "No run yet. Press “Start training”: the sample takes about a minute.",

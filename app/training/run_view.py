@@ -24,6 +24,7 @@ from training.runs.events import (
     step_history,
 )
 from training.runs.store import Run, Status
+from training.settings.train import Share
 
 LOG_LINES = 200
 
@@ -52,6 +53,7 @@ class RunView:
     kept: tuple[Measurement, ...] = ()  # of the base model's general answers, from 0 to 100
     retention: RetentionEvent | None = None
     keeps_best: bool = False
+    share: Share | None = None  # of a run that is being trained
     message: tuple[str, str] | None = None  # English, Chinese
     checkpoints: tuple[CheckpointInfo, ...] = ()
     log: str = ""
@@ -115,6 +117,7 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         kept=tuple(Measurement(event.step, event.kept) for event in kept),
         retention=kept[-1] if kept and kept[-1].step else None,
         keeps_best=run.keeps_best(),
+        share=run.share() if state.status.is_active else None,
         message=(state.message_en, state.message_zh) if state.message_en else _message(events),
         checkpoints=tuple(run.checkpoints()),
         log=run.log_tail(LOG_LINES),

@@ -101,6 +101,14 @@ class TrainingService:
     def stop(self, name: str) -> None:
         process.request_stop(self._runs.get(name))
 
+    def set_share(self, name: str, share: str) -> None:
+        """Changes who goes first on the device while a run trains.
+
+        Raises:
+            ChatGLMError: it does not train any more.
+        """
+        process.set_share(self._runs.get(name), share)
+
     def resume(self, name: str) -> None:
         process.resume(self._runs.get(name))
 

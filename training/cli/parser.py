@@ -83,6 +83,7 @@ class Command:
     run: Path | None = None
     list_runs: bool = False
     stop: str | None = None
+    set_share: tuple[str, str] | None = None
     notes: tuple[tuple[str, str], ...] = ()
 
     def settings(self) -> TrainingSettings:
@@ -168,6 +169,14 @@ _RUN_FLAGS: tuple[tuple[str, tuple[str, str], dict[str, Any]], ...] = (
     ("detach", ("Start, and do not follow.", "启动后不跟踪进度。"), {"action": "store_true"}),
     ("list", ("Show the runs beside --output_dir.", "列出 --output_dir 同级的训练。"), {"action": "store_true"}),
     ("stop", ("Ask a run to finish its step, save and stop.", "请求训练完成当前步、保存并停止。"), {"metavar": "NAME"}),
+    (
+        "set_share",
+        (
+            "Change who goes first on the device, chat-first, even or training-first, while a run trains.",
+            "训练进行中更改谁优先使用设备：chat-first、even 或 training-first。",
+        ),
+        {"metavar": ("NAME", "SHARE"), "nargs": 2},
+    ),
     ("run", (argparse.SUPPRESS, argparse.SUPPRESS), {"metavar": "DIR", "type": Path}),
 )
 
@@ -216,6 +225,7 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
         run=given.get("run"),
         list_runs=given.get("list", False),
         stop=given.get("stop"),
+        set_share=tuple(given["set_share"]) if "set_share" in given else None,
         notes=tuple(notes),
     )
 

@@ -81,6 +81,11 @@ def _execute(command: Command, language: str) -> int:
         process.request_stop(store.get(command.stop))
         print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
         return 0
+    if command.set_share is not None:
+        name, share = command.set_share
+        process.set_share(store.get(name), share)
+        print(_say(language, f"{name} trains {share} from now on.", f"{name} 现在按 {share} 训练。"))
+        return 0
     if speaks:
         for en, zh in command.notes:
             print(_say(language, en, zh), file=sys.stderr)

@@ -41,6 +41,7 @@ class Meter:
     _window: float = 0.0
     _first_step: int = 0
     _read_step: int = 0
+    _is_aside: bool = False
 
     def begin(self, step: int) -> None:
         """Training begins, or goes on, after ``step``."""
@@ -58,18 +59,26 @@ class Meter:
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
-        """Leave what is done here, which is no step, out of the time that steps take."""
-        began = monotonic()
+        """Leave what is done here, which is no step, out of the time that steps take; inside another, nothing more."""
+        if self._is_aside:
+            yield
+            return
+        began, self._is_aside = monotonic(), True
         try:
             yield
         finally:
             self._window += monotonic() - began
+            self._is_aside = False
 
     def read(self, step: int, total_steps: int, tokens: int) -> Pace:
-        """The pace at ``step``, where ``tokens`` were read since the last reading; the next reading's time begins."""
+        """The pace at ``step``, where ``tokens`` were read since the last reading; the next reading's time begins.
+
+        Seconds a step and tokens a second count what steps take alone. The time left counts everything since the
+        beginning, pauses for whoever waits for an answer included, as if it went on like that.
+        """
         now = monotonic()
         seconds = now - self._window
-        # Validation and saving come again, so that their time counts for the steps to come.
+        # Validation, saving and pauses come again, so that their time counts for the steps to come.
         mean_seconds = (now - self._began) / max(step - self._first_step, 1)
         pace = Pace(
             seconds_per_step=seconds / max(step - self._read_step, 1),

@@ -22,6 +22,7 @@ from training.data.encoding import Example, find_general_prompts
 from training.data.files import read_table
 from training.evaluation.answering import answer_examples
 from training.evaluation.metrics import score
+from training.loop.gate import Gate
 from training.loop.meter import Meter
 from training.loop.model_setup import current_prefix
 from training.runs.events import MessageEvent, RetentionEvent
@@ -70,6 +71,7 @@ class RetentionWatch(TrainerCallback):
         model: in training.
         tokenizer: the model's.
         meter: is told that asking is no step.
+        gate: lets whoever waits for an answer go first.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class RetentionWatch(TrainerCallback):
         model: ChatGLMForConditionalGeneration,
         tokenizer: ChatGLMTokenizer,
         meter: Meter,
+        gate: Gate,
     ) -> None:
         self.run = run
         self.settings = settings
@@ -87,6 +90,7 @@ class RetentionWatch(TrainerCallback):
         self._model = model
         self._tokenizer = tokenizer
         self._meter = meter
+        self._gate = gate
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -148,7 +152,11 @@ class RetentionWatch(TrainerCallback):
         examples, asking = [Example(prompt, "") for prompt in self.prompts], replace(self.settings, **_ASKING)
         with self._meter.set_aside():
             answered = answer_examples(self._model, self._tokenizer, examples, asking, (prefix,))
-            texts = {place: answer.text for place, (answer,) in answered}
+            texts = {}
+            self._gate.make_room()
+            for place, (answer,) in answered:
+                texts[place] = answer.text
+                self._gate.make_room()
         logger.info("%d general questions answered", len(texts))
         return [texts[place] for place in range(len(self.prompts))]
 

@@ -28,13 +28,15 @@ from training.data.batching import ExampleDataset, LengthGroupedSampler, Padding
 from training.data.encoding import IGNORED_LABEL
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
 from training.evaluation.scoring import score_sample
+from training.loop.gate import Gate, Neighbours
 from training.loop.health import HealthGuard
 from training.loop.keeping import CheckpointKeeper
 from training.loop.meter import Meter
 from training.loop.model_setup import current_prefix
+from training.loop.passes import Passes, Rows, recompute_layers
 from training.loop.reporter import RunReporter
 from training.loop.trainer_arguments import build_arguments
-from training.plan.step_plan import StepPlan
+from training.plan.step_plan import StepPlan, smooths_labels
 from training.runs.checkpoints import METADATA_FILE
 from training.runs.events import CheckpointEvent
 from training.runs.storage import publish_directory, storage_error
@@ -62,14 +64,25 @@ class RunTrainer(Trainer):
         eval_dataset: ExampleDataset | None = None,
         plan: StepPlan = ONE_BATCH_AT_A_TIME,
         ranks: Ranks = ALONE,
+        neighbours: Neighbours | None = None,
     ) -> None:
         encoder = dataset.encoder
         self.run = run
         self.ranks = ranks
         self.settings = settings
         self.dataset = dataset
-        learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        self.meter = Meter(dataset.mixture.task_rows, dataset.mixture.general_rows, learning)
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.meter = Meter(dataset.mixture.task_rows, dataset.mixture.general_rows, sum(map(Tensor.numel, learning)))
+        self.gate = Gate(run, neighbours if ranks.size == 1 else None, self.meter, model.device)
+        self.gate.watch_layers(model)
+        self.passes = Passes(
+            run,
+            learning,
+            self._loss_weights,
+            lambda: recompute_layers(model),
+            recomputes=plan.recomputes,
+            can_split=ranks.size == 1 and not settings.shares_weights and not smooths_labels(settings),
+        )
         self.keeper = CheckpointKeeper(run, settings)
         self.health = HealthGuard(run, settings, self.meter)
         super().__init__(
@@ -91,13 +104,11 @@ class RunTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch; ``token_count`` is for the statistics and not for the model."""
-        count = inputs.pop("token_count")
-        if not model.training:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        self.meter.tokens += count
-        weights = self._loss_weights(inputs["labels"])
-        if weights is not None:
-            inputs["loss_weights"] = weights
+        inputs.pop("token_count", None)
+        if model.training and "loss_weights" not in inputs:
+            weights = self._loss_weights(inputs["labels"])
+            if weights is not None:
+                inputs["loss_weights"] = weights
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _loss_weights(self, labels: Tensor) -> Tensor | None:
@@ -124,11 +135,25 @@ class RunTrainer(Trainer):
         if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One batch; its loss is kept for `HealthGuard`."""
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """One pass, or what became of it where memory was short; its loss is kept for `HealthGuard`."""
+        take = super().training_step
+
+        def compute(rows: Rows) -> Tensor:
+            with self.gate.passing():
+                loss: Tensor = take(model, rows, *args, **kwargs)
+            return loss
+
+        self.meter.tokens += inputs.pop("token_count")
+        rows: Rows = self._prepare_inputs(inputs)
+        loss = self.passes.take(rows, compute)
         self.meter.keep_loss(loss)
         return loss
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """A batch of the validation, once there is room for it."""
+        self.gate.make_room()
+        return super().prediction_step(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""

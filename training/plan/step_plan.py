@@ -10,11 +10,18 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration
+import torch
+
+from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration, PrefixEncoder
 from chatglm2.kernels.availability import runs_triton
 from chatglm2.memory.estimate import free_bytes
 from chatglm2.model.head_loss import ROWS_AT_ONCE
-from training.plan.memory import bytes_still_to_come
+from training.plan.memory import (
+    COPIES_OF_TRAINED_WEIGHTS,
+    bytes_per_weight,
+    bytes_still_to_come,
+    parameter_count,
+)
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -47,7 +54,7 @@ def plan_step(model: ChatGLMForConditionalGeneration, settings: TrainingSettings
     free = free_bytes(model.device) - bytes_still_to_come(model, settings, processes)
     asked = settings.gradient_checkpointing
     plans = [
-        StepPlan(merged, recomputes, _pass_bytes(model, settings, merged, recomputes))
+        StepPlan(merged, recomputes, _pass_bytes(model.config, model.dtype, model.device, settings, merged, recomputes))
         for recomputes in (False, True)
         for merged in mergeable(settings)
         if asked == "auto" or recomputes == (asked == "on")
@@ -71,10 +78,44 @@ def mergeable(settings: TrainingSettings) -> list[int]:
     more, nor with smoothed labels, whose loss transformers computes.
     """
     steps = settings.gradient_accumulation_steps
-    smooths = bool(settings.extra().get("label_smoothing_factor"))
-    if settings.trains_all_weights or not settings.ignore_pad_token_for_loss or smooths:
+    if settings.trains_all_weights or not settings.ignore_pad_token_for_loss or smooths_labels(settings):
         return [1]
     return [count for count in range(steps, 0, -1) if steps % count == 0]
+
+
+def smooths_labels(settings: TrainingSettings) -> bool:
+    """Whether transformers computes the loss, which knows no weights of rows."""
+    return bool(settings.extra().get("label_smoothing_factor"))
+
+
+def bytes_wanted(settings: TrainingSettings, config: ChatGLMConfig, device: torch.device) -> int:
+    """What training needs beside the weights that it shares: the smallest pass, and what learns with its moments.
+
+    The smallest pass has one of the settings' batches, and computes its layers again. Where all weights learn, they are
+    the run's own.
+    """
+    dtype = _planned_dtype(settings, config, device)
+    smallest = _pass_bytes(config, dtype, device, settings, merged=1, recomputes=True)
+    if settings.trains_all_weights:
+        return smallest + int(bytes_per_weight(settings, dtype, 1) * parameter_count(config))
+    return smallest + COPIES_OF_TRAINED_WEIGHTS * 4 * _prefix_parameters(settings, config)  # a prefix is fp32
+
+
+def _planned_dtype(settings: TrainingSettings, config: ChatGLMConfig, device: torch.device) -> torch.dtype:
+    """What activations will be in, or something as large: "auto" is decided when weights are loaded."""
+    if settings.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        return dtype
+    found = config.dtype if device.type == "cuda" and isinstance(config.dtype, torch.dtype) else None
+    return found or (torch.float16 if device.type == "cuda" else torch.float32)
+
+
+def _prefix_parameters(settings: TrainingSettings, config: ChatGLMConfig) -> int:
+    with torch.device("meta"):
+        planned = ChatGLMConfig.from_dict(
+            config.to_dict() | {"pre_seq_len": settings.pre_seq_len, "prefix_projection": settings.prefix_projection}
+        )
+        return sum(parameter.numel() for parameter in PrefixEncoder(planned).parameters())
 
 
 def _is_busy(plan: StepPlan, settings: TrainingSettings) -> bool:
@@ -86,11 +127,16 @@ def _longest_row(settings: TrainingSettings) -> int:
 
 
 def _pass_bytes(
-    model: ChatGLMForConditionalGeneration, settings: TrainingSettings, merged: int, recomputes: bool
+    config: ChatGLMConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    settings: TrainingSettings,
+    merged: int,
+    recomputes: bool,
 ) -> int:
-    config, item_bytes = model.config, model.dtype.itemsize
+    item_bytes = dtype.itemsize
     rows, length = merged * settings.per_device_train_batch_size, _longest_row(settings)
-    fused = runs_triton(model.device, model.dtype)
+    fused = runs_triton(device, dtype)
     learns = settings.trains_all_weights
     layer = layer_bytes(config, item_bytes, rows, length, settings.pre_seq_len or 0, fused=fused, learns=learns)
     labels = rows * length // 2 if learns else min(rows * length // 2, ROWS_AT_ONCE)

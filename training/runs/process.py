@@ -26,7 +26,10 @@ LOCK_FILE = ".lock"
 LOCK_SECONDS = 10.0
 # What a resumed run may do differently without becoming another run.
 RESUMABLE_CHANGES = frozenset(
-    ("max_steps", "num_train_epochs", "save_steps", "save_total_limit", "logging_steps", "eval_steps", "device")
+    (
+        *("max_steps", "num_train_epochs", "save_steps", "save_total_limit", "logging_steps", "eval_steps"),
+        *("device", "share"),
+    )
 )
 
 
@@ -139,12 +142,26 @@ def request_stop(run: Run) -> None:
     Raises:
         RunError: if it is not being trained.
     """
+    _require_active(run)
+    run.set_stop_request(True)
+
+
+def set_share(run: Run, value: str) -> None:
+    """Change who goes first on the device, for a run that is being trained.
+
+    Raises:
+        RunError: if it is not, or for a value that there is not.
+    """
+    _require_active(run)
+    run.set_share(value)
+
+
+def _require_active(run: Run) -> None:
     status = run.state().status
     if not status.is_active:
         raise RunError(
             f"{run.name} is not being trained: it is {status}.", f"{run.name} 当前没有在训练（状态：{status}）。"
         )
-    run.set_stop_request(True)
 
 
 def _launch_new(run: Run, begin: Callable[[Run], int]) -> None:
@@ -167,6 +184,7 @@ def _launch(
             run.set_stop_request(False)
             changes = {"status": Status.STARTING, "pid": None, "resume_step": resume_step}
             run.update(settings=settings, message_en="", message_zh="", **changes)
+            run.settle_share()
             pid = begin(run)
             run.update(pid=pid, pid_started_at=start_time(pid))
     except Timeout:

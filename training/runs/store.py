@@ -6,6 +6,7 @@
         train.log        what the trainer's libraries said
         checkpoint-N/    complete once it is there
         stop             there if somebody asked the trainer to stop
+        share            there if who goes first on the device was changed since
 
 Page, command line and trainer read and write the same files. Knows how a run is stored and read; starting and training
 are `process.py`'s and `worker.py`'s.
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,13 +32,14 @@ from training.runs.events import Event, append_event, read_events
 from training.runs.liveness import is_running
 from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
 from training.settings.problems import describe_problem
-from training.settings.train import TrainingSettings, setting_fields
+from training.settings.train import Share, TrainingSettings, setting_fields
 
 DEFAULT_STORE = "output"
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "train.log"
 STOP_FILE = "stop"
+SHARE_FILE = "share"
 STAGING_DIRECTORY = ".staging"
 RESERVE_FILE = ".reserve.partial"
 RESERVED_BYTES = 64 * 1024
@@ -120,10 +122,11 @@ class Run:
         return self.path / STAGING_DIRECTORY
 
     def settings(self) -> TrainingSettings:
-        """What the run was asked to do; settings of a newer version are left out."""
+        """What the run was asked to do, and since then; settings of a newer version are left out."""
         known = {item.name for item in setting_fields()}
         stored = self._read().settings
-        return TrainingSettings.from_dict({name: value for name, value in stored.items() if name in known})
+        settings = TrainingSettings.from_dict({name: value for name, value in stored.items() if name in known})
+        return replace(settings, share=self._changed_share() or settings.share)
 
     def created_at(self) -> float:
         """When the run was created, in seconds since the epoch."""
@@ -230,6 +233,37 @@ class Run:
                 (self.path / STOP_FILE).touch()
             else:
                 (self.path / STOP_FILE).unlink(missing_ok=True)
+
+    def share(self) -> Share:
+        """Who goes first on the device."""
+        return self.settings().share
+
+    def set_share(self, value: str) -> None:
+        """Change who goes first on the device, also while the run is being trained.
+
+        Raises:
+            RunError: for a value that it cannot have.
+        """
+        if value not in get_args(Share):
+            allowed = ", ".join(get_args(Share))
+            raise RunError(
+                f"--share is one of {allowed}; found {value!r}.", f"--share 只能是 {allowed}，实际为 {value!r}。"
+            )
+        # A file of its own: the trainer replaces the run's file whenever it has something to say.
+        with explaining_storage_errors(self.path / SHARE_FILE):
+            write_atomically(self.path / SHARE_FILE, value + "\n")
+
+    def settle_share(self) -> None:
+        """Forget the change: the stored settings hold it now."""
+        with explaining_storage_errors(self.path / SHARE_FILE):
+            (self.path / SHARE_FILE).unlink(missing_ok=True)
+
+    def _changed_share(self) -> Share | None:
+        try:
+            found = (self.path / SHARE_FILE).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return next((share for share in get_args(Share) if share == found), None)
 
     def reserve_space(self) -> None:
         """Keep some disk for the last word of a run that fills the disk; `discard_leftovers` gives it back."""
@@ -346,7 +380,7 @@ class RunStore:
         with explaining_storage_errors(run.path):
             for info in run.checkpoints():
                 remove_directory(info.path)
-            for name in (EVENTS_FILE, LOG_FILE, STOP_FILE):
+            for name in (EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE):
                 (run.path / name).unlink(missing_ok=True)
             run.discard_leftovers()
 

@@ -24,6 +24,7 @@ from training.settings.problems import setting_refusal
 from training.settings.samples import DEMO_MODEL, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Share = Literal["chat-first", "even", "training-first"]
 PREFIX_LEARNING_RATE = 5e-2
 # A prefix's rate would ruin weights that have learnt already; this is transformers' own default.
 FULL_LEARNING_RATE = 5e-5
@@ -217,6 +218,14 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         (
             "Saves memory and costs time; auto decides by free memory.",
             "节省显存但更慢；auto 按空闲显存决定。",
+        ),
+    )
+    share: Share = setting(
+        "chat-first",
+        ("While somebody chats", "有人对话时"),
+        (
+            "Who goes first on this device; chat-first and even pause the training.",
+            "谁优先使用设备；chat-first 和 even 会暂停训练。",
         ),
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = setting(

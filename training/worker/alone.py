@@ -10,21 +10,28 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import torch
 import transformers.utils.logging
 
+from chatglm2.checkpoints.hub import resolve_model_directory
+from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import ChatGLMError
+from chatglm2.memory.lending import Loan, borrow
+from training.data.batching import ExampleDataset
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
 from training.loop.full_trainer import FullTrainer
 from training.loop.model_setup import prepare_model
+from training.loop.passes import is_out_of_memory
 from training.loop.retention import RetentionWatch
 from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer, RunTrainer
 from training.plan.base_model import require_device
-from training.plan.step_plan import StepPlan, plan_step
+from training.plan.step_plan import StepPlan, bytes_wanted, plan_step
 from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
 from training.runs.liveness import start_time
 from training.runs.store import Run, Status
@@ -81,17 +88,42 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
     checkpoint = run.checkpoint_path(resume_step) if resume_step is not None else None
     if checkpoint is not None:
         _say_what_goes_on(run, checkpoint, settings, ranks)
+    with _borrowed(settings, checkpoint, ranks) as loan:
+        return _train_model(run, settings, (dataset, eval_dataset), checkpoint, ranks, loan)
+
+
+def _train_model(
+    run: Run,
+    settings: TrainingSettings,
+    data: tuple[ExampleDataset, ExampleDataset | None],
+    checkpoint: Path | None,
+    ranks: Ranks,
+    loan: Loan | None,
+) -> EndedEvent:
     model = prepare_model(run, settings, checkpoint, ranks)
     kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
     plan = ranks.share(plan_step(model, settings, ranks.size))
     _say_plan(run, settings, plan)
-    trainer: RunTrainer = kind(run, settings, model, dataset, eval_dataset, plan, ranks)
+    trainer: RunTrainer = kind(run, settings, model, *data, plan, ranks, loan)
     if settings.checks_retention:
-        tokenizer = dataset.encoder.tokenizer
-        trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter))
+        tokenizer = data[0].encoder.tokenizer
+        trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     ranks.wait()  # the first process to conclude clears away what the others may still look into
     return _ending(trainer)
+
+
+@contextmanager
+def _borrowed(settings: TrainingSettings, checkpoint: Path | None, ranks: Ranks) -> Iterator[Loan | None]:
+    """What the user's other processes on the device lend until the run ends; several processes borrow nothing."""
+    if ranks.size > 1:
+        yield None
+        return
+    device = default_device() if settings.device == "auto" else torch.device(settings.device)
+    whole = checkpoint if settings.trains_all_weights else None  # such a checkpoint is all the model that is needed
+    config = read_config(resolve_model_directory(whole or settings.model_name_or_path, hub=settings.hub))
+    with borrow(bytes_wanted(settings, config, device), device) as loan:
+        yield loan
 
 
 def _say_what_goes_on(run: Run, checkpoint: Path, settings: TrainingSettings, ranks: Ranks) -> None:
@@ -196,19 +228,31 @@ def _lost_process(run: Run, ranks: Ranks) -> FailedEvent:
 
 
 def _unexpected(run: Run, error: Exception) -> FailedEvent:
-    if isinstance(error, torch.OutOfMemoryError):
-        return FailedEvent(
-            step=_last_step(run),
-            en="The GPU has too little free memory. Use a smaller --per_device_train_batch_size with more "
-            "--gradient_accumulation_steps, or --gradient_checkpointing on.",
-            zh="显存不足。请减小 --per_device_train_batch_size 并增大 --gradient_accumulation_steps，"
-            "或使用 --gradient_checkpointing on。",
-        )
+    if is_out_of_memory(error):
+        logger.error("%s", error)
+        return _too_little_memory(run)
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     return FailedEvent(
         step=_last_step(run),
         en=f"Training failed unexpectedly ({what}). The log has the details.",
         zh=f"训练意外失败（{what}）。详情见日志。",
+    )
+
+
+def _too_little_memory(run: Run) -> FailedEvent:
+    """Smaller passes were tried where there are any; what is left is more memory, or another run."""
+    less_en, less_zh = (
+        ("trains a prefix (--pre_seq_len 128)", "训练前缀（--pre_seq_len 128）")
+        if run.settings().trains_all_weights
+        else ("holds the model in fewer bits (--quantization_bit 4)", "用更少的位数存放模型（--quantization_bit 4）")
+    )
+    return FailedEvent(
+        step=_last_step(run),
+        en="The device has too little free memory, and nothing smaller can be computed. Close other programs on it and "
+        "resume the run. Or start a new one that reads shorter rows (--max_source_length, --max_target_length) or "
+        f"{less_en}.",
+        zh="设备的空闲内存不足，且计算已无法再缩小。请关闭占用该设备的其他程序后继续训练；"
+        f"或新建一次训练，缩短样本（--max_source_length、--max_target_length），或{less_zh}。",
     )
 
 

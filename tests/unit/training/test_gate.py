@@ -1,0 +1,237 @@
+"""Training makes room for whoever waits for an answer, and never for so long that a busy page could stop it."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_checkpoint import tiny_settings
+
+from chatglm2.errors import RunError
+from chatglm2.memory import peers
+from chatglm2.memory.lending import Activity, Lender
+from training.loop import gate as gate_module
+from training.loop.gate import MOST_PAUSED_SECONDS, WINDOW_SECONDS, Gate, PausePolicy
+from training.loop.meter import Meter
+from training.runs.events import FinishedEvent, StepEvent, step_history
+from training.runs.store import Run, RunStore
+from training.settings.train import TrainingSettings
+from training.worker.alone import train
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Page:
+    """Busy in some stretches of a clock's time; waiting for it moves the clock."""
+
+    def __init__(self, clock: Clock, stretches: list[tuple[float, float]]) -> None:
+        self.clock = clock
+        self.stretches = stretches
+        self.waits: list[tuple[float, float]] = []
+
+    @property
+    def is_busy(self) -> bool:
+        return any(began <= self.clock.now < ended for began, ended in self.stretches)
+
+    def wait_until_quiet(self, timeout: float) -> bool:
+        began = self.clock.now
+        quiet = max((ended for start, ended in self.stretches if start <= began < ended), default=began)
+        self.clock.now = min(quiet, began + timeout)
+        self.waits.append((began, self.clock.now))
+        return not self.is_busy
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
+    return tiny_settings(tmp_path_factory.mktemp("gate"), max_steps=6, per_device_train_batch_size=4)
+
+
+@pytest.fixture
+def run(tmp_path: Path, settings: TrainingSettings) -> Run:
+    return RunStore(tmp_path / "output").create(settings, "run")
+
+
+def most_paused(pauses: list[tuple[float, float]]) -> float:
+    """Of all windows; one that holds most begins or ends where a pause does."""
+    edges = [edge for pause in pauses for edge in pause]
+    starts = [*edges, *(edge - WINDOW_SECONDS for edge in edges)]
+    return max(
+        sum(max(min(ended, start + WINDOW_SECONDS) - max(began, start), 0.0) for began, ended in pauses)
+        for start in starts
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_minute_is_paused_for_more_than_four_fifths_whoever_is_busy_when(seed: int, run: Run) -> None:
+    draw, clock = random.Random(seed), Clock()
+    busy, moment = [], 0.0
+    while moment < 600:
+        moment += draw.expovariate(1 / draw.choice([0.01, 1, 20]))
+        length = draw.expovariate(1 / draw.choice([0.5, 10, 200]))
+        busy.append((moment, moment + length))
+        moment += length
+    page = Page(clock, busy)
+    gate = Gate(run, page, Meter(1, 0, 1), CPU, clock)
+    while clock.now < 600:
+        with gate.passing():
+            clock.now += draw.expovariate(1 / draw.choice([0.05, 2, 15]))
+    assert page.waits
+    assert most_paused(page.waits) <= MOST_PAUSED_SECONDS + 1e-6
+
+
+def test_a_page_that_is_always_busy_leaves_a_fifth_of_each_minute_and_no_more(run: Run) -> None:
+    clock = Clock()
+    page = Page(clock, [(0, 1e9)])
+    gate = Gate(run, page, Meter(1, 0, 1), CPU, clock)
+    while clock.now < 599:
+        with gate.passing():
+            clock.now += 0.5
+    assert sum(ended - began for began, ended in page.waits) == pytest.approx(480, abs=13)
+
+
+def test_a_first_pause_may_last_as_long_as_a_pause_may_and_the_next_follows_enough_work() -> None:
+    policy = PausePolicy()
+    assert policy.seconds_allowed(100) == MOST_PAUSED_SECONDS
+    policy.note(100, 148)
+    assert policy.seconds_allowed(148) == policy.seconds_allowed(159.9) == pytest.approx(0)
+    assert policy.seconds_allowed(160) == pytest.approx(MOST_PAUSED_SECONDS)
+    policy.note(160, 170)
+    assert policy.seconds_allowed(171) == pytest.approx(36)  # 12 s of work, 1 of them since; then 10 paused
+
+
+def test_even_pauses_as_long_as_the_last_pass_took_and_not_inside_one(run: Run) -> None:
+    run.set_share("even")
+    clock = Clock()
+    page = Page(clock, [(0, 1e9)])
+    gate = Gate(run, page, Meter(1, 0, 1), CPU, clock)
+    for seconds in (3.0, 5.0, 0.5):
+        with gate.passing():
+            clock.now += seconds
+            gate._before_layer()
+    # In pieces of a second, after each of which the run's directory is looked at.
+    assert sum(ended - began for began, ended in page.waits) == pytest.approx(3 + 5)
+
+
+def test_a_layer_of_a_pass_waits_and_one_of_something_else_does_not(run: Run) -> None:
+    clock = Clock()
+    page = Page(clock, [(1, 4)])
+    gate = Gate(run, page, Meter(1, 0, 1), CPU, clock)
+    clock.now = 2.0
+    gate._before_layer()
+    assert not page.waits
+    clock.now = 0.0
+    with gate.passing():
+        clock.now = 2.0
+        gate._before_layer()
+        assert clock.now == 4.0
+
+
+@pytest.mark.parametrize("change", ["training-first", "stop"])
+def test_a_pause_ends_when_it_shall_not_be_kept_or_the_run_shall_stop(run: Run, change: str) -> None:
+    clock = Clock()
+
+    class Watched(Page):
+        def wait_until_quiet(self, timeout: float) -> bool:
+            if clock.now > 5:
+                run.set_stop_request(True) if change == "stop" else run.set_share(change)
+            return super().wait_until_quiet(timeout)
+
+    Gate(run, Watched(clock, [(0, 1e9)]), Meter(1, 0, 1), CPU, clock).make_room()
+    assert 5 < clock.now < 9
+
+
+def test_the_change_lives_until_the_run_is_started_again_with_it(run: Run) -> None:
+    assert (run.share(), run.settings().share) == ("chat-first", "chat-first")
+    run.set_share("even")
+    assert run.settings().share == "even"
+    run.update(settings=run.settings())
+    run.settle_share()
+    assert run.share() == "even"
+    with pytest.raises(RunError, match="chat-first, even, training-first"):
+        run.set_share("never")
+    (run.path / "share").write_text("gibberish", encoding="utf-8")
+    assert run.share() == "even"
+
+
+# With a page that is really there
+
+
+class Purse:
+    """A source with nothing to lend."""
+
+    def __init__(self) -> None:
+        self.activity = Activity()
+        self.wanted: list[int] = []
+        self.given_back = 0
+
+    def lend(self, wanted: int, borrower: object) -> int:
+        self.wanted.append(wanted)
+        return 0
+
+    def take_back(self, borrower: object) -> None:
+        self.given_back += 1
+
+
+@pytest.fixture
+def purse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Purse]:
+    if sys.platform != "linux":
+        pytest.skip("processes talk on Linux only")
+    monkeypatch.setenv(peers.RUNTIME_VARIABLE, str(tmp_path / "runtime"))
+    monkeypatch.setattr(gate_module, "LOOK_SECONDS", 0.05)
+    purse = Purse()
+    lender = Lender(purse, CPU)
+    yield purse
+    lender.close()
+
+
+def steps(run: Run) -> list[StepEvent]:
+    return step_history(run.events()[0])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("recomputing", ["off", "on"])
+@pytest.mark.parametrize("end", ["quiet", "training-first"])
+def test_steps_stop_while_somebody_waits_for_an_answer_and_go_on_after(
+    run: Run, purse: Purse, end: str, recomputing: str
+) -> None:
+    run.update(settings=replace(run.settings(), max_steps=400, save_steps=400, gradient_checkpointing=recomputing))
+    ended: list[object] = []
+    trainer = threading.Thread(target=lambda: ended.append(train(run)))
+    trainer.start()
+    wait_for(lambda: len(steps(run)) > 2)
+    purse.activity.set(True)
+    time.sleep(0.3)  # a step's time, and the news'
+    stood = len(steps(run))
+    time.sleep(1.0)
+    assert len(steps(run)) == stood
+    if end == "quiet":
+        purse.activity.set(False)
+    else:
+        run.set_share(end)
+    trainer.join(60)
+    assert isinstance(ended[0], FinishedEvent) and len(steps(run)) == 400
+    paused = steps(run)[stood]
+    assert paused.seconds_per_step < 1.0 < paused.seconds_left  # no part of a step, but of what is to come
+    assert purse.wanted[0] > 0
+    wait_for(lambda: purse.given_back == 1)

@@ -9,7 +9,6 @@ from app.training.form import control_for, form_fields
 from training.settings.field import SettingField
 from training.settings.train import TrainingSettings
 
-
 # What else must be set for a setting to take all of its values.
 NEEDED = {"metric_for_best_model": {"eval_generate_samples": 1}}
 

@@ -109,6 +109,7 @@ def serve(services: Services, options: ServerOptions) -> None:
         wait_for_signal()
     finally:
         demo.close(verbose=False)
+        services.training.close()
         services.host.close()
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, SourceLibrary
-from app.training.service import TrainingService, TunedModel
+from app.training.served import TunedModel, trainer_environment
+from app.training.service import TrainingService
+from training.runs.launch import Standby
 from training.runs.store import RunStore
 
 
@@ -24,9 +26,13 @@ class Services:
 
 def build_services(options: ModelOptions, output: Path) -> Services:
     """Wires the model host, the runs under ``output`` and what stands on them. Loads nothing yet."""
-    host = ModelHost(options)
+    standby = Standby(lambda: trainer_environment(host.device))
+    host = ModelHost(options, on_ready=standby.prepare)
     runs = RunStore(output)
     loader = PrefixLoader(host.load_prefix, lambda prefix: host.session.probe(prefix))
     sources = SourceLibrary(runs, loader, output)
-    tuned = TunedModel(options.path, options.hub, lambda: host.session.tokenizer)
-    return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output))
+    bits = options.quantization_bit
+    tuned = TunedModel(
+        options.path, options.hub, lambda: host.session.tokenizer, lambda: host.session.engine.model, bits
+    )
+    return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output, standby))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -58,8 +59,9 @@ class LoadingState:
 class ModelHost:
     """Loads in a thread of its own; :meth:`session` answers once loading has succeeded."""
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, on_ready: Callable[[], None] = lambda: None) -> None:
         self.options = options
+        self._on_ready = on_ready  # called once, from the loading thread
         self._state = LoadingState("loading")
         self._session: ChatSession | None = None
         self._finished = threading.Event()
@@ -116,6 +118,7 @@ class ModelHost:
             self._session = self._build_session()
             self._state = LoadingState("ready")
             logger.info("The model %s is ready.", self.options.path)
+            self._on_ready()
         except ChatGLMError as error:
             self._fail(error)
         except Exception as error:

@@ -19,12 +19,14 @@ from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.form import form_fields, preset_reason, preset_values
 from app.training.run_view import RunView
+from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from app.training.service import DataChoice
 from app.views.charts import line_chart
 from app.views.dataset import dataset_html
 from app.views.fragments import log_html, sentence_html
 from app.views.run_figures import loss_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
+from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
 SAMPLE, UPLOAD = "sample", "upload"
 COMPARE_TAB = "compare"
@@ -44,7 +46,8 @@ def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
     """Changes when the page would look different."""
     curves = (len(view.losses), len(view.validation), len(view.kept))
     checkpoints = tuple((info.step, info.is_best) for info in view.checkpoints)
-    return (*names, view.name, view.status, view.share, *curves, *checkpoints, view.message, hash(view.log))
+    state = (view.status, view.phase, view.share)
+    return (*names, view.name, *state, *curves, *checkpoints, view.message, hash(view.log))
 
 
 class TrainTab:
@@ -86,17 +89,21 @@ class TrainTab:
 
     def _build_form(self) -> None:
         self.form: dict[str, Any] = {}
-        first, *basic = form_fields("basic")
+        defaults = self.services.training.defaults
+        first, *basic = form_fields("basic", defaults)
         with gr.Row():
             self.form[first.name] = build_setting(first)
             self.name = gr.Textbox(
                 label=word("run_name"), info=word("run_name_help"), max_lines=1, min_width=120, elem_id="run-name"
             )
         self.preset_reason = gr.HTML(elem_id="preset-reason")
+        learns = [(word("learns_prefix"), PREFIX), (word("learns_all"), ALL_WEIGHTS)]
+        self.learns = gr.Radio(learns, value=PREFIX, label=word("learns"), info=word("learns_help"), elem_id="learns")
+        self.form[LEARNS] = self.learns
         with gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in basic})
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
-            self.form.update({item.name: build_setting(item) for item in form_fields("advanced")})
+            self.form.update({item.name: build_setting(item) for item in form_fields("advanced", defaults)})
         self.start = gr.Button(word("start"), variant="primary", elem_id="start")
 
     def _build_live(self) -> None:
@@ -139,9 +146,11 @@ class TrainTab:
         self.form["preset"].input(
             self.on_preset,
             [self.form["preset"]],
-            [self.preset_reason, *(self.form[name] for name in preset_values(""))],
+            [self.preset_reason, *(self.form[name] for name in preset_values("", {}))],
             **QUIET,
         )
+        learning = [self.form[name] for name in ("pre_seq_len", "learning_rate", "preset")]
+        self.learns.input(self.on_learns, [self.learns], [*learning, self.preset_reason], **QUIET)
         live = self._live_outputs()
         self.start.click(self.on_start, {*data, self.name}, live, **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **ASKED)
@@ -193,8 +202,20 @@ class TrainTab:
 
     def on_preset(self, name: str, request: gr.Request) -> Updates:
         reason = speech_for(request).pick(*preset_reason(name))
-        values = {self.form[setting]: value for setting, value in preset_values(name).items()}
+        filled = preset_values(name, self.services.training.defaults)
+        values = {self.form[setting]: value for setting, value in filled.items()}
         return {self.preset_reason: sentence_html(reason), **values}
+
+    def on_learns(self, learns: str) -> Updates:
+        """All weights have a rate of their own, no prefix length, and no preset: those are for prefixes."""
+        prefix = learns == PREFIX
+        rate = self.services.training.defaults.get("learning_rate", PREFIX_LEARNING_RATE)
+        updates = {
+            self.form["pre_seq_len"]: gr.Number(visible=prefix),
+            self.form["learning_rate"]: rate if prefix else FULL_LEARNING_RATE,
+            self.form["preset"]: gr.Dropdown(visible=prefix) if prefix else gr.Dropdown(value="", visible=False),
+        }
+        return updates if prefix else {**updates, self.preset_reason: ""}
 
     # Handlers: runs
 

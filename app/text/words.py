@@ -120,6 +120,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "choose_file": ("Choose a file to see its rows.", "选择文件后会显示其中的内容。"),
     "run_name": ("Run name", "训练名称"),
     "run_name_help": ("Empty: named by date and time.", "留空则按日期时间命名。"),
+    "learns": ("What learns", "训练什么"),
+    "learns_prefix": ("A prefix", "前缀"),
+    "learns_all": ("All weights", "全部权重"),
+    "learns_help": (
+        "A prefix is small and leaves the model as it is. All weights take about four times the model's memory.",
+        "前缀很小，不改动模型本身；训练全部权重约需模型四倍的内存。",
+    ),
     "more_settings": ("More settings", "更多设置"),
     "start": ("Start training", "开始训练"),
     "resume": ("Resume", "继续"),

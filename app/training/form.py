@@ -5,7 +5,8 @@ Knows the settings' declarations, not any particular setting beyond those that t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,16 @@ DECIDED_BY_PAGE = frozenset(
 )
 
 
+# What means something else on the page than on the command line.
+HELP_ON_PAGE = {
+    "pre_seq_len": ("Learnt tokens in every layer; needed.", "每层可学习的 token 数，必填。"),
+    "learning_rate": ("How far a step goes.", "每步的幅度。"),
+    "device": ("auto: where the page's model is.", "auto：与页面的模型相同。"),
+    "dtype": ("auto: as the page's model.", "auto：与页面的模型相同。"),
+    "quantization_bit": ("—: as the page's model.", "—：与页面的模型相同。"),
+}
+
+
 @dataclass(frozen=True)
 class Control:
     """One setting as a form offers it. ``choices`` are a menu's; ``step`` and what follows are a number's."""
@@ -39,9 +50,11 @@ class Control:
     maximum: float | None = None
 
 
-def form_fields(group: str) -> list[SettingField]:
-    """The settings of a group that a form offers, in their order."""
-    return [item for item in setting_fields() if item.group == group and item.name not in DECIDED_BY_PAGE]
+def form_fields(group: str, defaults: Mapping[str, Any] | None = None) -> list[SettingField]:
+    """The settings of a group that a form offers, in their order; ``defaults`` are those that are not as declared."""
+    own = defaults or {}
+    fields = [item for item in setting_fields() if item.group == group and item.name not in DECIDED_BY_PAGE]
+    return [replace(item, default=own[item.name]) if item.name in own else item for item in fields]
 
 
 def control_for(item: SettingField) -> Control:
@@ -68,11 +81,14 @@ def _number(item: SettingField) -> Control:
     return Control(item.name, "number", value, whole=whole, step=step, minimum=item.minimum, maximum=item.maximum)
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """What a preset puts into the form: every setting that some preset sets, at its default where this one does not."""
+def preset_values(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset puts into the form: every setting that some preset sets, at its default where this one does not.
+
+    ``defaults`` are those of the model that is tuned, where it has any.
+    """
     touched = {setting for preset in PRESETS.values() for setting in preset.values}
-    defaults = {item.name: item.default for item in setting_fields() if item.name in touched}
-    return {**defaults, **(PRESETS[name].values if name in PRESETS else {})}
+    declared = {item.name: item.default for item in setting_fields() if item.name in touched}
+    return {**declared, **defaults, **(PRESETS[name].values if name in PRESETS else {})}
 
 
 def preset_reason(name: str) -> tuple[str, str]:
@@ -85,5 +101,5 @@ def setting_words() -> dict[str, tuple[str, str]]:
     words: dict[str, tuple[str, str]] = {}
     for item in setting_fields():
         words[f"setting_{item.name}"] = item.label
-        words[f"setting_{item.name}_help"] = item.help
+        words[f"setting_{item.name}_help"] = HELP_ON_PAGE.get(item.name, item.help)
     return words

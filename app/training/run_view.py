@@ -15,9 +15,11 @@ from training.runs.events import (
     EvaluationEvent,
     Event,
     MessageEvent,
+    Phase,
     RetentionEvent,
     StartedEvent,
     StepEvent,
+    current_phase,
     is_collapsed,
     last_event,
     point_history,
@@ -43,6 +45,7 @@ class RunView:
 
     name: str
     status: Status
+    phase: Phase | None = None  # what it does before its first step
     step: int = 0
     total_steps: int = 0
     seconds_left: float | None = None
@@ -107,6 +110,7 @@ def read_view(run: Run, events: list[Event]) -> RunView:
     return RunView(
         name=run.name,
         status=state.status,
+        phase=current_phase(events) if state.status.is_active else None,
         step=latest.step if latest else 0,
         total_steps=total,
         seconds_left=latest.seconds_left if latest else None,

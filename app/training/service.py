@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from app.training.run_view import RunFeed, RunView, read_view
+from app.training.served import TunedModel
 from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
+from training.runs.launch import Standby
 from training.runs.store import Run, RunStore
 from training.settings.samples import SAMPLE_TRAIN_FILE
 from training.settings.train import TrainingSettings
-
-if TYPE_CHECKING:
-    from chatglm2.text.tokenizer import ChatGLMTokenizer
 
 KEPT_DATA = ".data"
 SIDE_FILES = ("mix_file", "validation_file", "retention_file")
@@ -46,21 +45,22 @@ class DataChoice:
         }
 
 
-@dataclass(frozen=True)
-class TunedModel:
-    """The model that runs are tuned on: where it lies, and its tokenizer once it is loaded."""
-
-    path: str
-    hub: str
-    tokenizer: Callable[[], ChatGLMTokenizer]  # raises a `ChatGLMError` until then
-
-
 class TrainingService:
-    def __init__(self, runs: RunStore, model: TunedModel, root: Path) -> None:
+    def __init__(self, runs: RunStore, model: TunedModel, root: Path, standby: Standby) -> None:
         self._runs = runs
         self._model = model
         self._root = root
+        self._standby = standby
         self._feeds: dict[str, RunFeed] = {}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What a form shows first, where it is not what the settings declare."""
+        return self._model.defaults
+
+    def close(self) -> None:
+        """Lets go of what is kept in reserve; runs go on."""
+        self._standby.close()
 
     # Data
 
@@ -94,8 +94,9 @@ class TrainingService:
         if not settings.skip_bad_rows:
             report.bad_rows.require_none()
         require_readable(settings)
+        self._model.require_memory(settings)
         run = self._runs.create(settings, name or None)
-        process.start(run)
+        process.start(run, self._standby.begin)
         return run
 
     def stop(self, name: str) -> None:
@@ -110,7 +111,7 @@ class TrainingService:
         process.set_share(self._runs.get(name), share)
 
     def resume(self, name: str) -> None:
-        process.resume(self._runs.get(name))
+        process.resume(self._runs.get(name), begin=self._standby.begin)
 
     def names(self) -> list[str]:
         """All runs, the newest first."""
@@ -129,8 +130,7 @@ class TrainingService:
     def _settings(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
         # The trainer's process has another working directory.
         files = {name: _absolute(form[name]) for name in SIDE_FILES if form.get(name)}
-        model = {"model_name_or_path": self._model.path, "hub": self._model.hub}
-        return TrainingSettings.from_dict({**form, **files, **data.as_settings(), **model})
+        return TrainingSettings.from_dict({**self._model.settings(form), **files, **data.as_settings()})
 
     def _keep(self, data: DataChoice) -> DataChoice:
         """Copies an uploaded file next to the runs: the upload folder is cleaned, and resuming needs the data."""

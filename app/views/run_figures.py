@@ -14,6 +14,7 @@ from app.training.run_view import Measurement, RunView
 from app.views.charts import Point, format_number, line_chart
 from app.views.fragments import sentence_html
 from app.views.markup import format_duration, percent_of, render
+from training.runs.events import PHASE_WORDS
 from training.runs.store import Status
 
 SHOWN_CHARACTERS = 60
@@ -82,10 +83,11 @@ def ready_html(view: RunView, speech: Speech) -> str:
 
 
 def _progress_facts(view: RunView, speech: Speech) -> list[str]:
+    phase = [speech.pick(*PHASE_WORDS[view.phase])] if view.phase else []
     facts = [speech("progress_steps", step=view.step, total=view.total_steps)] if view.total_steps else []
     if view.status.is_active and view.seconds_left is not None:
         facts.append(speech("time_left", duration=format_duration(view.seconds_left, speech)))
-    return facts
+    return phase + facts
 
 
 def _numbers(view: RunView, speech: Speech) -> list[tuple[str, str]]:

@@ -81,6 +81,7 @@ class Command:
     resume_from: Path | None = None
     detach: bool = False
     run: Path | None = None
+    standby: int | None = None
     list_runs: bool = False
     stop: str | None = None
     set_share: tuple[str, str] | None = None
@@ -178,6 +179,7 @@ _RUN_FLAGS: tuple[tuple[str, tuple[str, str], dict[str, Any]], ...] = (
         {"metavar": ("NAME", "SHARE"), "nargs": 2},
     ),
     ("run", (argparse.SUPPRESS, argparse.SUPPRESS), {"metavar": "DIR", "type": Path}),
+    ("standby", (argparse.SUPPRESS, argparse.SUPPRESS), {"metavar": "DESCRIPTOR", "type": int}),
 )
 
 
@@ -223,6 +225,7 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
         resume_from=_resume_path(resume, given.get("output_dir")),
         detach=given.get("detach", False),
         run=given.get("run"),
+        standby=given.get("standby"),
         list_runs=given.get("list", False),
         stop=given.get("stop"),
         set_share=tuple(given["set_share"]) if "set_share" in given else None,
@@ -318,7 +321,9 @@ def _unknown_flag(word: str) -> RunError:
             f"多余的参数 {word!r}：参数名以 -- 开头。用 --help 查看全部参数。",
         )
     name = word.removeprefix("--").partition("=")[0]
-    names = [item.name for item in setting_fields()] + [flag for flag, _, _ in _RUN_FLAGS if flag != "run"]
+    names = [item.name for item in setting_fields()] + [
+        flag for flag, words, _ in _RUN_FLAGS if argparse.SUPPRESS not in words
+    ]
     near = difflib.get_close_matches(name.replace("-", "_"), names, n=1)
     return RunError(
         f"There is no flag --{name}." + (f" Did you mean --{near[0]}?" if near else " Run with --help for all flags."),

@@ -22,12 +22,14 @@ from training.evaluation.request import EVAL, PREDICT, EvaluationRequest
 from training.runs import process
 from training.runs.checkpoints import DIRECTORY_NAME
 from training.runs.events import (
+    PHASE_WORDS,
     CheckpointEvent,
     EndedEvent,
     EvaluationEvent,
     Event,
     FailedEvent,
     MessageEvent,
+    PhaseEvent,
     RetentionEvent,
     StartedEvent,
     StepEvent,
@@ -73,6 +75,10 @@ def _execute(command: Command, language: str) -> int:
         from training.worker.alone import work  # imports torch and transformers: only the trainer's process needs them
 
         return work(command.run)
+    if command.standby is not None:
+        from training.worker.standby import stand_by  # imports all that a training needs: that is what it is for
+
+        return stand_by(command.standby)
     speaks = _speaks()
     store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
     if command.list_runs:
@@ -244,7 +250,9 @@ def follow(run: Run, language: str, offset: int = 0) -> int:
 def _show(events: Iterable[Event], lines: Lines, language: str) -> EndedEvent | None:
     """Print events; a terminal gets one line that changes in place for the steps."""
     for event in events:
-        show = lines.change if isinstance(event, StepEvent) else lines.keep
+        if isinstance(event, PhaseEvent) and not lines.change_in_place:
+            continue  # in a file they would be lines of no use afterwards
+        show = lines.change if isinstance(event, StepEvent | PhaseEvent) else lines.keep
         show(_describe(event, language))
         if isinstance(event, EndedEvent):
             return event
@@ -257,6 +265,8 @@ def _describe(event: Event, language: str) -> str:
             numbers = f"loss {event.loss:.4f}  lr {event.learning_rate:.3g}  {event.tokens_per_second:,.0f} tokens/s"
             left = _say(language, f"{event.seconds_left:.0f} s left", f"剩余 {event.seconds_left:.0f} 秒")
             return f"{event.step:>6}/{event.total_steps}  {numbers}  {left}"
+        case PhaseEvent():
+            return _say(language, *PHASE_WORDS[event.phase])
         case StartedEvent():
             mixed = event.general_examples
             en = f"{event.examples} rows" + (f" + {mixed} general rows" if mixed else "")

@@ -26,6 +26,22 @@ class Event(BaseModel):
     time: float = Field(default_factory=time.time)
 
 
+Phase = Literal["importing", "reading", "loading", "preparing"]
+PHASE_WORDS: dict[Phase, tuple[str, str]] = {
+    "importing": ("importing libraries", "正在导入库"),
+    "reading": ("reading the data", "正在读取数据"),
+    "loading": ("loading the model", "正在加载模型"),
+    "preparing": ("getting the first step ready", "正在准备第一步"),
+}
+
+
+class PhaseEvent(Event):
+    """What a run does before its first step: import libraries, read data, load the model, get the first step ready."""
+
+    kind: Literal["phase"] = "phase"
+    phase: Phase
+
+
 class StartedEvent(Event):
     """Training begins, or goes on from ``step``: points of a curve beyond it are void.
 
@@ -125,7 +141,8 @@ class FailedEvent(EndedEvent):
 
 _RECORD: TypeAdapter[Event] = TypeAdapter(
     Annotated[
-        StartedEvent
+        PhaseEvent
+        | StartedEvent
         | StepEvent
         | CheckpointEvent
         | EvaluationEvent
@@ -175,6 +192,16 @@ EventT = TypeVar("EventT", bound=Event)
 def last_event(events: Iterable[Event], kind: type[EventT]) -> EventT | None:
     """The latest event of ``kind``."""
     return next((event for event in reversed(list(events)) if isinstance(event, kind)), None)
+
+
+def current_phase(events: Iterable[Event]) -> Phase | None:
+    """What a run is doing that has taken no step yet since it began or went on; None for one that has, or has ended."""
+    for event in reversed(list(events)):
+        if isinstance(event, PhaseEvent):
+            return event.phase
+        if isinstance(event, StepEvent | EndedEvent):
+            return None
+    return None
 
 
 PointT = TypeVar("PointT", StepEvent, EvaluationEvent, RetentionEvent)

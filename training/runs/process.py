@@ -1,27 +1,26 @@
-"""Starting, watching and stopping the trainer's process, which outlives whoever starts it.
+"""Starting, watching and stopping a training, whose process outlives whoever starts it.
 
-Knows processes and the run's files; trains nothing. The trainer writes to files only, so nobody has to listen to it.
+Knows when a run may begin, go on or stop; trains nothing. The trainer writes to files only, so nobody has to listen to
+it. How its process comes to be is `launch.py`'s.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from chatglm2.errors import RunError
+from training.runs.launch import spawn
 from training.runs.liveness import is_running, start_time
 from training.runs.storage import explaining_storage_errors, remove_directory
 from training.runs.store import Run, RunState, RunStore, Status
-from training.settings.samples import PROJECT_ROOT
 from training.settings.train import TrainingSettings, setting_fields
 
+Begin = Callable[[Run], int]
 LOCK_FILE = ".lock"
 LOCK_SECONDS = 10.0
 # What a resumed run may do differently without becoming another run.
@@ -33,13 +32,17 @@ RESUMABLE_CHANGES = frozenset(
 )
 
 
-def start(run: Run) -> None:
+def start(run: Run, begin: Begin = spawn) -> None:
     """Start training a new run in a process of its own; a run that cannot be started is deleted.
+
+    Args:
+        run: the run.
+        begin: has it trained by a process, and gives that one's id.
 
     Raises:
         RunError: if another run of the store is being trained, or the process cannot be started.
     """
-    _launch_new(run, _spawn)
+    _launch_new(run, begin)
 
 
 def start_here(run: Run) -> None:
@@ -101,7 +104,7 @@ def resume(
     run: Run,
     step: int | None = None,
     settings: TrainingSettings | None = None,
-    begin: Callable[[Run], int] | None = None,
+    begin: Begin = spawn,
 ) -> None:
     """Go on with a run that has ended, from its last checkpoint or that of ``step``.
 
@@ -111,7 +114,7 @@ def resume(
         run: the run.
         step: the checkpoint's; the last one's if not given.
         settings: changed ones, such as more steps.
-        begin: gives the id of the trainer's process; it starts one if not given.
+        begin: has it trained by a process, and gives that one's id.
 
     Raises:
         RunError: if it is still being trained, has nothing left to do, or ``settings`` make it another run.
@@ -128,7 +131,7 @@ def resume(
             f"{run.name} 的 {chosen.max_steps} 步已全部完成。可用 --max_steps 增加步数，"
             "或用 --ptuning_checkpoint 从它的检查点开始新的训练。",
         )
-    _launch(run, begin or _spawn, resume_step=resume_step, settings=chosen)
+    _launch(run, begin, resume_step=resume_step, settings=chosen)
 
 
 def is_alive(state: RunState) -> bool:
@@ -164,7 +167,7 @@ def _require_active(run: Run) -> None:
         )
 
 
-def _launch_new(run: Run, begin: Callable[[Run], int]) -> None:
+def _launch_new(run: Run, begin: Begin) -> None:
     try:
         _launch(run, begin, resume_step=None)
     except RunError:
@@ -172,9 +175,7 @@ def _launch_new(run: Run, begin: Callable[[Run], int]) -> None:
         raise
 
 
-def _launch(
-    run: Run, begin: Callable[[Run], int], resume_step: int | None, settings: TrainingSettings | None = None
-) -> None:
+def _launch(run: Run, begin: Begin, resume_step: int | None, settings: TrainingSettings | None = None) -> None:
     store = RunStore(run.path.parent)
     lock = FileLock(store.root / LOCK_FILE, timeout=LOCK_SECONDS)
     try:
@@ -196,25 +197,6 @@ def _launch(
 
 def _stay_here(run: Run) -> int:
     return os.getpid()
-
-
-def _spawn(run: Run) -> int:
-    command = [sys.executable, "-m", "training.main", "--run", str(run.path.resolve())]
-    # Threads that spin while they wait would starve the page's model, which shares the cores.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-    with run.log_file.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=PROJECT_ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    # Collects the exit code, so that an ended trainer does not stay behind as a zombie.
-    threading.Thread(target=process.wait, name=f"reap {run.name}", daemon=True).start()
-    return process.pid
 
 
 def _check_same_run(run: Run, settings: TrainingSettings) -> None:

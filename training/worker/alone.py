@@ -32,7 +32,7 @@ from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer, RunTrainer
 from training.plan.base_model import require_device
 from training.plan.step_plan import StepPlan, bytes_wanted, plan_step
-from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, StoppedEvent
+from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, PhaseEvent, StoppedEvent
 from training.runs.liveness import start_time
 from training.runs.store import Run, Status
 from training.settings.train import TrainingSettings
@@ -84,10 +84,12 @@ def train(run: Run, ranks: Ranks = ALONE) -> EndedEvent:
     settings = run.settings()
     require_device(settings)
     resume_step = run.state().resume_step
+    run.append(PhaseEvent(phase="reading"))
     dataset, eval_dataset = load_data(run, settings)
     checkpoint = run.checkpoint_path(resume_step) if resume_step is not None else None
     if checkpoint is not None:
         _say_what_goes_on(run, checkpoint, settings, ranks)
+    run.append(PhaseEvent(phase="loading"))
     with _borrowed(settings, checkpoint, ranks) as loan:
         return _train_model(run, settings, (dataset, eval_dataset), checkpoint, ranks, loan)
 
@@ -101,6 +103,7 @@ def _train_model(
     loan: Loan | None,
 ) -> EndedEvent:
     model = prepare_model(run, settings, checkpoint, ranks)
+    run.append(PhaseEvent(phase="preparing"))
     kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
     plan = ranks.share(plan_step(model, settings, ranks.size))
     _say_plan(run, settings, plan)

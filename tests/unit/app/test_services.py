@@ -407,7 +407,7 @@ def test_broken_rows_are_shown_and_stop_a_run_unless_they_are_skipped(
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"content": "a", "summary": "b"}\n{\n{"content": 1, "summary": "b"}\n', encoding="utf-8")
-    monkeypatch.setattr("training.runs.process.start", lambda run: None)
+    monkeypatch.setattr("training.runs.process.start", lambda run, begin: None)
     report = place.services.training.describe(DataChoice(str(file)), {})
     assert (report.rows, report.bad_rows.numbers) == (3, [2, 3])
     shown = dataset_html(report, Speech("zh"))
@@ -432,8 +432,8 @@ def test_a_file_to_mix_in_is_looked_at_before_anything_starts(place: Place, tmp_
 
 @pytest.mark.parametrize("name", ["", *PRESETS])
 def test_a_preset_fills_the_form_and_no_preset_restores_the_defaults(name: str) -> None:
-    values = preset_values(name)
-    assert set(values) == set(preset_values(""))
+    values = preset_values(name, {})
+    assert set(values) == set(preset_values("", {}))
     asked = TrainingSettings.from_dict({"preset": name, **values}).to_dict()
     assert asked == TrainingSettings.from_dict({"preset": name}).to_dict()
     assert all(preset_reason(name)) == bool(name)

@@ -14,7 +14,7 @@ import torch
 
 from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration, PrefixEncoder
 from chatglm2.kernels.availability import runs_triton
-from chatglm2.memory.estimate import free_bytes
+from chatglm2.memory.estimate import context_bytes, free_bytes
 from chatglm2.model.head_loss import ROWS_AT_ONCE
 from training.plan.memory import (
     COPIES_OF_TRAINED_WEIGHTS,
@@ -95,7 +95,7 @@ def bytes_wanted(settings: TrainingSettings, config: ChatGLMConfig, device: torc
     the run's own.
     """
     dtype = _planned_dtype(settings, config, device)
-    smallest = _pass_bytes(config, dtype, device, settings, merged=1, recomputes=True)
+    smallest = context_bytes(device) + _pass_bytes(config, dtype, device, settings, merged=1, recomputes=True)
     if settings.trains_all_weights:
         return smallest + int(bytes_per_weight(settings, dtype, 1) * parameter_count(config))
     return smallest + COPIES_OF_TRAINED_WEIGHTS * 4 * _prefix_parameters(settings, config)  # a prefix is fp32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import build_model
 from tiny_checkpoint import tiny_settings
 
 from chatglm2.errors import RunError
@@ -19,6 +21,7 @@ from chatglm2.memory.lending import Activity, Lender
 from training.cli.train import main
 from training.loop.gate import MOST_PAUSED_SECONDS, WINDOW_SECONDS, Gate, PausePolicy
 from training.loop.meter import Meter
+from training.loop.passes import recompute_layers
 from training.runs import process
 from training.runs.events import StepEvent, step_history
 from training.runs.store import Run, RunStore, Status
@@ -170,6 +173,41 @@ def test_the_change_lives_until_the_run_is_started_again_with_it(run: Run) -> No
         run.set_share("never")
     (run.path / "share").write_text("gibberish", encoding="utf-8")
     assert run.share() == "even"
+
+
+def test_a_resumed_run_keeps_the_change_in_its_settings(run: Run) -> None:
+    run.set_share("even")
+    run.update(status=Status.STOPPED)
+    process.resume(run, begin=lambda _: os.getpid())
+    assert run.share() == "even" and not (run.path / "share").exists()
+    run.update(status=Status.STOPPED)
+    run.set_share("training-first")
+    process.resume(run, settings=replace(run.settings(), share="chat-first"), begin=lambda _: os.getpid())
+    assert run.share() == "chat-first"
+
+
+def test_a_run_that_has_ended_takes_no_change(run: Run) -> None:
+    run.update(status=Status.STOPPED)
+    with pytest.raises(RunError, match="not being trained"):
+        process.set_share(run, "even")
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_every_layer_waits_however_it_is_computed(run: Run, recomputes: bool) -> None:
+    model = build_model().train()
+    model.prepare_prefix_tuning(4)
+    if recomputes:
+        recompute_layers(model)
+    clock = Clock()
+    page = Page(clock, [(layer, layer + 0.5) for layer in range(1, 4)])
+    gate = Gate(run, page, Meter(1, 0, 1), CPU, clock)
+    gate.watch_layers(model)
+    for block in model.transformer.encoder.blocks():
+        block.post_attention_layernorm.register_forward_pre_hook(lambda *_: setattr(clock, "now", int(clock.now) + 1.0))
+    clock.now = 1.0
+    with gate.passing():
+        model(torch.ones(2, 5, dtype=torch.long))
+    assert [began for began, _ in page.waits] == [1.0, 2.0, 3.0]
 
 
 # With a page that is really there

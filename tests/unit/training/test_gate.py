@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,18 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import build_model
 from tiny_checkpoint import tiny_settings
 
 from chatglm2.errors import RunError
 from chatglm2.memory import peers
 from chatglm2.memory.lending import Activity, Lender
-from training.loop import gate as gate_module
+from training.cli.train import main
 from training.loop.gate import MOST_PAUSED_SECONDS, WINDOW_SECONDS, Gate, PausePolicy
 from training.loop.meter import Meter
-from training.runs.events import FinishedEvent, StepEvent, step_history
-from training.runs.store import Run, RunStore
+from training.loop.passes import recompute_layers
+from training.runs import process
+from training.runs.events import StepEvent, step_history
+from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings
-from training.worker.alone import train
 
 CPU = torch.device("cpu")
 
@@ -62,8 +64,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
 
 
 @pytest.fixture
-def run(tmp_path: Path, settings: TrainingSettings) -> Run:
-    return RunStore(tmp_path / "output").create(settings, "run")
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "output")
+
+
+@pytest.fixture
+def run(store: RunStore, settings: TrainingSettings) -> Run:
+    return store.create(settings, "run")
 
 
 def most_paused(pauses: list[tuple[float, float]]) -> float:
@@ -111,7 +118,7 @@ def test_a_first_pause_may_last_as_long_as_a_pause_may_and_the_next_follows_enou
     assert policy.seconds_allowed(148) == policy.seconds_allowed(159.9) == pytest.approx(0)
     assert policy.seconds_allowed(160) == pytest.approx(MOST_PAUSED_SECONDS)
     policy.note(160, 170)
-    assert policy.seconds_allowed(171) == pytest.approx(36)  # 12 s of work, 1 of them since; then 10 paused
+    assert policy.seconds_allowed(171) == pytest.approx(38)  # 1 s of work, 10 paused and 11 of work before
 
 
 def test_even_pauses_as_long_as_the_last_pass_took_and_not_inside_one(run: Run) -> None:
@@ -168,6 +175,41 @@ def test_the_change_lives_until_the_run_is_started_again_with_it(run: Run) -> No
     assert run.share() == "even"
 
 
+def test_a_resumed_run_keeps_the_change_in_its_settings(run: Run) -> None:
+    run.set_share("even")
+    run.update(status=Status.STOPPED)
+    process.resume(run, begin=lambda _: os.getpid())
+    assert run.share() == "even" and not (run.path / "share").exists()
+    run.update(status=Status.STOPPED)
+    run.set_share("training-first")
+    process.resume(run, settings=replace(run.settings(), share="chat-first"), begin=lambda _: os.getpid())
+    assert run.share() == "chat-first"
+
+
+def test_a_run_that_has_ended_takes_no_change(run: Run) -> None:
+    run.update(status=Status.STOPPED)
+    with pytest.raises(RunError, match="not being trained"):
+        process.set_share(run, "even")
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_every_layer_waits_however_it_is_computed(run: Run, recomputes: bool) -> None:
+    model = build_model().train()
+    model.prepare_prefix_tuning(4)
+    if recomputes:
+        recompute_layers(model)
+    clock = Clock()
+    page = Page(clock, [(layer, layer + 0.5) for layer in range(1, 4)])
+    gate = Gate(run, page, Meter(1, 0, 1), CPU, clock)
+    gate.watch_layers(model)
+    for block in model.transformer.encoder.blocks():
+        block.post_attention_layernorm.register_forward_pre_hook(lambda *_: setattr(clock, "now", int(clock.now) + 1.0))
+    clock.now = 1.0
+    with gate.passing():
+        model(torch.ones(2, 5, dtype=torch.long))
+    assert [began for began, _ in page.waits] == [1.0, 2.0, 3.0]
+
+
 # With a page that is really there
 
 
@@ -192,7 +234,6 @@ def purse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Purse]:
     if sys.platform != "linux":
         pytest.skip("processes talk on Linux only")
     monkeypatch.setenv(peers.RUNTIME_VARIABLE, str(tmp_path / "runtime"))
-    monkeypatch.setattr(gate_module, "LOOK_SECONDS", 0.05)
     purse = Purse()
     lender = Lender(purse, CPU)
     yield purse
@@ -203,35 +244,55 @@ def steps(run: Run) -> list[StepEvent]:
     return step_history(run.events()[0])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("recomputing", ["off", "on"])
-@pytest.mark.parametrize("end", ["quiet", "training-first"])
+def quiet(run: Run, purse: Purse) -> None:
+    purse.activity.set(False)
+
+
+def training_first(run: Run, purse: Purse) -> None:
+    assert main(["--output_dir", str(run.path), "--set_share", run.name, "training-first"]) == 0
+
+
+def stop(run: Run, purse: Purse) -> None:
+    process.request_stop(run)
+
+
+@pytest.mark.parametrize(
+    ("end", "recomputing", "status"),
+    [(quiet, "on", Status.FINISHED), (training_first, "off", Status.FINISHED), (stop, "off", Status.STOPPED)],
+)
 def test_steps_stop_while_somebody_waits_for_an_answer_and_go_on_after(
-    run: Run, purse: Purse, end: str, recomputing: str
+    store: RunStore,
+    settings: TrainingSettings,
+    purse: Purse,
+    end: Callable[[Run, Purse], None],
+    recomputing: str,
+    status: Status,
 ) -> None:
-    run.update(settings=replace(run.settings(), max_steps=400, save_steps=400, gradient_checkpointing=recomputing))
-    ended: list[object] = []
-    trainer = threading.Thread(target=lambda: ended.append(train(run)))
-    trainer.start()
-    wait_for(lambda: len(steps(run)) > 2)
-    purse.activity.set(True)
-    time.sleep(0.3)  # a step's time, and the news'
-    stood = len(steps(run))
-    time.sleep(1.0)
-    assert len(steps(run)) == stood
-    if end == "quiet":
+    values = {"max_steps": 300, "save_steps": 300, "gradient_checkpointing": recomputing, "device": "cpu"}
+    run = store.create(replace(settings, **values), "run")
+    process.start(run)
+    try:
+        wait_for(lambda: len(steps(run)) > 2)
+        assert purse.wanted[0] > 0
+        purse.activity.set(True)
+        time.sleep(0.5)  # for the news, and the step that is being taken
+        stood = len(steps(run))
+        time.sleep(2.0)
+        assert len(steps(run)) == stood
+        end(run, purse)
+        wait_for(lambda: not run.state().status.is_active)
+    finally:
+        run.set_stop_request(True)
         purse.activity.set(False)
-    else:
-        run.set_share(end)
-    trainer.join(60)
-    assert isinstance(ended[0], FinishedEvent) and len(steps(run)) == 400
+    assert run.state().status == status
     paused = steps(run)[stood]
-    assert paused.seconds_per_step < 1.0 < paused.seconds_left  # no part of a step, but of what is to come
-    assert purse.wanted[0] > 0
+    assert paused.seconds_per_step < 2.0  # the pause is no part of the step, but of what comes
+    assert paused.seconds_left > 2.0 / paused.step * (paused.total_steps - paused.step)
     wait_for(lambda: purse.given_back == 1)

@@ -66,6 +66,15 @@ def test_what_is_set_aside_is_no_step_but_comes_again(clock: Clock) -> None:
     assert meter.read(2, 4, 8) == Pace(seconds_per_step=2, tokens_per_second=2, seconds_left=104)
 
 
+def test_a_pause_inside_what_is_set_aside_counts_once(clock: Clock) -> None:
+    meter = Meter(24, 0, 10)
+    meter.begin(0)
+    clock.pass_seconds(4)
+    with meter.set_aside(), meter.set_aside():
+        clock.pass_seconds(100)
+    assert meter.read(2, 4, 8).seconds_per_step == 2
+
+
 def test_losses_belong_to_one_step() -> None:
     meter = Meter(24, 0, 10)
     meter.keep_loss(first := meter_module.Tensor())

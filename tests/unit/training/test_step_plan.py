@@ -14,7 +14,7 @@ from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration, load_model
 from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer
 from training.plan import step_plan
-from training.plan.step_plan import StepPlan, mergeable, plan_step
+from training.plan.step_plan import StepPlan, bytes_wanted, mergeable, plan_step
 from training.runs.events import StepEvent
 from training.runs.store import RunStore
 from training.settings.train import TrainingSettings
@@ -106,3 +106,18 @@ def test_a_run_says_how_many_rows_run_at_a_time(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run.path / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     messages = [line["en"] for line in lines if line["kind"] == "message"]
     assert any("memory for 6 rows at a time: 1 instead of 3 batches" in message for message in messages)
+
+
+def test_what_is_wanted_is_the_smallest_pass_and_what_learns(
+    real_size: ChatGLMForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainingSettings.from_dict(ORIGINAL | {"dtype": "float16", "gradient_checkpointing": "on"})
+    monkeypatch.setattr(step_plan, "free_bytes", lambda device: 0)
+    smallest = plan_step(real_size, settings)
+    assert smallest.merged == 1
+    prefix = 128 * 28 * 2 * 2 * 128  # tokens, layers, keys and values, groups, channels
+    assert bytes_wanted(settings, real_size.config, torch.device("cpu")) == pytest.approx(
+        smallest.bytes + prefix * 4 * 4, rel=0.01
+    )
+    everything = replace(settings, pre_seq_len=None, learning_rate=1e-5, dtype="bfloat16")
+    assert bytes_wanted(everything, real_size.config, torch.device("cpu")) > 6.2e9 * 2 * 4

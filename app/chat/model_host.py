@@ -61,7 +61,9 @@ class ModelHost:
 
     def __init__(self, options: ModelOptions, on_ready: Callable[[], None] = lambda: None) -> None:
         self.options = options
-        self._on_ready = on_ready  # called once, from the loading thread
+        # Called from the loading thread: on a GPU before compiling, which leaves a machine's cores idle, else at the end.
+        self._on_ready = on_ready
+        self._device: str | None = None
         self._state = LoadingState("loading")
         self._session: ChatSession | None = None
         self._finished = threading.Event()
@@ -97,7 +99,7 @@ class ModelHost:
     @property
     def device(self) -> str | None:
         """Where the model is, such as "cpu" or "cuda:0"; None until it is there."""
-        return None if self._session is None else str(self._session.engine.model.device)
+        return self._device
 
     @property
     def context_tokens(self) -> int | None:
@@ -147,7 +149,10 @@ class ModelHost:
             progress=self._on_progress,
             shared=True,
         )
+        self._device = str(model.device)
         self._state = LoadingState("preparing")
+        if model.device.type == "cuda":
+            self._on_ready()
         engine = Engine(model, slots=options.slots, max_length=options.max_length)
         engine.open_to_borrowers()
         if engine.compile_seconds:

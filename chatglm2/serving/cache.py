@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chatglm2.configuration import ChatGLMConfig
-from chatglm2.memory.driver import PagedMemory, whole_pages
+from chatglm2.memory.driver import PagedMemory, page_bytes, whole_pages
 from chatglm2.model.prefix import Prefix
 
 
@@ -112,7 +112,11 @@ class PagedSlotCache(SlotCache):
     def _allocate(self, config: ChatGLMConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
         self._slot_bytes = whole_pages(self.capacity * self.column_bytes, device)
         self._memory = PagedMemory(self.slots * self._slot_bytes, device)
-        self._mapped = [0] * self.slots  # bytes under each slot, from its start
+        # Whoever launches a kernel asks the driver about the address that a tensor starts at: it must be memory always.
+        self._anchor = page_bytes(device)
+        self._memory.map(0, self._anchor)
+        self._memory.tensor()[: self._anchor].zero_()
+        self._mapped = [self._anchor] + [0] * (self.slots - 1)  # bytes under each slot, from its start
         self._pieces: list[list[int]] = [[] for _ in range(self.slots)]  # offsets of what was mapped
         groups, channels = config.multi_query_group_num, config.kv_channels
         column = config.num_layers * 2 * groups * channels
@@ -126,7 +130,7 @@ class PagedSlotCache(SlotCache):
         )
 
     def mapped_bytes(self, slot: int) -> int:
-        return self._mapped[slot]
+        return self._mapped[slot] - self._least(slot)
 
     def missing_bytes(self, slot: int, columns: int) -> int:
         needed = min(whole_pages(columns * self.column_bytes, self._memory.device), self._slot_bytes)
@@ -147,7 +151,10 @@ class PagedSlotCache(SlotCache):
         torch.cuda.current_stream(self._memory.device).synchronize()  # whoever uses it has to be done
         for offset in self._pieces[slot]:
             self._memory.unmap(offset)
-        self._pieces[slot], self._mapped[slot] = [], 0
+        self._pieces[slot], self._mapped[slot] = [], self._least(slot)
+
+    def _least(self, slot: int) -> int:
+        return 0 if slot else self._anchor
 
     def write(self, new: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         layer = self._store[layer_idx]

@@ -337,3 +337,19 @@ def test_training_outlives_the_server_and_is_shown_again(
     expect(page.locator("#run-progress .badge")).to_have_text("已完成", timeout=TRAINING_MS)
     context.close()
     assert stop_page(second) == 0
+
+
+def test_what_learns_is_a_choice_and_an_emptied_prefix_length_is_refused(open_page: OpenPage) -> None:
+    page = open_page("en-US")
+    show_tab(page, "Train")
+    length, rate = page.locator("#setting-pre_seq_len input"), page.locator("#setting-learning_rate input")
+    expect(length).to_have_value("16")
+    page.get_by_label("All weights").check()
+    expect(length).to_be_hidden()
+    expect(rate).to_have_value("0.00005")
+    page.get_by_label("A prefix").check()
+    expect(length).to_have_value("16")
+    expect(rate).to_have_value("0.05")
+    length.fill("")
+    page.locator("#start").click()
+    expect(page.get_by_text("Prefix length is empty")).to_be_visible(timeout=20_000)

@@ -33,7 +33,7 @@ ANSWER_SECONDS = 2.0
 # A run that has just begun needs the cores that importing would take.
 SECONDS_BEFORE_NEXT = 15.0
 SECONDS_BETWEEN_LOOKS = 0.5
-# Left free by the one in reserve, which holds about a tenth of it beside what it shares.
+# What must be free for one to be kept: it takes about 0.3 GiB, and its training more.
 NEEDED_FREE_BYTES = 2 * 2**30
 
 

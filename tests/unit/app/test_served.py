@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import psutil
 import pytest
+from sharing_process import Sharer
 from tiny_checkpoint import write_examples, write_tiny_checkpoint
 
 from app.chat.model_host import ModelOptions
-from app.interface import build_interface
 from app.services import Services, build_services
+from app.tabs.train import TrainTab
 from app.text.languages import Speech
 from app.training.form import preset_values
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX, TunedModel, trainer_environment
@@ -75,13 +79,14 @@ def test_what_a_form_says_wins_over_the_page(services: Services, data: DataChoic
     assert unquantized.quantization_bit is None
 
 
-def test_the_trainer_maps_the_weights_that_the_page_holds(services: Services, data: DataChoice) -> None:
-    from training.plan.base_model import load_base
-
+def test_a_trainer_maps_the_weights_that_the_page_holds(services: Services, data: DataChoice) -> None:
     settings = services.training.start(data, {}, "run").settings()
-    mapped, own = load_base(settings).shared_weights, services.host.session.engine.model.shared_weights
-    assert mapped is not None and own is not None
-    assert mapped.key == own.key if hasattr(mapped, "key") else mapped.mapped
+    options = {name: getattr(settings, name) for name in ("dtype", "device", "quantization_bit")}
+    trainer = Sharer(Path(settings.model_name_or_path), dict(os.environ), **options)
+    try:
+        assert trainer.facts()["mapped"]
+    finally:
+        trainer.kill()
 
 
 @pytest.mark.parametrize(
@@ -115,9 +120,15 @@ def test_a_preset_wins_over_the_models_defaults_and_a_form_over_both(checkpoint:
     assert preset_values("gentle", model.defaults)["pre_seq_len"] == 128
 
 
+async def build_form(services: Services) -> dict[str, Any]:
+    """The Train tab's components; Gradio leaves a loop of its own behind where none is running."""
+    with gr.Blocks():
+        return TrainTab(services).form
+
+
 def test_the_form_shows_them_when_the_page_opens(services: Services) -> None:
-    shown = {item.elem_id: item.value for item in build_interface(services).blocks.values() if hasattr(item, "value")}
-    assert [shown[f"setting-{name}"] for name in ("pre_seq_len", "max_steps", "learning_rate")] == [128, 3000, 2e-2]
+    form = asyncio.run(build_form(services))
+    assert [form[name].value for name in ("pre_seq_len", "max_steps", "learning_rate")] == [128, 3000, 2e-2]
 
 
 # What learns
@@ -141,7 +152,11 @@ def test_all_weights_that_do_not_fit_are_refused_at_the_click(
     services: Services, data: DataChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.plan.memory.free_bytes", lambda device: 1000)
+<<<<<<< HEAD
     with pytest.raises(RunError, match=r"Training all .* needs"):
+=======
+    with pytest.raises(RunError, match="billion weights in float32 needs about"):
+>>>>>>> standby
         services.training.start(data, {LEARNS: ALL_WEIGHTS}, "run")
     assert services.training.names() == []
     services.training.start(data, {LEARNS: PREFIX}, "run")

@@ -109,3 +109,24 @@ def test_the_engine_serves_mixed_prefixes_with_graphs() -> None:
         logits = model(ids, prefix=request.prefix, logits_to_keep=1).logits[0, -1].float()
         assert logits[answer[0]] >= logits.max() - 0.05 * logits.std()
     engine.close()
+
+
+@needs_gpu
+def test_conversations_come_and_go_under_the_same_graphs() -> None:
+    """Memory is taken from idle conversations and given to others, and no captured step notices."""
+    model = build_model(**SHAPE).to("cuda", torch.float16)
+    engine = Engine(model, slots=3, max_length=900)
+    requests = [
+        Request([(7 * index + first) % 100 + 3 for index in range(40 + 300 * first)], prefix, SamplingParams(0.0))
+        for first, prefix in ((0, None), (1, build_prefix(9, **SHAPE)), (2, None))
+    ]
+    expected = [list(engine.submit(request)) for request in requests]
+    assert engine._room.taken > 0
+    borrower = object()
+    engine.lend(2**20, borrower)
+    assert engine._room.taken == 0
+    again = [engine.submit(request) for request in reversed(requests)]
+    assert [list(stream) for stream in reversed(again)] == expected
+    engine.take_back(borrower)
+    assert [list(engine.submit(request)) for request in requests] == expected
+    engine.close()

@@ -186,3 +186,19 @@ def test_a_model_that_is_copied_or_moved_leaves_its_shared_weights_alone(checkpo
     before = {name: tensor.clone() for name, tensor in model.shared_weights.tensors.items()}
     model.to(torch.bfloat16)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.shared_weights.tensors.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpus_copy_is_mapped_outlives_its_loader_and_cannot_be_written(share: Share) -> None:
+    first = share(device="cuda")
+    loaded = first.facts()
+    second = share(device="cuda")
+    mapped = second.facts()
+    assert mapped["mapped"] and mapped["total"] == loaded["total"]
+    first.kill()
+    assert second.ask("say")["total"] == loaded["total"]
+    third = share(device="cuda")
+    assert third.facts()["mapped"]
+    with pytest.raises(ValueError, match="Expecting value"):  # the process that wrote is gone
+        third.ask("write")
+    assert second.ask("say")["total"] == loaded["total"]

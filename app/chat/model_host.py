@@ -61,7 +61,7 @@ class ModelHost:
 
     def __init__(self, options: ModelOptions, on_ready: Callable[[], None] = lambda: None) -> None:
         self.options = options
-        # Called from the loading thread: on a GPU before compiling, which leaves a machine's cores idle, else at the end.
+        # Called from the loading thread: on a GPU before loading, which leaves cores idle, else at the end.
         self._on_ready = on_ready
         self._device: str | None = None
         self._state = LoadingState("loading")
@@ -134,12 +134,19 @@ class ModelHost:
 
     def _build_session(self) -> ChatSession:
         # Imported here so that the page can answer while torch and transformers are still loading.
+        import torch
+
         import chatglm2
+        from chatglm2.checkpoints.loading import default_device
         from chatglm2.serving.chat import ChatSession
         from chatglm2.serving.engine import Engine
 
         options = self.options
         tokenizer = chatglm2.load_tokenizer(options.path, hub=options.hub)
+        device = torch.device(options.device) if options.device else default_device()
+        if device.type == "cuda":
+            self._device = str(device)
+            self._on_ready()
         model = chatglm2.load_model(
             options.path,
             dtype=options.dtype,
@@ -151,8 +158,6 @@ class ModelHost:
         )
         self._device = str(model.device)
         self._state = LoadingState("preparing")
-        if model.device.type == "cuda":
-            self._on_ready()
         engine = Engine(model, slots=options.slots, max_length=options.max_length)
         engine.open_to_borrowers()
         if engine.compile_seconds:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import psutil
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 READY, TAKEN = b"r", b"t"
 # One that does not answer in this time is swapped out or stuck; starting afresh is then no slower.
 ANSWER_SECONDS = 2.0
+# As long as importing may take on a busy machine.
+IMPORT_SECONDS = 60.0
 # A run that has just begun needs the cores that importing would take.
 SECONDS_BEFORE_NEXT = 15.0
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -111,6 +114,7 @@ class _Spare:
     """A process in reserve, and the socket to it: when this end closes, however that happens, it ends."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        self._began = time.monotonic()
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -140,10 +144,12 @@ class _Spare:
 
     def hand_over(self, run: Run) -> bool:
         """Give it a run to train. False if it did not take it; then it is gone, and will not."""
+        message = json.dumps({"run": str(run.path.resolve())}) + "\n"
         try:
+            if self._is_importing:
+                return self._hand_over_later(run, message)
             if self.is_ready:
                 self._socket.settimeout(ANSWER_SECONDS)
-                message = json.dumps({"run": str(run.path.resolve())}) + "\n"
                 self._socket.sendall(message.encode())
                 if self._socket.recv(1) == READY and self._socket.recv(1) == TAKEN:
                     self._socket.close()
@@ -152,6 +158,28 @@ class _Spare:
             logger.warning("The trainer in reserve does not answer (%s); a fresh one is started.", error)
         self.dismiss()
         return False
+
+    @property
+    def _is_importing(self) -> bool:
+        return self.is_alive and not self.is_ready and time.monotonic() - self._began < IMPORT_SECONDS
+
+    def _hand_over_later(self, run: Run, message: str) -> bool:
+        """Leave the run for when everything is imported, which is sooner than another process would have done so."""
+        run.append(PhaseEvent(phase="importing"))
+        self._socket.settimeout(IMPORT_SECONDS)
+        self._socket.sendall(message.encode())
+        threading.Thread(target=self._await_answer, name="hand over", daemon=True).start()
+        return True
+
+    def _await_answer(self) -> None:
+        """A process that never takes its run is ended: the run reads as interrupted then, and can be resumed."""
+        try:
+            if self._socket.recv(1) == READY and self._socket.recv(1) == TAKEN:
+                self._socket.close()
+                return
+        except OSError as error:
+            logger.warning("The trainer in reserve has not taken its run: %s", error)
+        self.dismiss()
 
     def dismiss(self) -> None:
         """End it at once, so that it cannot take a run that another one trains."""

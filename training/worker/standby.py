@@ -6,6 +6,7 @@ in a process that was started for the run. `training/runs/launch.py` is its othe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,14 +23,16 @@ def stand_by(descriptor: int) -> int:
     Where the socket's other end closes first, whoever might have had a run for this process is gone, and so is it.
     """
     with socket.socket(fileno=descriptor) as starter:
-        starter.sendall(READY)
+        with contextlib.suppress(OSError):  # a run may have been handed over before whoever did it went
+            starter.sendall(READY)
         with starter.makefile(encoding="utf-8") as messages:
             message = messages.readline()
         if not message.endswith("\n"):
             return 0
         directory = Path(json.loads(message)["run"])
         _speak_into(Run(directory).log_file)
-        starter.sendall(TAKEN)
+        with contextlib.suppress(OSError):
+            starter.sendall(TAKEN)
     return work(directory)
 
 

@@ -10,7 +10,7 @@ from training.settings.field import SettingField
 from training.settings.train import TrainingSettings
 
 # What else must be set for a setting to take all of its values.
-NEEDED = {"metric_for_best_model": {"eval_generate_samples": 1}}
+NEEDED = {"metric_for_best_model": {"eval_generate_samples": 1, "eval_steps": 1, "validation_file": "dev.json"}}
 
 
 def parsed(item: SettingField, value: object) -> object:

@@ -152,11 +152,7 @@ def test_all_weights_that_do_not_fit_are_refused_at_the_click(
     services: Services, data: DataChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.plan.memory.free_bytes", lambda device: 1000)
-<<<<<<< HEAD
-    with pytest.raises(RunError, match=r"Training all .* needs"):
-=======
     with pytest.raises(RunError, match="billion weights in float32 needs about"):
->>>>>>> standby
         services.training.start(data, {LEARNS: ALL_WEIGHTS}, "run")
     assert services.training.names() == []
     services.training.start(data, {LEARNS: PREFIX}, "run")

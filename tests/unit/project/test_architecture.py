@@ -13,7 +13,7 @@ PACKAGES = ("chatglm2", "training", "app")
 DISTRIBUTIONS = {"modelscope_hub": "modelscope-hub", "pydantic_core": "pydantic"}
 # Needed without an import of ours: accelerate by Trainer, setuptools by cpm_kernels.
 NOT_IMPORTED_BY_US = {"accelerate", "setuptools"}
-COMES_WITH_TORCH = {"triton"}  # and only where torch has CUDA
+COMES_WITH_TORCH = {"triton", "cuda"}  # and only where torch has CUDA
 MAXIMUM_LINES = 500
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -41,15 +42,15 @@ def short_of() -> torch.OutOfMemoryError:
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def fits(rows: int, where: str = "forward") -> Change:
-    """A memory that holds so many rows in a pass, and fails in its forward or late in its backward part."""
+def fits(rows: int, where: str = "forward", after: int = 0) -> Change:
+    """Holds so many rows a pass; more fail in its forward or late in its backward part, after ``after`` that fit."""
 
     def change(monkeypatch: pytest.MonkeyPatch) -> None:
-        forward = ChatGLMForConditionalGeneration.forward
+        forward, seen = ChatGLMForConditionalGeneration.forward, itertools.count()
 
         @functools.wraps(forward)
         def limited(self: Any, input_ids: Tensor, **kwargs: Any) -> Any:
-            fails = self.training and len(input_ids) > rows
+            fails = self.training and len(input_ids) > rows and next(seen) >= after
             if fails and where == "forward":
                 raise short_of()
             found = forward(self, input_ids=input_ids, **kwargs)
@@ -139,6 +140,14 @@ def test_smaller_passes_give_the_same_loss_and_gradients_and_the_run_ends_well(
         f"Memory ran out with {rows} rows at a time. The run goes on with 2 at a time, and computes activations again: "
         "slower, with the same loss."
     ]
+
+
+def test_passes_that_fitted_before_one_that_did_not_still_count(tmp_path: Path, settings: TrainingSettings) -> None:
+    asked = replace(settings, gradient_checkpointing="off", **KINDS["accumulated"])
+    _, _, expected = trained(RunStore(tmp_path), asked, "whole", plan=StepPlan())
+    _, _, found = trained(RunStore(tmp_path), asked, "short", fits(3, "backward", after=2), plan=StepPlan())
+    for one, other in zip(chain(*expected), chain(*found), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_merged_batches_keep_their_rows_weights(tmp_path: Path, settings: TrainingSettings) -> None:

@@ -140,22 +140,39 @@ def test_one_that_was_not_needed_ends_with_its_page_however_that_ends(holders: l
     wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
-@pytest.mark.parametrize("broken", ["dead", "stuck", "still importing"])
+@pytest.mark.parametrize("broken", ["dead", "stuck"])
 def test_a_click_is_never_lost(run: Run, standby: Standby, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "ANSWER_SECONDS", 0.2)
-    if broken == "still importing":
-        standby.prepare()
-        spare = next(child for child in psutil.Process().children() if "--standby" in child.cmdline())
-        pid = spare.pid
-    else:
-        pid = ready(standby)
-        os.kill(pid, signal.SIGKILL if broken == "dead" else signal.SIGSTOP)
+    pid = ready(standby)
+    os.kill(pid, signal.SIGKILL if broken == "dead" else signal.SIGSTOP)
     process.start(run, standby.begin)
     assert run.state().pid != pid
     assert not psutil.pid_exists(pid), "it could still take the run"
     wait_for(lambda: not run.state().status.is_active)
     assert run.state().status is Status.FINISHED, run.log_tail()
     assert phases(run)[0] == "importing"
+
+
+def test_one_that_still_imports_takes_the_run_when_it_has(run: Run, standby: Standby) -> None:
+    standby.prepare()
+    spare = next(child for child in psutil.Process().children() if "--standby" in child.cmdline())
+    process.start(run, standby.begin)
+    assert run.state().pid == spare.pid
+    wait_for(lambda: not run.state().status.is_active)
+    assert run.state().status is Status.FINISHED, run.log_tail()
+    assert phases(run) == ["importing", "reading", "loading", "preparing"]
+
+
+def test_one_that_never_takes_its_run_is_ended_and_the_run_can_be_resumed(
+    run: Run, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "IMPORT_SECONDS", 0.5)
+    standby.prepare()
+    spare = next(child for child in psutil.Process().children() if "--standby" in child.cmdline())
+    os.kill(spare.pid, signal.SIGSTOP)
+    process.start(run, standby.begin)
+    wait_for(lambda: run.state().status is Status.INTERRUPTED)
+    assert not psutil.pid_exists(spare.pid)
 
 
 def test_the_next_one_waits_until_the_run_is_on_its_way(

@@ -211,9 +211,9 @@ def conclude(run: Run, event: EndedEvent) -> None:
     """A run's last word."""
     run.discard_leftovers()  # on a full disk this makes room for what follows
     run.set_stop_request(False)
-    run.append(event)  # first: who sees that the run has ended finds its last word
-    run.update(status=Status(event.kind), message_en=event.en, message_zh=event.zh)
     logger.info("%s", event.en)
+    run.append(event)  # before the status: who sees that the run has ended finds its last word
+    run.update(status=Status(event.kind), message_en=event.en, message_zh=event.zh)
 
 
 def _lost_process(run: Run, ranks: Ranks) -> FailedEvent:

@@ -155,7 +155,8 @@ def test_a_click_is_never_lost(run: Run, standby: Standby, broken: str, monkeypa
 
 def test_one_that_still_imports_takes_the_run_when_it_has(run: Run, standby: Standby) -> None:
     standby.prepare()
-    spare = next(child for child in psutil.Process().children() if "--standby" in child.cmdline())
+    assert standby._spare is not None
+    spare = standby._spare
     process.start(run, standby.begin)
     assert run.state().pid == spare.pid
     wait_for(lambda: not run.state().status.is_active)
@@ -168,7 +169,8 @@ def test_one_that_never_takes_its_run_is_ended_and_the_run_can_be_resumed(
 ) -> None:
     monkeypatch.setattr(launch, "IMPORT_SECONDS", 0.5)
     standby.prepare()
-    spare = next(child for child in psutil.Process().children() if "--standby" in child.cmdline())
+    assert standby._spare is not None
+    spare = standby._spare
     os.kill(spare.pid, signal.SIGSTOP)
     process.start(run, standby.begin)
     wait_for(lambda: run.state().status is Status.INTERRUPTED)
@@ -193,4 +195,4 @@ def test_the_next_one_waits_until_the_run_is_on_its_way(
 def test_none_is_kept_where_memory_is_short(standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "NEEDED_FREE_BYTES", psutil.virtual_memory().total + 1)
     standby.prepare()
-    assert not any("--standby" in child.cmdline() for child in psutil.Process().children())
+    assert standby._spare is None

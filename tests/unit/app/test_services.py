@@ -39,7 +39,7 @@ from chatglm2.model.prefix import load_prefix_state
 from training.cli.export import main as export_from_shell
 from training.runs.checkpoints import METADATA_FILE, MODEL_METADATA_FILE
 from training.runs.events import EvaluationEvent, FinishedEvent, RetentionEvent, StartedEvent, StepEvent
-from training.runs.store import RunStore, Status
+from training.runs.store import EVENTS_FILE, RunStore, Status
 from training.settings.presets import PRESETS
 from training.settings.train import TrainingSettings
 
@@ -249,9 +249,14 @@ def test_the_same_seed_and_the_same_model_give_the_same_answer(place: Place) -> 
 
 def test_a_broken_checkpoint_silences_only_its_own_pane(place: Place) -> None:
     (Path(place.checkpoint) / "pytorch_model.bin").write_bytes(b"torn")
-    answers = answer(place, keys={"left": BASE, "right": place.checkpoint}).rounds[0].answers
+    conversation = Conversation()
+    conversation.ask("你好")
+    keys = {"left": BASE, "right": place.checkpoint}
+    for _ in place.services.chat.answer(conversation, 0, keys, SETTINGS, Speech("zh")):
+        pass
+    answers = conversation.rounds[0].answers
     assert answers["left"].text and not answers["left"].error
-    assert answers["right"].error and not answers["right"].text
+    assert "损坏" in answers["right"].error and not answers["right"].text
 
 
 def test_a_message_may_stand_alone(place: Place) -> None:
@@ -273,6 +278,7 @@ def test_stop_ends_both_and_keeps_what_was_said(place: Place) -> None:
         if conversation.rounds[0].answers["left"].text:
             conversation.stop_requested = True
     assert conversation.rounds[0].answers["left"].text
+    assert {answer.finish_reason for answer in conversation.rounds[0].answers.values()} == {"cancelled"}
     assert not conversation.streaming
 
 
@@ -390,6 +396,16 @@ def test_the_best_checkpoint_is_offered_once_all_is_done(place: Place) -> None:
     run.update(settings=replace(asked, load_best_model_at_end=False))
     newest = place.services.training.view("my-run").offered_checkpoint
     assert newest is not None and newest.step == 60
+
+
+def test_a_run_that_was_started_anew_is_shown_anew(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    for event in (step(1, 3.0), step(2, 2.0), step(3, 1.0)):
+        run.append(event)
+    assert len(place.services.training.view("my-run").losses) == 3
+    (run.path / EVENTS_FILE).unlink()
+    run.append(step(1, 5.0))
+    assert [point.value for point in place.services.training.view("my-run").losses] == [5.0]
 
 
 def test_a_complete_model_is_not_offered_to_a_pane(place: Place) -> None:

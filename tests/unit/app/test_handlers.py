@@ -1,0 +1,141 @@
+"""What handlers answer, without a browser: each in its reader's language, and the same after a reload."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from past_runs import write_past_run
+
+from app.chat.conversation import Answer, Conversation
+from app.chat.model_host import ModelHost, ModelOptions
+from app.chat.sources import BASE
+from app.services import Services, build_services
+from app.tabs.compare import CompareTab
+from app.tabs.train import UPLOAD, TrainTab, Viewer
+from app.tabs.translations import speech_for
+from app.text.languages import LANGUAGE_COOKIE
+from training.runs.store import RunStore, Status
+
+
+def request(language: str = "en") -> Any:
+    return SimpleNamespace(cookies={LANGUAGE_COOKIE: language}, headers={})
+
+
+@pytest.fixture(scope="module")
+def host(demo_model_dir: Path) -> Iterator[ModelHost]:
+    host = ModelHost(ModelOptions(str(demo_model_dir), device="cpu"))
+    host.start()
+    assert host.wait(60)
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def services(host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
+    """Services on the loaded model, with two runs that are over: ``old`` and, after it, ``new``."""
+    services = build_services(host.options, tmp_path)
+    monkeypatch.setattr(services.host, "_session", host.session)
+    for name in ("old", "new"):
+        write_past_run(tmp_path, Path(host.options.path), name)
+    return services
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[gr.Blocks]:
+    """Somewhere for components to be. Gradio opens event loops for it and leaves them open."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    make_loop = asyncio.new_event_loop
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        loops.append(make_loop())
+        return loops[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
+    with gr.Blocks() as blocks:
+        yield blocks
+    asyncio.set_event_loop(None)
+    for loop in loops:
+        loop.close()
+
+
+@pytest.fixture
+def train(services: Services, page: gr.Blocks) -> TrainTab:
+    return TrainTab(services)
+
+
+@pytest.fixture
+def compare(services: Services, page: gr.Blocks) -> CompareTab:
+    return CompareTab(services)
+
+
+def test_a_request_is_answered_in_its_language() -> None:
+    assert speech_for(request("zh")).language == "zh"
+    assert speech_for(request("en")).language == "en"
+
+
+@pytest.mark.parametrize(("language", "status"), [("en", "finished"), ("zh", "已完成")])
+def test_a_run_is_shown_in_the_readers_language(train: TrainTab, language: str, status: str) -> None:
+    assert f">{status}<" in train.on_tick(Viewer(), request(language))[train.progress]
+
+
+def test_a_viewer_follows_the_newest_run_until_another_is_picked(train: TrainTab) -> None:
+    assert train.on_tick(Viewer(), request())[train.viewer].shown == "new"
+    picked = train.on_pick("old", request())[train.viewer]
+    assert picked.shown == "old"
+    assert train.on_tick(Viewer(picked="old"), request())[train.viewer].shown == "old"
+
+
+def test_a_viewer_is_sent_what_changed_and_nothing_else(train: TrainTab, services: Services, tmp_path: Path) -> None:
+    seen = train.on_tick(Viewer(), request())[train.viewer]
+    assert list(train.on_tick(seen, request())) == [train.viewer]
+    RunStore(tmp_path).get("new").update(status=Status.FAILED)
+    assert ">failed<" in train.on_tick(seen, request())[train.progress]
+
+
+def test_a_reload_brings_the_conversation_back_and_the_newest_checkpoint(
+    compare: CompareTab, services: Services
+) -> None:
+    conversation = Conversation()
+    entry = conversation.ask("q")
+    entry.answers["left"], entry.answers["right"] = Answer("of left"), Answer("of right")
+    updates = compare.on_load(conversation.to_dict(), request())
+    for name, pane in compare.panes.items():
+        assert updates[pane.chat][-1]["content"] == f"of {name}"
+    chosen = updates[compare.chosen]
+    assert chosen["left"] == BASE
+    assert Path(chosen["right"]).name == "checkpoint-40" and Path(chosen["right"]).parent.name == "new"
+
+
+# Outside of an event Gradio takes an update of a menu for a new menu, one without choices.
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_compare_now_loads_the_offered_checkpoint_into_the_right_pane(
+    train: TrainTab, compare: CompareTab, tmp_path: Path
+) -> None:
+    train.compare_tab, train.tabs = compare, gr.Tabs(render=False)
+    chosen = {"left": BASE, "right": BASE}
+    updates = train.on_compare("old", chosen, request())
+    assert chosen == {"left": BASE, "right": str(tmp_path / "old" / "checkpoint-40")}
+    assert "old · step 40" in updates[compare.panes["right"].head]
+
+
+def test_a_deleted_checkpoint_gives_its_pane_back_to_the_base(compare: CompareTab, services: Services) -> None:
+    gone = {"left": "/deleted/checkpoint-1", "right": BASE}
+    updates = compare.on_tick((), gone, request("zh"))
+    assert updates[compare.chosen] == {"left": BASE, "right": BASE}
+    assert "检查点已被删除" in updates[compare.panes["left"].head]
+
+
+def test_what_a_data_file_holds_is_shown_and_does_nothing(train: TrainTab, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"content": "<b onclick=x>", "summary": "b"}\n{"content": "<u>"\n', encoding="utf-8")
+    values = {component: component.value for component in (*train.form.values(), *train.columns.values())}
+    values |= {train.source: UPLOAD, train.file: str(file)}
+    shown = train.on_preview(values, request())[train.preview]
+    assert "&lt;b onclick=x&gt;" in shown and "<b onclick" not in shown
+    assert "&lt;u&gt;" in shown and "<u>" not in shown

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from past_runs import write_past_run
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Playwright, sync_playwright
-from served_page import OpenPage, Served, start_page, stop_page
+from served_page import OpenPage, Served, WriteRun, start_page, stop_page
+
+from training.runs.store import Run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = [
@@ -65,6 +68,20 @@ def served(browser: Browser, demo_model_dir: Path, tmp_path_factory: pytest.Temp
     served = start_page(demo_model_dir, tmp_path_factory.mktemp("page") / "output")
     yield served
     assert stop_page(served) == 0
+
+
+@pytest.fixture
+def write_run(served: Served, demo_model_dir: Path) -> Iterator[WriteRun]:
+    """Writes a run that is over, by name and steps of its checkpoints; it is gone again after the test."""
+    written: list[Run] = []
+
+    def write(name: str, steps: tuple[int, ...] = (20, 40)) -> Run:
+        written.append(write_past_run(served.output, demo_model_dir, name, steps))
+        return written[-1]
+
+    yield write
+    for run in written:
+        shutil.rmtree(run.path)
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from past_runs import write_past_run
 from playwright.sync_api import FloatRect, Locator, Page, expect
-from served_page import OpenPage, Served, ask
+from served_page import OpenPage, WriteRun, ask
 
 from training.runs.store import Run
 
@@ -19,10 +16,8 @@ LONG = "https://example.org/" + "a" * 300 + " `" + "b" * 300 + "`"
 
 
 @pytest.fixture
-def past_run(served: Served, demo_model_dir: Path) -> Iterator[Run]:
-    run = write_past_run(served.output, demo_model_dir, "past")
-    yield run
-    shutil.rmtree(run.path)
+def past_run(write_run: WriteRun) -> Run:
+    return write_run("past")
 
 
 def box(place: Locator) -> FloatRect:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
-from past_runs import write_past_run
 from playwright.sync_api import Page, expect
-from served_page import OpenPage, Served, ask, choose
+from served_page import OpenPage, WriteRun, ask, choose
 
 WRITTEN = "类型#上衣 a<b & *c* `x&lt;y` &#35; ~1"
 HEAR_COPIES = """
@@ -16,37 +12,30 @@ addEventListener("copy", (event) => { window.copied = event.clipboardData.getDat
 """
 
 
-def test_a_panes_menu_opens_at_its_field_and_shows_every_entry(
-    open_page: OpenPage, served: Served, demo_model_dir: Path
-) -> None:
-    run = write_past_run(served.output, demo_model_dir, "many", tuple(range(10, 470, 10)))
+def test_a_panes_menu_opens_at_its_field_and_shows_every_entry(open_page: OpenPage, write_run: WriteRun) -> None:
+    write_run("many", tuple(range(10, 470, 10)))
     page = open_page()
     page.locator("#left-model input").click()
     options = page.get_by_role("option")
-    expect(options).to_have_count(47)
+    expect(options.filter(has_text="many / ")).to_have_count(46)
     page.wait_for_timeout(300)  # it slides in
     field, menu = page.locator("#left-model").bounding_box(), page.locator("#left-model ul").bounding_box()
     assert field is not None and menu is not None
     assert abs(menu["y"] - field["y"] - field["height"]) < 12
-    last = options.last
-    last.scroll_into_view_if_needed()
-    assert last.evaluate(
+    options.last.scroll_into_view_if_needed()
+    assert options.last.evaluate(
         "option => { const at = option.getBoundingClientRect();"
         " return option.contains(document.elementFromPoint(at.x + at.width / 2, at.y + at.height / 2)); }"
     )
-    last.click()
-    expect(page.locator("#left-head .chip")).to_contain_text("第 10 步")
-    shutil.rmtree(run.path)
+    page.get_by_role("option", name="many / checkpoint-10", exact=True).click()
+    expect(page.locator("#left-head .chip")).to_contain_text("many · 第 10 步")
 
 
-def test_a_run_named_like_one_of_our_words_keeps_its_name(
-    open_page: OpenPage, served: Served, demo_model_dir: Path
-) -> None:
-    run = write_past_run(served.output, demo_model_dir, "best", (7,))
+def test_a_run_named_like_one_of_our_words_keeps_its_name(open_page: OpenPage, write_run: WriteRun) -> None:
+    write_run("best", (7,))
     page = open_page()
     page.get_by_role("tab", name="训练", exact=True).click()
     expect(page.locator("#run input")).to_have_value("best")
-    shutil.rmtree(run.path)
 
 
 def test_a_choice_named_like_one_of_our_words_reaches_the_server_as_it_is(open_page: OpenPage) -> None:

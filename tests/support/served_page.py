@@ -15,9 +15,12 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from training.runs.store import Run
+
 START_SECONDS = 120
 ANSWER_MS = 60_000
 OpenPage = Callable[..., Page]
+WriteRun = Callable[..., Run]
 TakeScreenshot = Callable[[Page, str], None]
 
 

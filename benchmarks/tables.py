@@ -3,7 +3,7 @@
     python -m benchmarks.generation --model DIR --quantization-bit 4 >> results.jsonl
     python -m benchmarks.tables results.jsonl        # writes them between the marks in README.md and README_zh.md
 
-Without a file it takes what was measured for the README, `benchmarks/results/h100.jsonl`.
+Without a file it takes what was measured for the README, in `benchmarks/results`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASURED = ROOT / "benchmarks" / "results" / "h100.jsonl"
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = (RESULTS / "h100.jsonl", RESULTS / "one_card.jsonl")
 READMES = {"en": ROOT / "README.md", "zh": ROOT / "README_zh.md"}
 Record = Mapping[str, Any]
 Words = tuple[str, str]
@@ -65,8 +66,8 @@ TRAINING: tuple[tuple[Words, str], ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path, default=MEASURED)
-    records = read_records(parser.parse_args().file)
+    parser.add_argument("files", nargs="*", type=Path, default=MEASURED)
+    records = read_records(*parser.parse_args().files)
     for language, readme in READMES.items():
         text = readme.read_text(encoding="utf-8")
         for name, table in tables(records, language).items():
@@ -74,9 +75,9 @@ def main() -> None:
         readme.write_text(text, encoding="utf-8")
 
 
-def read_records(file: Path) -> list[Record]:
-    """The JSON lines of a benchmark's output; other lines are left out."""
-    lines = file.read_text(encoding="utf-8").splitlines()
+def read_records(*files: Path) -> list[Record]:
+    """The JSON lines of benchmarks' outputs; other lines are left out."""
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
@@ -98,7 +99,39 @@ def tables(records: Iterable[Record], language: str) -> dict[str, str]:
         which = {"benchmark": "training", "way": way}
         seconds = _figure(records, which, "seconds_per_step", ".2f")
         training.append([words[word], seconds, _figure(records, which, "gpu_peak_gib", ".1f")])
-    return {"answering": _markdown(answering), "training": _markdown(training)}
+    return {
+        "answering": _markdown(answering),
+        "training": _markdown(training),
+        "one card": _markdown(_one_card(records, word)),
+    }
+
+
+def _one_card(records: list[Record], word: int) -> list[list[str]]:
+    """What the whole job takes and gives on cards of several sizes."""
+    heads = (
+        ("card", "显卡"),
+        ("memory at most, GiB", "最多占用显存，GiB"),
+        ("s a step", "秒/步"),
+        ("chat while training, share of its speed alone", "训练时的对话速度，相对单独对话"),
+        ("first token then, ms", "此时首个 token，ms"),
+    )
+    rows = [[head[word] for head in heads]]
+    for card in sorted({record["card_gib"] for record in records if record["benchmark"] == "one card"}):
+        own = [record for record in records if record.get("card_gib") == card]
+        talks = [record for record in own if record["event"] == "chat while training"]
+        bits = own[0]["quantization_bit"]
+        peak = next(record["whole_job_mib"] for record in own if record["event"] == "peak")
+        shares = [record["share_of_alone"] for record in talks]
+        rows.append(
+            [
+                f"{card:.0f} GiB, {f'INT{bits}' if bits else 'FP16'}",
+                f"{peak / 1024:.1f}",
+                _figure(own, {"event": "trained"}, "seconds_per_step", ".2f"),
+                f"{min(shares):.0%} – {min(max(shares), 1):.0%}",
+                f"{max(record['first_token_ms'] for record in talks):.0f}",
+            ]
+        )
+    return rows
 
 
 def put_between_marks(text: str, name: str, table: str) -> str:

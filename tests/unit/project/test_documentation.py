@@ -57,7 +57,7 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
 @pytest.mark.parametrize(("language", "name"), [("en", "README.md"), ("zh", "README_zh.md")])
 def test_the_tables_of_speed_are_what_was_measured(repository: Path, language: str, name: str) -> None:
     text = (repository / name).read_text(encoding="utf-8")
-    for mark, table in tables.tables(tables.read_records(tables.MEASURED), language).items():
+    for mark, table in tables.tables(tables.read_records(*tables.MEASURED), language).items():
         assert tables.put_between_marks(text, mark, table) == text
 
 

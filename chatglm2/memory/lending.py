@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -26,6 +27,8 @@ DEVICES = "devices"
 # How often a lender looks whether a borrower is still there; what changes is told at once.
 LOOK_SECONDS = 0.5
 LOAN_SECONDS = 30.0
+# How often a borrower looks for processes that came after it.
+MEET_SECONDS = 2.0
 
 
 class Activity:
@@ -99,6 +102,8 @@ def _lend(connection: peers.Connection, source: Source) -> None:
 class Loan:
     """Memory that other processes freed for this one, until it is closed, and whether they are busy.
 
+    A process that comes later, such as a page that was started again, has found the memory taken; it is heard, too.
+
     Attributes:
         lent: bytes.
     """
@@ -108,10 +113,13 @@ class Loan:
         self._connections: list[peers.Connection] = []
         self._busy: set[int] = set()
         self._changed = threading.Condition()
+        self._closed = threading.Event()
         if not peers.can_talk():
             return
-        for connection in peers.connections(peers.subject_directory(DEVICES, device_name(device))):
+        directory = peers.subject_directory(DEVICES, device_name(device))
+        for connection in peers.connections(directory):
             self._borrow(connection, wanted)
+        threading.Thread(target=self._meet, args=(directory,), name="chatglm2-loans", daemon=True).start()
 
     @property
     def is_busy(self) -> bool:
@@ -124,8 +132,16 @@ class Loan:
             return self._changed.wait_for(lambda: not self._busy, timeout)
 
     def close(self) -> None:
+        self._closed.set()
         for connection in self._connections:
             connection.close()
+
+    def _meet(self, directory: Path) -> None:
+        """Get to know who comes later."""
+        while not self._closed.wait(MEET_SECONDS):
+            known = {connection.path for connection in self._connections if connection.path is not None}
+            for connection in peers.connections(directory, known):
+                self._borrow(connection, 0)
 
     def _borrow(self, connection: peers.Connection, wanted: int) -> None:
         try:

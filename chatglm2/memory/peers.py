@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def _short_path(path: Path) -> Iterator[str]:
 class Connection:
     """One end of a conversation: JSON messages, with open files beside them."""
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, peer: socket.socket, path: Path | None = None) -> None:
+        self.path = path  # of the socket that the other end listens on, where this end called
         self._socket = peer
         self._lock = threading.Lock()
 
@@ -203,13 +204,13 @@ def user_of(peer: socket.socket) -> int:
     return int(user)
 
 
-def connections(directory: Path) -> Iterator[Connection]:
+def connections(directory: Path, known: Collection[Path] = ()) -> Iterator[Connection]:
     """A connection to each process that listens there, one after another; the caller closes what it takes.
 
-    This process's own listeners are left out.
+    This process's own listeners are left out, and ``known`` ones.
     """
     for path in sorted(directory.glob("*.sock")):
-        if path.name.startswith(f"{os.getpid()}-"):
+        if path.name.startswith(f"{os.getpid()}-") or path in known:
             continue
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         peer.settimeout(ANSWER_SECONDS)
@@ -226,4 +227,4 @@ def connections(directory: Path) -> Iterator[Connection]:
         if user_of(peer) != os.getuid():
             peer.close()
             continue
-        yield Connection(peer)
+        yield Connection(peer, path)

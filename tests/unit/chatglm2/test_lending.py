@@ -101,6 +101,25 @@ def test_a_borrower_hears_at_once_when_the_lender_falls_quiet_and_when_it_does_n
     lender.close()
 
 
+def test_a_lender_that_comes_later_is_heard_too() -> None:
+    first = Purse(50)
+    lender = Lender(first, CPU)
+    process = borrower(50)
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == "50 False\n"
+    lender.close()
+    again = Purse(50)
+    again.activity.set(True)
+    lender = Lender(again, CPU)
+    wait_for(lambda: bool(again.loans))
+    assert again.left == 50  # it found the memory taken already
+    process.stdin.write("0.05\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "False\n"
+    process.communicate()
+    lender.close()
+
+
 def test_nobody_there_lends_nothing() -> None:
     loan = Loan(100, CPU)
     assert loan.lent == 0 and not loan.is_busy and loan.wait_until_quiet(0)
@@ -110,7 +129,7 @@ def test_nobody_there_lends_nothing() -> None:
 def test_a_lender_that_dies_is_busy_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     purse = Purse(10)
     purse.activity.set(True)
-    monkeypatch.setattr(peers, "connections", lambda directory: [ours])
+    monkeypatch.setattr(peers, "connections", lambda directory, known=(): [] if known else [ours])
     ours, theirs = (peers.Connection(end) for end in peers.socket.socketpair())
     theirs.send({"lent": 4, "busy": True})
     loan = Loan(10, CPU)

@@ -260,7 +260,8 @@ def test_a_prefix_is_trained_on_a_quantized_base(store: RunStore, settings: Trai
     losses = [(a[1], b[1]) for a, b in zip(curve(exact), curve(quantized), strict=True)]
     assert losses[0][0] != losses[0][1]
     assert all(a == pytest.approx(b, rel=0.05) for a, b in losses)
-    assert prefix_of(quantized, 4).keys() == prefix_of(exact, 4).keys()
+    (found,), (expected,) = prefix_of(quantized, 4).values(), prefix_of(exact, 4).values()
+    assert 0 < (found - expected).norm() / expected.norm() < 0.1
 
 
 def test_validation_loss_is_measured_when_asked(store: RunStore, settings: TrainingSettings) -> None:

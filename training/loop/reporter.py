@@ -47,6 +47,8 @@ class RunReporter(TrainerCallback):
                 device=_place(args.device, self.ranks.size),
             )
         )
+        if self.ranks.decide(self.run.stop_requested()):  # before the first step; nothing is there to be saved
+            control.should_training_stop = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.ranks.decide(self.run.stop_requested()):

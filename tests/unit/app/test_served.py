@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ async def build_form(services: Services) -> dict[str, Any]:
 
 
 def test_the_form_shows_them_when_the_page_opens(services: Services) -> None:
-    form = asyncio.run(build_form(services))
+    with ThreadPoolExecutor(1) as thread:  # of its own: a browser test may have left a loop in this one
+        form = thread.submit(lambda: asyncio.run(build_form(services))).result()
     assert [form[name].value for name in ("pre_seq_len", "max_steps", "learning_rate")] == [128, 3000, 2e-2]
 
 

@@ -1,15 +1,11 @@
-"""Without a GPU, Triton's kernels run in its interpreter: it must be chosen before the first one is imported."""
+"""Where Triton's kernels run: on a GPU, or in the interpreter that `tests/conftest.py` has chosen."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
 
 INTERPRETED = not torch.cuda.is_available()
-if INTERPRETED:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -113,9 +113,14 @@ def test_a_lender_that_comes_later_is_heard_too() -> None:
     lender = Lender(again, CPU)
     wait_for(lambda: bool(again.loans))
     assert again.left == 50  # it found the memory taken already
-    process.stdin.write("0.05\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "False\n"
+
+    def is_heard() -> bool:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("0.05\n")
+        process.stdin.flush()
+        return process.stdout.readline() == "False\n"
+
+    wait_for(is_heard)  # the loan is there a moment before the borrower knows
     process.communicate()
     lender.close()
 

@@ -15,6 +15,7 @@ import json
 import logging
 import mmap
 import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +207,7 @@ class SharedWeights:
             connection.send({"fingerprint": fingerprint}, [descriptor])
 
         self._listener = peers.Listener(directory, hand_out)
+        weakref.finalize(self, close_descriptor, descriptor)  # an open one would keep the memory, used or not
 
 
 def share_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import sys
@@ -123,6 +124,19 @@ def test_weights_are_offered_for_as_long_as_the_model_lives(checkpoint: Path, sh
     assert share().facts()["mapped"]
     del model
     assert not [path for path in runtime.rglob("*.sock") if path.name.startswith(f"{os.getpid()}-")]
+
+
+def test_a_model_that_is_gone_keeps_no_memory(checkpoint: Path) -> None:
+    def blocks() -> list[str]:
+        opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [name for name in opened if "chatglm2-weights" in name]
+
+    before = len(blocks())
+    model = load_model(checkpoint, device="cpu", shared=True)
+    assert len(blocks()) == before + 1
+    del model
+    gc.collect()
+    assert len(blocks()) == before
 
 
 def test_another_users_process_is_refused(

@@ -7,6 +7,7 @@
     ├── PrefixError          a prefix checkpoint that is broken or does not fit the model
     ├── QuantizationError    a weight or backend that cannot be quantized
     ├── DeviceMemoryError    a device with too little free memory
+    ├── ModelCallError       a call of the model with something that it does not take
     ├── PromptError          a prompt that cannot be answered
     ├── EngineError          the engine stopped, or the model's numbers are broken
     ├── DataError            a data file with a mistake in it
@@ -62,6 +63,10 @@ class QuantizationError(ChatGLMError):
 
 class DeviceMemoryError(ChatGLMError):
     """A device has too little free memory for what was asked."""
+
+
+class ModelCallError(ChatGLMError):
+    """A call of the model with something that it does not take."""
 
 
 class PromptError(ChatGLMError):

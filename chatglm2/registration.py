@@ -7,11 +7,11 @@ that is whole later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from wrapt import register_post_import_hook
+from wrapt import register_post_import_hook, wrap_function_wrapper
 
 if TYPE_CHECKING:
     from chatglm2.model.modeling import ChatGLMForConditionalGeneration
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chatglm2.text.tokenizer import ChatGLMTokenizer
 
 AUTO = "transformers.models.auto"
+REMOTE_TOKENIZER = "tokenization_chatglm.ChatGLMTokenizer"  # as the original's tokenizer_config.json names it
 
 
 def register_hooks() -> None:
@@ -41,6 +42,15 @@ def _register_tokenizer(auto: ModuleType) -> None:
     from chatglm2.text.tokenizer import ChatGLMTokenizer
 
     auto.AutoTokenizer.register(ChatGLMConfig, slow_tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+    # For models transformers prefers a registered class to a checkpoint's own code; for tokenizers it does not.
+    wrap_function_wrapper(auto, "get_class_from_dynamic_module", _find_tokenizer_class)
+
+
+def _find_tokenizer_class(wrapped: Callable[..., Any], _: object, args: Any, kwargs: Any) -> Any:
+    from chatglm2.text.tokenizer import ChatGLMTokenizer
+
+    reference = str(args[0]).rpartition("--")[2]
+    return ChatGLMTokenizer if reference == REMOTE_TOKENIZER else wrapped(*args, **kwargs)
 
 
 def _register_model(_: ModuleType) -> None:
@@ -51,7 +61,7 @@ def _register_model(_: ModuleType) -> None:
 
     if not hasattr(modeling, "ChatGLMForConditionalGeneration"):  # it is being imported, and imports the Auto classes
         return
-    for auto_class in (auto.AutoModel, auto.AutoModelForCausalLM):
+    for auto_class in (auto.AutoModel, auto.AutoModelForCausalLM, auto.AutoModelForSeq2SeqLM):
         auto_class.register(ChatGLMConfig, modeling.ChatGLMForConditionalGeneration, exist_ok=True)
 
 

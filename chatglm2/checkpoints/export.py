@@ -27,8 +27,9 @@ from chatglm2.checkpoints.hub import TOKENIZER_FILES
 from chatglm2.checkpoints.loading import LoadProgress, check_shards, find_shards, open_shard, read_config, read_json
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, PrefixError
-from chatglm2.model.modeling import ROPE_BASE, ChatGLMForConditionalGeneration, RotaryEmbedding, rotate
+from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 from chatglm2.model.prefix import TENSOR_NAMESPACE, load_prefix, load_prefix_state
+from chatglm2.model.rotary import ROPE_BASE, RotaryEmbedding, rotate
 
 ORIGINAL_FILE = "pytorch_model.bin"
 PEFT_CONFIG_FILE = "adapter_config.json"

@@ -20,14 +20,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from chatglm2.configuration import ChatGLMConfig
+from chatglm2.errors import ModelCallError
 from chatglm2.kernels.layer.choice import find_layer_kernels
 from chatglm2.model.attention import attend, build_attention_mask, count_positions
 from chatglm2.model.head_loss import cross_entropy
 from chatglm2.model.prefix import Prefix, PrefixEncoder, stack_prefixes
 from chatglm2.model.quantization import quantize_model, replace_linears
 from chatglm2.model.recomputing import recompute
+from chatglm2.model.rotary import RotaryEmbedding, rotate
 
-ROPE_BASE = 10000.0
 IGNORED_LABEL = -100
 
 
@@ -52,45 +53,27 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
-class RotaryEmbedding(nn.Module):
-    """Rotary angles for the first half of a head's channels, in interleaved pairs.
+def _refuse(**asked: bool | None) -> None:
+    """Say what to use instead of what this model does not hand out or take.
 
-    ``inv_freq`` is in the checkpoint; like the original we never read its values. Its dtype matters to
-    ``rope_precision="reference"``, which rounds as the original does in that dtype.
+    Raises:
+        ModelCallError: for the first that is asked for.
     """
-
-    inv_freq: Tensor
-
-    def __init__(self, config: ChatGLMConfig) -> None:
-        super().__init__()
-        self.rotary_channels = config.kv_channels // 2
-        self.precision = config.rope_precision
-        self.ratio = config.rope_ratio
-        self.register_buffer("inv_freq", self.frequencies(torch.float32, torch.device("cpu")))
-
-    def frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Radians a position, of each pair, ``[rotary_channels / 2]``; rounded in ``dtype`` as the original does."""
-        exponents = torch.arange(0, self.rotary_channels, 2, dtype=torch.float32, device=device) / self.rotary_channels
-        return 1.0 / (ROPE_BASE ** exponents.to(dtype))
-
-    def forward(self, position_ids: Tensor) -> Tensor:
-        """Unit complex numbers ``[B, S, 1, rotary_channels / 2]`` (complex64) for ``position_ids`` ``[B, S]``."""
-        dtype = self.inv_freq.dtype if self.precision == "reference" else torch.float32
-        positions = position_ids.to(dtype) / self.ratio if self.ratio != 1.0 else position_ids.to(dtype)
-        angles = (positions.unsqueeze(-1) * self.frequencies(dtype, position_ids.device)).float()
-        rotation = torch.polar(torch.ones_like(angles), angles)
-        if dtype != torch.float32:  # the original stores cosine and sine in half precision
-            rotation = torch.view_as_complex(torch.view_as_real(rotation).to(dtype).float())
-        return rotation.unsqueeze(2)
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate channel pairs (2i, 2i+1) of the first half of ``x`` ``[B, S, heads, D]`` by ``rotation``."""
-    rotary_channels = rotation.shape[-1] * 2
-    turning, passing = x[..., :rotary_channels], x[..., rotary_channels:]
-    pairs = torch.view_as_complex(turning.float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(pairs * rotation).flatten(-2)
-    return torch.cat((turned.to(x.dtype), passing), dim=-1)
+    instead = {
+        "inputs_embeds": (
+            "pass input_ids; to learn vectors in front of the text, use a prefix",
+            "请传入 input_ids；若要在文本之前学习向量，请使用前缀",
+        ),
+        "output_attentions": ("fused attention never holds them", "融合的注意力计算不会保留注意力权重"),
+        "output_hidden_states": (
+            "register a forward hook on model.transformer.encoder.layers[i]",
+            "请在 model.transformer.encoder.layers[i] 上注册 forward hook",
+        ),
+    }
+    for name, wanted in asked.items():
+        if wanted:
+            en, zh = instead[name]
+            raise ModelCallError(f"{name} is not supported: {en}.", f"不支持 {name}：{zh}。")
 
 
 def pick(hidden: Tensor, wanted: Tensor | None) -> Tensor:
@@ -324,16 +307,33 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         self.transformer = ChatGLMModel(config)
+        self._freeze_around_prefix()
         if config.quantization_bit:  # the checkpoint holds packed weights: their places must be there before they come
             replace_linears(self, config.quantization_bit, config.quantization_group_size)
         self.shared_weights: Any = None  # what other processes may map, offered for as long as the model lives
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """transformers' own; loading makes parameters anew, which learn until they are told otherwise."""
+        loaded = super().from_pretrained(*arguments, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_around_prefix()
+        return loaded
+
+    def _freeze_around_prefix(self) -> None:
+        """Let only the prefix learn where the config asks for one, as the original does."""
+        encoder = self.transformer.prefix_encoder
+        if encoder is not None:
+            self.requires_grad_(False)
+            encoder.requires_grad_(True)
+
     def _init_weights(self, module: nn.Module) -> None:
         # Reached only by models built from a bare config and by a prefix that the checkpoint does not have.
-        if isinstance(module, PrefixEncoder):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear | nn.Embedding) and not self._is_in_prefix_encoder(module):
+        # transformers asks for each module that has weights of its own, so a prefix's are drawn one by one.
+        if isinstance(module, nn.Linear | nn.Embedding) and self._is_in_prefix_encoder(module):
+            module.reset_parameters()  # N(0, 1), and torch's default for a projection, as in the original
+        elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -381,6 +381,9 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         prefix: Prefix | Sequence[Prefix | None] | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> CausalLMOutputWithPast:
         """Next-token logits, or the training loss.
 
@@ -395,8 +398,16 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values: a transformers cache.
             prefix: a prefix for all rows, or one (or None) for each. Without it, the model's own trainable prefix.
             logits_to_keep: compute logits of that many last positions only; 0 for all.
+
+        Raises:
+            ModelCallError: for ``inputs_embeds``, ``output_attentions`` or ``output_hidden_states``.
         """
         del return_dict  # always a ModelOutput
+        _refuse(
+            inputs_embeds=inputs_embeds is not None,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
         batch, length = input_ids.shape
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()

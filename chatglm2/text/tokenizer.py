@@ -20,6 +20,25 @@ from chatglm2.errors import TokenizerError
 
 TOKENIZER_FILE = "tokenizer.model"
 SPECIAL_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+# `build_prompt` for transformers' chat messages. ChatGLM2 has no role for a system: its text stands before the first
+# question, as in the original's server.
+CHAT_TEMPLATE = """
+{%- set chat = namespace(round=0, system="") -%}
+{%- for message in messages -%}
+  {%- if message.role == "system" -%}
+    {%- set chat.system = chat.system ~ message.content -%}
+  {%- elif message.role == "user" -%}
+    {%- set chat.round = chat.round + 1 -%}
+    {{- "\\n\\n" if chat.round > 1 -}}
+    {{- "[Round " ~ chat.round ~ "]\\n\\n问：" ~ (chat.system if chat.round == 1 else "") ~ message.content -}}
+  {%- elif message.role == "assistant" -%}
+    {{- "\\n\\n答：" ~ message.content -}}
+  {%- else -%}
+    {{- raise_exception("ChatGLM2 knows the roles system, user and assistant; found " ~ message.role) -}}
+  {%- endif -%}
+{%- endfor -%}
+{{- "\\n\\n答：" if add_generation_prompt -}}
+"""
 
 History = Sequence[tuple[str, str]]
 
@@ -64,6 +83,45 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def get_prefix_tokens(self) -> list[int]:
         """``[gMASK] sop``, which every prompt starts with."""
         return [self.special_ids["[gMASK]"], self.special_ids["sop"]]
+
+    def get_command(self, token: str) -> int:
+        """The id of a special token; the original's name for it."""
+        return self.special_ids[token]
+
+    def get_chat_template(self, chat_template: str | None = None, tools: list[Any] | None = None) -> str:
+        """`build_prompt` as a template, unless another one is given."""
+        return chat_template or self.chat_template or CHAT_TEMPLATE
+
+    def apply_chat_template(  # type: ignore[override] # by keyword, as everybody calls it
+        self,
+        conversation: Any,
+        *,
+        tokenize: bool = True,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """transformers' own, except that the ids begin with ``[gMASK] sop``, which no text stands for."""
+        text: Any = super().apply_chat_template(conversation, tokenize=False, return_dict=False, **options)
+        if not tokenize:
+            return text
+        encoded = self(
+            text,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+            **(tokenizer_kwargs or {}),
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoTokenizer") -> None:
+        """Nothing: transformers would put a copy of this file beside every checkpoint that it saves."""
 
     def build_prompt(self, query: str, history: History | None = None) -> str:
         """The chat prompt: ``[Round 1]`` and so on, each round a question and an answer, the last one open."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from chatglm2.kernels.layer.choice import find_layer_kernels
 from chatglm2.model.attention import attend
-from chatglm2.model.modeling import RMSNorm, RotaryEmbedding, rotate
+from chatglm2.model.modeling import RMSNorm
+from chatglm2.model.rotary import RotaryEmbedding, rotate
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SHAPE = {"num_attention_heads": 32, "kv_channels": 64, "hidden_size": 256, "ffn_hidden_size": 400, "seq_length": 1024}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_checkpoint import write_tiny_checkpoint
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer
@@ -55,19 +55,43 @@ def test_shards_give_the_same_weights_as_a_single_file(checkpoint: Path, suffix:
 
 def test_auto_classes_load_it_without_remote_code(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    model_class = "modeling_chatglm.ChatGLMForConditionalGeneration"
     config["auto_map"] = {
         "AutoConfig": "configuration_chatglm.ChatGLMConfig",
-        "AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration",
+        **dict.fromkeys(("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"), model_class),
     }
     (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (checkpoint / "modeling_chatglm.py").write_text("raise SystemExit('remote code ran')", encoding="utf-8")
-    (checkpoint / "configuration_chatglm.py").write_text("raise SystemExit('remote code ran')", encoding="utf-8")
+    own_tokenizer = {"auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]}}
+    (checkpoint / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "ChatGLMTokenizer", **own_tokenizer}), encoding="utf-8"
+    )
+    for part in ("modeling", "configuration", "tokenization"):
+        (checkpoint / f"{part}_chatglm.py").write_text("raise SystemExit('remote code ran')", encoding="utf-8")
     ours = chatglm2.load_model(checkpoint, device="cpu")
-    for auto in (AutoModel, AutoModelForCausalLM):
-        model = auto.from_pretrained(checkpoint, dtype=torch.float32)
-        assert type(model) is ChatGLMForConditionalGeneration
-        assert torch.equal(model(torch.tensor([[5, 6]])).logits, ours(torch.tensor([[5, 6]])).logits)
-    assert type(AutoTokenizer.from_pretrained(checkpoint)) is ChatGLMTokenizer
+    # What the original's README tells people to pass must not bring back the code that no longer runs.
+    for trusting in ({}, {"trust_remote_code": True}):
+        for auto in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+            model = auto.from_pretrained(checkpoint, dtype=torch.float32, **trusting)
+            assert type(model) is ChatGLMForConditionalGeneration
+            assert torch.equal(model(torch.tensor([[5, 6]])).logits, ours(torch.tensor([[5, 6]])).logits)
+        assert type(AutoTokenizer.from_pretrained(checkpoint, **trusting)) is ChatGLMTokenizer
+
+
+def test_a_saved_tokenizer_carries_no_code(checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
+    tokenizer.register_for_auto_class()  # which transformers calls for classes of a checkpoint's own
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*.py"))
+
+
+@pytest.mark.parametrize("projection", [False, True])
+def test_auto_classes_start_a_prefix_that_alone_learns(checkpoint: Path, projection: bool) -> None:
+    model = AutoModel.from_pretrained(checkpoint, pre_seq_len=64, prefix_projection=projection, dtype=torch.float32)
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert learning and all(name.startswith("transformer.prefix_encoder.") for name in learning)
+    prefix = model.transformer.prefix_encoder.embedding.weight
+    assert abs(prefix.std() - 1) < 0.1  # N(0, 1), as in the original
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_a_saved_model_loads_again(checkpoint: Path, tmp_path: Path) -> None:

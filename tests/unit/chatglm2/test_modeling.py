@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from small_models import SHAPE, build_model, build_prefix
 from torch import Tensor
 from transformers import GlmConfig, GlmForCausalLM
 
-from chatglm2.model.modeling import ChatGLMForConditionalGeneration, RMSNorm, RotaryEmbedding
+from chatglm2.errors import ModelCallError
+from chatglm2.model.modeling import ChatGLMForConditionalGeneration, RMSNorm
+from chatglm2.model.rotary import RotaryEmbedding
 
 
 def build_glm_twin(model: ChatGLMForConditionalGeneration) -> GlmForCausalLM:
@@ -179,3 +182,11 @@ def test_recomputed_layers_give_the_same_gradients(learns: str) -> None:
         gradients.append([loss, *torch.autograd.grad(loss, trained)])
     for kept, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(recomputed, kept)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"output_attentions": True}, {"output_hidden_states": True}, {"inputs_embeds": torch.zeros(1, 2, 32)}]
+)
+def test_what_the_model_does_not_hand_out_is_said_in_a_sentence(asked: dict[str, Any]) -> None:
+    with pytest.raises(ModelCallError, match=f"{next(iter(asked))} is not supported"):
+        build_model()(torch.tensor([[5, 6]]), **asked)

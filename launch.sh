@@ -33,6 +33,7 @@ help() {
 
   (none), serve   serve the page on port 7860; options go to the page, see ./launch.sh serve --help
   train           train a prefix from the command line, see ./launch.sh train --help
+  chat            chat in the terminal, see ./launch.sh chat --help
   evaluate        answer a file's rows and score them; with no options, the latest checkpoint against its base
   export          take a prefix to the original's scripts or to peft, see ./launch.sh export --help
   bench           run a benchmark: ./launch.sh bench [name] [options]
@@ -52,6 +53,7 @@ Environment:
 
   （无）、serve   启动网页，端口 7860；选项见 ./launch.sh serve --help
   train           在命令行训练前缀，选项见 ./launch.sh train --help
+  chat            在终端中对话，选项见 ./launch.sh chat --help
   evaluate        回答文件中的每一行并评分；不带选项时比较最新的检查点与基座模型
   export          把前缀导出给原版脚本或 peft 使用，选项见 ./launch.sh export --help
   bench           运行性能测试：./launch.sh bench [名称] [选项]
@@ -254,6 +256,11 @@ case "${1:-}" in
     shift
     set_up requirements.txt
     train "$@"
+    ;;
+  chat)
+    shift
+    set_up requirements.txt
+    run_module training.cli.chat "$@"
     ;;
   evaluate)
     shift

@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from chatglm2.checkpoints.loading import LoadProgress
-from chatglm2.errors import ChatGLMError, RunError
+from chatglm2.errors import ChatGLMError
+from training.cli.flag_parser import FlagParser, with_underscores
 from training.cli.screen import Lines
 from training.cli.train import USER_ERROR, system_language
 from training.runs.export import FORMATS, ExportRequest, export
@@ -30,21 +30,13 @@ def _show_on(lines: Lines) -> Callable[[LoadProgress], None]:
     return show
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RunError(
-            f"{message[:1].upper()}{message[1:]}. Run with --help for all flags.",
-            f"命令行参数有误：{message}。用 --help 查看全部参数。",
-        )
-
-
 def build_parser(language: str) -> argparse.ArgumentParser:
     """A parser whose help is in ``language``."""
 
     def say(en: str, zh: str) -> str:
         return zh if language == "zh" else en
 
-    parser = _Parser(
+    parser = FlagParser(
         prog="python -m training.cli.export",
         description=say(
             "Export a prefix for the original's scripts or for peft, or the base model for GlmForCausalLM.",
@@ -80,7 +72,6 @@ def build_parser(language: str) -> argparse.ArgumentParser:
         "--output", metavar="DIR", type=Path, required=True, help=say("a new directory", "新建的输出目录")
     )
     parser.add_argument(
-        "--base-model",
         "--base_model",
         metavar="MODEL",
         help=say(
@@ -101,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a user's mistake."""
     language = system_language()
     try:
-        given = build_parser(language).parse_args(arguments)
+        given = build_parser(language).parse_args(with_underscores(sys.argv[1:] if arguments is None else arguments))
         request = ExportRequest(given.source, given.format, given.output, given.base_model, given.hub)
         source = export(request, _show_on(Lines(sys.stderr)))
     except ChatGLMError as error:

@@ -10,10 +10,12 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from chatglm2.errors import RunError
+from training.cli.flag_parser import FlagParser
 from training.settings import transformers_flags
 from training.settings.train import TrainingSettings, setting_fields
 
@@ -92,18 +94,10 @@ class Command:
         return TrainingSettings.from_dict(self.values)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RunError(
-            f"{message[:1].upper()}{message[1:]}. Run with --help for all flags.",
-            f"命令行参数有误：{message}。用 --help 查看全部参数。",
-        )
-
-
 def build_parser(language: str) -> argparse.ArgumentParser:
     """A parser whose help is in ``language``."""
     zh = language == "zh"
-    parser = _Parser(
+    parser = FlagParser(
         prog="python -m training.main",
         usage="python -m training.main [--FLAG VALUE …]  |  python -m training.main FLAGS.json",
         description="用 P-Tuning v2 微调 ChatGLM2。" if zh else "P-Tune ChatGLM2 (P-Tuning v2).",
@@ -276,7 +270,9 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
         is_flag = word.startswith("--")
         dashed, equals, attached = word.removeprefix("--").partition("=")
         name = dashed.replace("-", "_") if is_flag else dashed
-        name = RENAMED_FLAGS.get(name, name) if is_flag else name
+        if is_flag:
+            name, attached = _as_given(RENAMED_FLAGS.get(name, name), attached)
+            equals = "=" if attached else equals
         if not is_flag or name not in _TAKEN_OUT:
             kept.append(f"--{name}{equals}{attached}" if is_flag else word)
             position += 1
@@ -292,9 +288,29 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
             values |= TRANSLATED_FLAGS[name] if _is_true(attached or True) else {}
         else:
             extra |= transformers_flags.read_passed(name, attached or None)
+            if attached in transformers_flags.FORMER_OPTIMIZERS:
+                notes.append(transformers_flags.FORMER_OPTIMIZER_NOTE)
     if extra:
         values["extra_arguments"] = json.dumps(extra, ensure_ascii=False, sort_keys=True)
     return notes, kept, values
+
+
+def _as_given(name: str, attached: str) -> tuple[str, str]:
+    """A flag and its value, where transformers has another flag for one value of it: ``--no_X``, ``--adafactor``."""
+    if name == "adafactor" and _is_true(attached or True):
+        return "optim", "adafactor"
+    positive = name.removeprefix("no_")
+    if name not in _TAKEN_OUT and name != positive and positive in _switches():
+        return positive, str(not _is_true(attached or True))
+    return name, attached
+
+
+@cache
+def _switches() -> frozenset[str]:
+    """Flags that are true or false, or change nothing."""
+    ours = {item.name for item in setting_fields() if item.type == "bool"}
+    theirs = {name for name, kind in transformers_flags.PASSED_FLAGS.items() if kind == "bool"}
+    return frozenset(ours | theirs | UNUSED_FLAGS.keys())
 
 
 def _is_true(value: object) -> bool:

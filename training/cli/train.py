@@ -20,7 +20,7 @@ from training.cli.parser import Command, parse_command
 from training.cli.screen import Lines, in_columns
 from training.evaluation.request import EVAL, PREDICT, EvaluationRequest
 from training.runs import process
-from training.runs.checkpoints import DIRECTORY_NAME
+from training.runs.checkpoints import DIRECTORY_NAME, checkpoint_kind, read_checkpoint
 from training.runs.events import (
     PHASE_WORDS,
     CheckpointEvent,
@@ -35,7 +35,7 @@ from training.runs.events import (
     StepEvent,
     step_history,
 )
-from training.runs.store import DEFAULT_STORE, Run, RunStore, Status
+from training.runs.store import DEFAULT_STORE, RUN_FILE, Run, RunStore, Status
 from training.settings.train import TrainingSettings
 
 POLL_SECONDS = 0.2
@@ -80,6 +80,7 @@ def _execute(command: Command, language: str) -> int:
 
         return stand_by(command.standby)
     speaks = _speaks()
+    command = with_warm_start(command)
     store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
     if command.list_runs:
         return _list(store)
@@ -112,6 +113,22 @@ def _execute(command: Command, language: str) -> int:
     if code or not evaluates or run is None or run.state().status != Status.FINISHED:
         return code
     return _evaluate(_with_trained(command, run), language)
+
+
+def with_warm_start(command: Command) -> Command:
+    """The command; a checkpoint of the original's belongs to no run that could go on, so it begins a new one."""
+    place = command.resume_from
+    if place is None or any((directory / RUN_FILE).is_file() for directory in (place, place.parent)):
+        return command
+    if checkpoint_kind(place) != "prefix":
+        return command
+    note = (
+        f"{place} was not saved by a run here: its prefix begins a new run (a warm start, with a fresh optimizer).",
+        f"{place} 不是由这里的训练保存的：将以它的前缀开始新的训练（热启动，优化器重新初始化）。",
+    )
+    length = {"pre_seq_len": read_checkpoint(place).pre_seq_len}
+    values = {**length, **command.values, "ptuning_checkpoint": str(place.resolve())}
+    return replace(command, resume_from=None, values=values, notes=(*command.notes, note))
 
 
 def _train(command: Command, store: RunStore, language: str) -> tuple[Run, int]:

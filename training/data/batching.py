@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, RandomSampler, Sampler
 
 from training.data.encoding import EncodedExample, Example, ExampleEncoder
 
@@ -197,3 +197,38 @@ class LengthGroupedSampler(Sampler[int]):
             for place, choice in zip(alike, torch.randperm(len(alike), generator=generator).tolist(), strict=True):
                 order[place] = alike[choice]
         return order
+
+
+class ShuffledSampler(Sampler[int]):
+    """An epoch's rows in the order in which the original's Trainer takes them, whatever their lengths.
+
+    transformers 4.30 seeds its sampler's generator with the first number that torch draws after ``seed``, and goes on
+    with that generator from epoch to epoch. Where general rows are mixed in, they come in between at even distances.
+    """
+
+    def __init__(self, seed: int, mixture: Mixture) -> None:
+        self.seed = seed
+        self.mixture = mixture
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.mixture.task_rows + self.mixture.general_rows
+
+    def __iter__(self) -> Iterator[int]:
+        general = iter(self.mixture.deal(self.seed, self.epoch).tolist())
+        task = iter(self._task_order())
+        for place in range(len(self)):
+            is_general = self.mixture.general_before(place + 1) > self.mixture.general_before(place)
+            yield next(general if is_general else task)
+
+    def _task_order(self) -> list[int]:
+        first = torch.empty((), dtype=torch.int64).random_(generator=torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(int(first))
+        sampler = RandomSampler(range(self.mixture.task_rows), generator=generator)
+        for _ in range(self.epoch):
+            list(sampler)
+        return list(sampler)

@@ -22,6 +22,7 @@ from training.data.encoding import Example, ExampleEncoder
 from training.settings.train import TrainingSettings
 
 TOP_K = 50  # transformers' default, which the original relied on
+MAPPED_ROWS = 1000  # rows that the original pads to one length, `datasets`' batch in `map`
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def _answer_with_engine(
     fitting = fitting_slots(model.config, model.dtype, model.device, length + PREFIX_ROOM)
     slots = max(1, min(settings.per_device_eval_batch_size, len(prompts) * len(prefixes), fitting))
     with contextlib.closing(Engine(model, slots=slots, max_length=length)) as engine:
+        counted = _counted_lengths(prompts, settings)
         requests = [
-            Request(prompt, prefix, _sampling(settings, budget - len(prompt)), settings.seed + index)
+            Request(prompt, prefix, _sampling(settings, max(1, budget - counted[index])), settings.seed + index)
             for index, prompt in enumerate(prompts)
             for prefix in prefixes
         ]
@@ -112,6 +114,15 @@ def _answer_with_engine(
                 text = tokenizer.decode_ids(stream)
                 answers.append(Answer(text, is_cut=stream.finish_reason == "length"))
             yield index, answers
+
+
+def _counted_lengths(prompts: Sequence[list[int]], settings: TrainingSettings) -> list[int]:
+    """Tokens of the budget that each prompt takes: its own, or in the original those of the longest beside it."""
+    lengths = [len(prompt) for prompt in prompts]
+    if settings.compat is None:
+        return lengths
+    longest = [max(lengths[start : start + MAPPED_ROWS]) for start in range(0, len(lengths), MAPPED_ROWS)]
+    return [longest[index // MAPPED_ROWS] for index in range(len(lengths))]
 
 
 def _sampling(settings: TrainingSettings, max_new_tokens: int) -> SamplingParams:

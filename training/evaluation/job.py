@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -30,13 +30,13 @@ from training.evaluation.report import report_data, report_page
 from training.evaluation.request import EVAL, PREDICT
 from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_rows
 from training.plan.base_model import load_base, require_device
+from training.runs.results import as_json, result_files
 from training.runs.storage import explaining_storage_errors, write_together
 from training.settings.samples import PROJECT_ROOT
 from training.settings.train import TrainingSettings
 
 PREDICTIONS_FILE = "generated_predictions.txt"
 PARTIAL_PREDICTIONS_FILE = "generated_predictions.partial.txt"
-ALL_RESULTS_FILE = "all_results.json"
 STYLESHEET = PROJECT_ROOT / "assets" / "styles" / "report.css"
 # Reports lie side by side where both are asked for.
 REPORT_NAMES = {PREDICT: "report", EVAL: "eval_report"}
@@ -221,27 +221,13 @@ def _write(plan: EvaluationPlan, evaluation: Evaluation, tokenizer: ChatGLMToken
     page = report_page(evaluation, language=language, stylesheet=STYLESHEET.read_text(encoding="utf-8"))
     contents = {
         report_path(plan): page,
-        report_path(plan).with_suffix(".json"): _json(report_data(evaluation)),
-        directory / f"{plan.split}_results.json": _json(found, sort_keys=True),
-        directory / ALL_RESULTS_FILE: _json({**_earlier_results(directory), **found}, sort_keys=True),
+        report_path(plan).with_suffix(".json"): as_json(report_data(evaluation)),
+        **result_files(directory, plan.split, found),
     }
     if plan.split == PREDICT:
         contents[directory / PREDICTIONS_FILE] = predictions(evaluation.rows, tokenizer)
     with explaining_storage_errors(directory):
         write_together(contents)
-
-
-def _earlier_results(directory: Path) -> dict[str, Any]:
-    """What training or the other evaluation left in the file that gathers all results."""
-    try:
-        content = json.loads((directory / ALL_RESULTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _json(content: Mapping[str, Any], sort_keys: bool = False) -> str:
-    return json.dumps(content, ensure_ascii=False, indent=4, sort_keys=sort_keys) + "\n"
 
 
 def _out_of_memory(settings: TrainingSettings) -> RunError:

@@ -24,7 +24,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from chatglm2 import ChatGLMForConditionalGeneration, PrefixEncoder, save_prefix
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
-from training.data.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator
+from training.data.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator, ShuffledSampler
 from training.data.encoding import IGNORED_LABEL
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
 from training.evaluation.scoring import score_sample
@@ -88,7 +88,7 @@ class RunTrainer(Trainer):
         super().__init__(
             model=model,
             args=build_arguments(settings, run.staging, model.device, plan),
-            data_collator=PaddingCollator(encoder.pad_id, label_padding=encoder.masked_label),
+            data_collator=PaddingCollator(encoder.pad_id, encoder.masked_label, _padded_length(settings)),
             train_dataset=dataset,
             eval_dataset=eval_dataset if settings.eval_steps else None,
             callbacks=[RunReporter(run, ranks, self.meter), self.health, self.keeper],
@@ -186,6 +186,8 @@ class RunTrainer(Trainer):
         # The processes take turns at its batches: together they see those that one process with all their rows would.
         # Grouped by steps, the order does not depend on how many batches run as one.
         dataset, settings = self.dataset, self.settings
+        if not settings.group_by_length:
+            return ShuffledSampler(settings.seed, dataset.mixture)
         batch_size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * self.ranks.size
         return LengthGroupedSampler(dataset.approximate_lengths, batch_size, self.settings.seed, dataset.mixture)
 
@@ -252,6 +254,13 @@ class PrefixTrainer(RunTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.prefix_encoder.load_state_dict(load_prefix_state(resume_from_checkpoint, self.whole_model.config))
+
+
+def _padded_length(settings: TrainingSettings) -> int | None:
+    """Tokens that every row is padded to where padding is learnt as in the original: all that a row may have."""
+    if settings.compat is None or settings.ignore_pad_token_for_loss:
+        return None
+    return settings.max_source_length + settings.max_target_length + 1
 
 
 def write_metadata(file: Path, metadata: dict[str, Any]) -> None:

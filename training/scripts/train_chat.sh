@@ -4,11 +4,18 @@
 # Accumulated batches run together where memory allows, which is many times faster and changes no number.
 set -euo pipefail
 root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+for name in MODEL DATA OUTPUT; do # too common to be read from a stranger's environment
+  [ -z "${!name:-}" ] || echo "$name is not read; set PTUNE_$name instead. 不读取 $name，请改用 PTUNE_$name。" >&2
+done
 
 PRE_SEQ_LEN="${PRE_SEQ_LEN:-128}"
 LR="${LR:-1e-2}"
-OUTPUT="${OUTPUT:-output}"
+OUTPUT="${PTUNE_OUTPUT:-output}"
 CHECKPOINT_NAME="${CHECKPOINT_NAME:-chat-chatglm2-6b-pt-$PRE_SEQ_LEN-$LR}"
+case "$CHECKPOINT_NAME" in
+  /*) directory="$CHECKPOINT_NAME" ;;
+  *) directory="$OUTPUT/$CHECKPOINT_NAME" ;;
+esac
 export NUM_GPUS="${NUM_GPUS:-1}"
 
 if [ -z "${CHAT_TRAIN_DATA:-}" ]; then
@@ -19,22 +26,23 @@ fi
 
 exec "$root/launch.sh" train \
   --do_train \
-  --model_name_or_path "${MODEL:-THUDM/chatglm2-6b}" \
+  --compat original \
+  --model_name_or_path "${PTUNE_MODEL:-THUDM/chatglm2-6b}" \
   --train_file "$CHAT_TRAIN_DATA" \
   ${CHAT_VAL_DATA:+--validation_file "$CHAT_VAL_DATA"} \
   --prompt_column prompt \
   --response_column response \
   --history_column history \
-  --output_dir "$OUTPUT/$CHECKPOINT_NAME" \
+  --output_dir "$directory" \
   --overwrite_output_dir \
-  --max_source_length "${MAX_SOURCE_LENGTH:-256}" \
-  --max_target_length "${MAX_TARGET_LENGTH:-256}" \
-  --per_device_train_batch_size "${BATCH_SIZE:-1}" \
-  --gradient_accumulation_steps "${ACCUMULATION:-16}" \
-  --max_steps "${MAX_STEPS:-3000}" \
-  --logging_steps "${LOGGING_STEPS:-10}" \
-  --save_steps "${SAVE_STEPS:-1000}" \
+  --max_source_length "${PTUNE_MAX_SOURCE_LENGTH:-256}" \
+  --max_target_length "${PTUNE_MAX_TARGET_LENGTH:-256}" \
+  --per_device_train_batch_size "${PTUNE_BATCH_SIZE:-1}" \
+  --gradient_accumulation_steps "${PTUNE_ACCUMULATION:-16}" \
+  --max_steps "${PTUNE_MAX_STEPS:-3000}" \
+  --logging_steps "${PTUNE_LOGGING_STEPS:-10}" \
+  --save_steps "${PTUNE_SAVE_STEPS:-1000}" \
   --learning_rate "$LR" \
   --pre_seq_len "$PRE_SEQ_LEN" \
-  --quantization_bit "${QUANTIZATION_BIT:-4}" \
+  --quantization_bit "${PTUNE_QUANTIZATION_BIT:-4}" \
   "$@"

@@ -31,6 +31,21 @@ _ORIGINAL = {
     "save_steps": 1000,
 }
 
+# What the original's main.py does where a flag is left out: its own defaults, and those of transformers 4.30.
+ORIGINAL_DEFAULTS: Mapping[str, int | float | str | None] = {
+    "max_source_length": 1024,
+    "max_target_length": 128,
+    "truncation": "original",
+    "num_train_epochs": 3.0,
+    "max_steps": -1,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "learning_rate": 5e-5,
+    "logging_steps": 500,
+    "save_steps": 500,
+    "max_eval_samples": None,
+}
+
 PRESETS: dict[str, Preset] = {
     "adgen": Preset(
         (

@@ -19,12 +19,23 @@ from chatglm2.errors import RunError
 from training.settings.distributed import DistributedSettings
 from training.settings.evaluate import EvaluationSettings
 from training.settings.field import CHECKS, SettingField, SettingValue, describe_fields, setting
-from training.settings.presets import PRESETS, PresetName
+from training.settings.intervals import whole_steps
+from training.settings.presets import ORIGINAL_DEFAULTS, PRESETS, PresetName
 from training.settings.problems import setting_refusal
 from training.settings.samples import DEMO_MODEL, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Share = Literal["chat-first", "even", "training-first"]
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+]
 PREFIX_LEARNING_RATE = 5e-2
 # A prefix's rate would ruin weights that have learnt already; this is transformers' own default.
 FULL_LEARNING_RATE = 5e-5
@@ -165,6 +176,22 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "keep_answer_cue 缩短用户文本；original 从末尾截断，会丢掉“答：”。",
         ),
     )
+    compat: Literal["original"] | None = setting(
+        None,
+        ("As the original", "与原版一致"),
+        (
+            "original: its defaults, its truncation and its count of answer tokens, better or not.",
+            "original：采用原版的默认值、截断方式和回答 token 的算法，无论优劣。",
+        ),
+    )
+    group_by_length: bool = setting(
+        True,
+        ("Rows of like length together", "长度相近的样本同批"),
+        (
+            "Faster; off takes the rows in the order that the original would.",
+            "更快；关闭后按原版的顺序取样本。",
+        ),
+    )
     ignore_pad_token_for_loss: bool = setting(
         True,
         ("Learn answers only", "只学习回答"),
@@ -228,7 +255,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "谁优先使用设备；chat-first 和 even 会暂停训练。",
         ),
     )
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = setting(
+    lr_scheduler_type: Schedule = setting(
         "linear",
         ("Rate schedule", "学习率计划"),
         ("How the rate changes over the run.", "学习率随训练的变化方式。"),
@@ -282,8 +309,14 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         """Fill in what a preset sets, check every value, then what goes together."""
         values = dict(given.kwargs or {})
         preset = PRESETS.get(str(values.get("preset")))
+        together = {
+            "max_steps": describe_fields(cls)["max_steps"].default,
+            **(ORIGINAL_DEFAULTS if values.get("compat") == "original" else {}),
+            **(preset.values if preset else {}),
+            **values,
+        }
         try:
-            settings = check(ArgsKwargs(given.args, {**(preset.values if preset else {}), **values}))
+            settings = check(ArgsKwargs(given.args, whole_steps(together)))
         except ValidationError as error:
             raise setting_refusal(error, describe_fields(cls)) from None
         settings._check_together()

@@ -32,6 +32,11 @@ PASSED_FLAGS: dict[str, str] = {
 SUCCESSORS = {"warmup_ratio": "warmup_steps"}
 # AdamW under the name that 4.30 had for its own; torch's is the default now.
 FORMER_OPTIMIZERS = {"adamw_hf": "adamw_torch"}
+FORMER_OPTIMIZER_NOTE = (
+    "--optim adamw_hf: transformers no longer has it; torch's AdamW is used, which decays before the step and corrects "
+    "epsilon too.",
+    "--optim adamw_hf：transformers 已移除它，改用 torch 的 AdamW（先衰减再更新，且对 epsilon 也作修正）。",
+)
 # Other names for the same.
 RENAMED_FLAGS = {
     "per_gpu_train_batch_size": "per_device_train_batch_size",
@@ -44,7 +49,7 @@ _BY_STEPS = (
     "--eval_steps, --save_steps and --logging_steps decide",
     "由 --eval_steps、--save_steps、--logging_steps 决定",
 )
-_LENGTHS = ("rows of like length are always put together", "总是把长度相近的样本放在一起")
+_ORDER = ("--group_by_length and --seed decide", "由 --group_by_length 和 --seed 决定")
 _PROCESSES = ("torchrun decides", "由 torchrun 决定")
 _NOT_HERE = ("it has no meaning here", "在这里没有意义")
 WITHOUT_EFFECT: dict[str, tuple[str, str]] = {
@@ -61,7 +66,7 @@ WITHOUT_EFFECT: dict[str, tuple[str, str]] = {
         _OURS,
     ),
     **dict.fromkeys(("save_strategy", "logging_strategy", "evaluation_strategy", "eval_strategy"), _BY_STEPS),
-    **dict.fromkeys(("group_by_length", "length_column_name", "train_sampling_strategy", "data_seed"), _LENGTHS),
+    **dict.fromkeys(("length_column_name", "train_sampling_strategy", "data_seed"), _ORDER),
     **dict.fromkeys(
         (
             *("local_rank", "ddp_backend", "ddp_find_unused_parameters", "ddp_broadcast_buffers", "xpu_backend"),

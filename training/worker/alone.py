@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -34,6 +34,8 @@ from training.plan.base_model import require_device
 from training.plan.step_plan import StepPlan, bytes_wanted, plan_step
 from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, PhaseEvent, StoppedEvent
 from training.runs.liveness import start_time
+from training.runs.results import result_files
+from training.runs.storage import write_together
 from training.runs.store import Run, Status
 from training.settings.train import TrainingSettings
 
@@ -111,9 +113,19 @@ def _train_model(
     if settings.checks_retention:
         tokenizer = data[0].encoder.tokenizer
         trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if ranks.is_first:
+        _write_results(run, {**trained.metrics, "train_samples": data[0].mixture.task_rows})
     ranks.wait()  # the first process to conclude clears away what the others may still look into
     return _ending(trainer)
+
+
+def _write_results(run: Run, found: Mapping[str, object]) -> None:
+    """The original's ``train_results.json``; what was trained is safe already, so a full disk only costs this file."""
+    try:
+        write_together(result_files(run.path, "train", found))
+    except OSError:
+        logger.warning("train_results.json could not be written", exc_info=True)
 
 
 @contextmanager

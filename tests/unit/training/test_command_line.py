@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import chatglm2
 from chatglm2.errors import RunError
 from training.cli.parser import build_parser, parse_command
-from training.cli.train import main
+from training.cli.train import main, with_warm_start
 from training.runs.store import RunStore
 from training.settings.train import TrainingSettings, setting_fields
 
@@ -163,3 +164,20 @@ def test_what_trains_nothing_answers_without_loading_torch(
     assert shown.endswith("slow: []\n")
     expected = {"--help": "--train_file", "--list": "my-run", "--lerning_rate": "exit 2"}[word]
     assert expected in shown
+
+
+def test_resuming_a_checkpoint_of_the_originals_begins_a_new_run_with_its_prefix(tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint-3000"
+    place.mkdir()
+    torch.save({"transformer.prefix_encoder.embedding.weight": torch.zeros(5, 32)}, place / "pytorch_model.bin")
+    (place / "config.json").write_text(json.dumps({"model_type": "chatglm", "pre_seq_len": 5}))
+    command = with_warm_start(parse_command(["--resume_from_checkpoint", str(place)]))
+    assert command.resume_from is None
+    assert command.values == {"pre_seq_len": 5, "ptuning_checkpoint": str(place)}
+    assert "a warm start, with a fresh optimizer" in command.notes[-1][0]
+
+
+def test_resuming_a_run_stays_resuming(tmp_path: Path) -> None:
+    run = RunStore(tmp_path).create(TrainingSettings(), "run")
+    command = parse_command(["--resume_from_checkpoint", str(run.path)])
+    assert with_warm_start(command) == command

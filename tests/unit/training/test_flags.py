@@ -61,9 +61,43 @@ def test_flags_that_transformers_5_dropped_are_translated(tmp_path: Path) -> Non
     arguments = arguments_for(["--warmup_ratio", "0.1", "--max_steps", "50", "--optim", "adamw_hf"], tmp_path)
     assert arguments.get_warmup_steps(50) == 5 and arguments.optim == "adamw_torch"
     words = ["--evaluation_strategy", "steps", "--logging_dir", "x", "--save_safetensors", "False", "--use_mps_device"]
-    command = parse_command([*words, "--group_by_length", "--report_to", "none", "--sharded_ddp", "simple"])
+    command = parse_command([*words, "--length_column_name", "n", "--report_to", "none", "--sharded_ddp", "simple"])
     assert len(command.notes) == 7
     assert not command.values
+
+
+def test_the_former_optimizer_is_said_to_be_torchs() -> None:
+    (note,) = parse_command(["--optim", "adamw_hf"]).notes
+    assert "torch's AdamW is used" in note[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--no_ignore_pad_token_for_loss"], {"ignore_pad_token_for_loss": "False"}),
+        (["--no-group-by-length"], {"group_by_length": "False"}),
+        (["--no_dataloader_pin_memory"], {"extra_arguments": '{"dataloader_pin_memory": false}'}),
+        (["--no_skip_memory_metrics", "--no_use_fast_tokenizer"], {}),
+        (["--adafactor"], {"extra_arguments": '{"optim": "adafactor"}'}),
+        (["--no_cuda"], {"device": "cpu"}),
+    ],
+)
+def test_the_short_forms_of_transformers_are_understood(words: list[str], values: dict[str, object]) -> None:
+    assert parse_command(words).values == values
+
+
+@pytest.mark.parametrize("schedule", ["cosine_with_restarts", "polynomial", "inverse_sqrt", "reduce_lr_on_plateau"])
+def test_schedules_of_transformers_reach_it(schedule: str, tmp_path: Path) -> None:
+    words = ["--lr_scheduler_type", schedule, "--eval_steps", "5", "--validation_file", "dev.json"]
+    assert arguments_for(words, tmp_path).lr_scheduler_type == schedule
+
+
+@pytest.mark.parametrize("name", ["logging_steps", "save_steps", "eval_steps"])
+def test_a_share_of_all_steps_is_rounded_up_as_transformers_does(name: str) -> None:
+    words = [f"--{name}", "0.15", "--validation_file", "dev.json"]
+    assert getattr(parse_command([*words, "--max_steps", "50"]).settings(), name) == 8
+    with pytest.raises(RunError, match=f"--{name} 0.15 is a share of all steps"):
+        parse_command([*words, "--num_train_epochs", "2"]).settings()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from training.runs.events import step_history
 from training.runs.store import Run, Status
 
 SCRIPTS = ("train.sh", "train_chat.sh", "evaluate.sh", "ds_train_finetune.sh", "evaluate_finetune.sh")
+# Variables that mean something else to many people.
+COMMON = ("MODEL", "DATA", "OUTPUT", "BATCH_SIZE", "MAX_STEPS", "TRAIN_DATA")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,14 @@ def place(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_script(
     repository: Path, place: Path, name: str, *flags: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    environment = {"MODEL": "model", "MAX_STEPS": "2", "STEP": "2", "PRE_SEQ_LEN": "4", "LC_ALL": "C", **variables}
+    environment = {
+        "PTUNE_MODEL": "model",
+        "PTUNE_MAX_STEPS": "2",
+        "STEP": "2",
+        "PRE_SEQ_LEN": "4",
+        "LC_ALL": "C",
+        **variables,
+    }
     return subprocess.run(
         ["bash", str(repository / "training" / "scripts" / name), *flags],
         cwd=place,
@@ -44,7 +53,7 @@ def run_script(
 
 @pytest.fixture(scope="module")
 def words_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What each script hands to launch.sh, with no variable set."""
+    """What each script hands to launch.sh, in an environment of somebody who uses common names for other things."""
     copy = tmp_path_factory.mktemp("copy")
     (copy / "training" / "scripts").mkdir(parents=True)
     launch = copy / "launch.sh"
@@ -57,7 +66,7 @@ def words_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         script.write_bytes((repository / "training" / "scripts" / name).read_bytes())
         shown = subprocess.run(
             ["bash", str(script)],
-            env={**bare, "CHAT_TRAIN_DATA": "chat.json"},
+            env={**bare, "CHAT_TRAIN_DATA": "chat.json", **dict.fromkeys(COMMON, "/somewhere/else")},
             capture_output=True,
             text=True,
             check=True,
@@ -99,6 +108,32 @@ def test_training_scripts_have_the_originals_values(
     }
 
 
+def test_training_scripts_do_as_the_original_does(words_of: dict[str, list[str]]) -> None:
+    for name in ("train.sh", "train_chat.sh", "evaluate.sh"):
+        settings = parse_command(words_of[name][2:]).settings()
+        assert (settings.compat, settings.truncation) == ("original", "original"), name
+
+
+def test_a_conversations_checkpoint_may_lie_anywhere(repository: Path, place: Path) -> None:
+    chat = place / "AdvertiseGen" / "train.json"
+    flags = (
+        "--device",
+        "cpu",
+        "--prompt_column",
+        "content",
+        "--response_column",
+        "summary",
+        "--history_column",
+        "none",
+    )
+    named = place / "elsewhere" / "run"
+    trained = run_script(
+        repository, place, "train_chat.sh", *flags, CHAT_TRAIN_DATA=str(chat), CHECKPOINT_NAME=str(named)
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert (named / "checkpoint-2" / "prefix.safetensors").is_file()
+
+
 def test_evaluation_scripts_have_the_originals_values(words_of: dict[str, list[str]]) -> None:
     _, command, *words = words_of["evaluate.sh"]
     settings = parse_command(["--do_predict", *words]).settings()
@@ -113,13 +148,13 @@ def test_evaluation_scripts_have_the_originals_values(words_of: dict[str, list[s
 
 
 def test_train_sh_trains_and_evaluate_sh_scores(repository: Path, place: Path) -> None:
-    trained = run_script(repository, place, "train.sh", "--device", "cpu", LR="5e-2", BATCH_SIZE="4")
+    trained = run_script(repository, place, "train.sh", "--device", "cpu", LR="5e-2", PTUNE_BATCH_SIZE="4")
     assert trained.returncode == 0, trained.stderr
     run = Run(place / "output" / "adgen-chatglm2-6b-pt-4-5e-2")
     assert run.state().status is Status.FINISHED
     assert step_history(run.events()[0])[0].learning_rate == 0.05
     words = ("--device", "cpu", "--max_predict_samples", "2")
-    scored = run_script(repository, place, "evaluate.sh", *words, LR="5e-2", MAX_TARGET_LENGTH="8")
+    scored = run_script(repository, place, "evaluate.sh", *words, LR="5e-2", PTUNE_MAX_TARGET_LENGTH="8")
     assert scored.returncode == 0, scored.stderr
     assert (run.path / "generated_predictions.txt").is_file()
 
@@ -129,7 +164,7 @@ def test_one_gpus_full_fine_tuning_needs_no_deepspeed(repository: Path, place: P
     assert trained.returncode == 0, trained.stderr
     assert (place / "output" / "adgen-chatglm2-6b-ft-1e-4" / "checkpoint-2" / "model.safetensors").is_file()
     words = ("--device", "cpu", "--max_predict_samples", "2")
-    scored = run_script(repository, place, "evaluate_finetune.sh", *words, MAX_TARGET_LENGTH="8")
+    scored = run_script(repository, place, "evaluate_finetune.sh", *words, PTUNE_MAX_TARGET_LENGTH="8")
     assert scored.returncode == 0, scored.stderr
 
 
@@ -138,8 +173,8 @@ def test_one_gpus_full_fine_tuning_needs_no_deepspeed(repository: Path, place: P
     [
         ("train_chat.sh", {}, "CHAT_TRAIN_DATA must name a file"),
         ("train.sh", {"NUM_GPUS": "two"}, "NUM_GPUS must be a whole number of 1 or more; found 'two'"),
-        ("train.sh", {"DATA": "nowhere"}, "--train_file: there is no file nowhere/train.json"),
-        ("ds_train_finetune.sh", {"SHARING": "magic"}, "SHARING must be deepspeed or fsdp; found 'magic'"),
+        ("train.sh", {"PTUNE_DATA": "nowhere"}, "--train_file: there is no file nowhere/train.json"),
+        ("ds_train_finetune.sh", {"PTUNE_SHARING": "magic"}, "PTUNE_SHARING must be deepspeed or fsdp; found 'magic'"),
     ],
 )
 def test_a_scripts_mistakes_get_a_sentence(

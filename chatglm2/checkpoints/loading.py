@@ -69,6 +69,7 @@ def load_model(
     hub: Hub = "huggingface",
     progress: ProgressCallback | None = None,
     shared: bool = False,
+    rope_precision: str | None = None,
 ) -> ChatGLMForConditionalGeneration:
     """A ChatGLM2 model from a directory or hub id, in evaluation mode.
 
@@ -84,6 +85,8 @@ def load_model(
         shared: use one copy of the weights with the user's other processes that ask for it: map what one of them has
             loaded, or load and offer it. Such weights cannot be changed. Where that is impossible a copy of its own is
             loaded, and the log says why.
+        rope_precision: ``"reference"`` computes rotary angles in the weights' dtype, as the original does; if not given
+            what the checkpoint says, or ``"fp32"``.
 
     Raises:
         CheckpointError: if files are missing, damaged, of another model, or do not fit. Nothing has been loaded then.
@@ -92,6 +95,7 @@ def load_model(
     """
     directory = resolve_model_directory(path, hub=hub, progress=progress)
     config = read_config(directory)
+    config.rope_precision = rope_precision or config.rope_precision
     shards = find_shards(directory)
     target = torch.device(device) if device is not None else default_device()
     with torch.device("meta"):

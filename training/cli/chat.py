@@ -55,6 +55,8 @@ def build_parser(say: Say) -> argparse.ArgumentParser:
         "--device", help=say("cpu, cuda, cuda:1, … [a GPU if there is one]", "cpu、cuda、cuda:1 等 [有 GPU 则用 GPU]")
     )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help=say("of the weights", "权重精度"))
+    angles = say("of rotary angles; reference is the original's", "旋转角精度；reference 与原版一致")
+    parser.add_argument("--rope_precision", choices=("fp32", "reference"), help=angles)
     parser.add_argument(
         "--hub", choices=hub, default=hub[0], help=say("where a hub id is looked up", "从哪里查找 Hub 名称")
     )
@@ -114,6 +116,7 @@ def _chat(options: argparse.Namespace, say: Say, lines: Lines) -> int:
         device=options.device,
         hub=options.hub,
         shared=True,
+        rope_precision=options.rope_precision,
     )
     sides = [Side(say("base", "基座模型"), None)]
     if options.ptuning_checkpoint is not None:

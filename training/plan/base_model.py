@@ -42,4 +42,5 @@ def load_base(
         device=device or (None if settings.device == "auto" else settings.device),
         hub=settings.hub,
         shared=shared,
+        rope_precision=settings.rope_precision,
     )

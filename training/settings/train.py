@@ -234,6 +234,14 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         ("Precision", "精度"),
         ("Of the model's weights; the prefix is always fp32.", "模型权重的精度；前缀始终为 fp32。"),
     )
+    rope_precision: Literal["fp32", "reference"] | None = setting(
+        None,
+        ("Rotary angles", "旋转角精度"),
+        (
+            "fp32 is exact; reference rounds as the original does, for prefixes that were trained there in fp16.",
+            "fp32 为精确值；reference 与原版一样取半精度，适用于在原版中以 fp16 训练的前缀。",
+        ),
+    )
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto",
         ("Device", "设备"),

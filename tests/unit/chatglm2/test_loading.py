@@ -234,3 +234,13 @@ def test_a_damaged_tokenizer_is_named(checkpoint: Path) -> None:
     (checkpoint / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(TokenizerError, match="cannot be read as a SentencePiece model"):
         chatglm2.load_tokenizer(checkpoint)
+
+
+def test_a_model_computes_its_angles_as_it_is_asked_to(checkpoint: Path) -> None:
+    exact, rounded = (
+        chatglm2.load_model(checkpoint, device="cpu", dtype="fp16", rope_precision=precision)
+        for precision in (None, "reference")
+    )
+    position = torch.tensor([[201]])
+    assert exact.config.rope_precision == "fp32"
+    assert not torch.equal(*(model.transformer.rotary_pos_emb(position) for model in (exact, rounded)))

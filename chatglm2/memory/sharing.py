@@ -9,7 +9,6 @@ Knows tensors by name, and blocks of bytes. Does not know how weights get from f
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -128,6 +127,8 @@ class CpuBlock:
         self.bytes = self._map(shared=filling)
 
     def protect(self) -> None:
+        import fcntl  # Windows has none, and shares nothing
+
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
         self.bytes = self._map(shared=False)
 

@@ -36,6 +36,7 @@ from training.runs.events import (
     step_history,
 )
 from training.runs.store import DEFAULT_STORE, RUN_FILE, Run, RunStore, Status
+from training.runs.system import require_system
 from training.settings.train import TrainingSettings
 
 POLL_SECONDS = 0.2
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done or stopped, 1 failed, 2 a user's mistake, 130 interrupted."""
     language = system_language()
     try:
+        require_system()
         command = parse_command(sys.argv[1:] if arguments is None else arguments, language)
         return _execute(command, language)
     except ChatGLMError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import os
 import socket
 import sys
@@ -216,3 +217,12 @@ def test_a_gpus_copy_is_mapped_outlives_its_loader_and_cannot_be_written(share: 
     with pytest.raises(ValueError, match="Expecting value"):  # the process that wrote is gone
         third.ask("write")
     assert second.ask("say")["total"] == loaded["total"]
+
+
+def test_the_library_needs_nothing_that_only_unix_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows, where importing it fails
+    again = importlib.util.spec_from_file_location("sharing_elsewhere", str(sharing.__file__))
+    assert again is not None and again.loader is not None
+    module = importlib.util.module_from_spec(again)
+    monkeypatch.setitem(sys.modules, "sharing_elsewhere", module)
+    again.loader.exec_module(module)

@@ -181,3 +181,12 @@ def test_resuming_a_run_stays_resuming(tmp_path: Path) -> None:
     run = RunStore(tmp_path).create(TrainingSettings(), "run")
     command = parse_command(["--resume_from_checkpoint", str(run.path)])
     assert with_warm_start(command) == command
+
+
+def test_native_windows_is_told_of_wsl_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setenv("LC_ALL", "C")
+    assert main(["--list"]) == 2
+    assert "Windows runs this program in WSL" in capsys.readouterr().err

@@ -158,6 +158,24 @@ def test_an_answer_ends_where_prompt_and_answer_reach_the_originals_budget(
     assert answer.is_cut
 
 
+def test_the_originals_way_counts_the_longest_prompt_for_all(
+    model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, settings: TrainingSettings
+) -> None:
+    widths = [len(ExampleEncoder(tokenizer, settings).encode_prompt(example)) for example in EXAMPLES]
+    asked = replace(settings, compat="original", max_source_length=max(widths), max_target_length=4)
+    eos, model.config.eos_token_id = model.config.eos_token_id, None
+    try:
+        found = [answer.text for _, (answer,) in answer_examples(model, tokenizer, EXAMPLES, asked)]
+        free = [
+            answer.text for _, (answer,) in answer_examples(model, tokenizer, EXAMPLES, replace(asked, compat=None))
+        ]
+    finally:
+        model.config.eos_token_id = eos
+    for width, counted, longer in zip(widths, found, free, strict=True):
+        assert longer.startswith(counted.rstrip("\ufffd"))
+        assert (len(longer) > len(counted)) == (width < max(widths))
+
+
 def test_a_prompt_that_fills_the_model_is_refused_and_no_example_needs_no_answer(
     model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, settings: TrainingSettings
 ) -> None:

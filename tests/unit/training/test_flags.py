@@ -13,6 +13,7 @@ from chatglm2.errors import RunError
 from training.cli.parser import ALL_WEIGHTS, TRANSLATED_FLAGS, UNUSED_FLAGS, parse_command
 from training.loop.trainer_arguments import build_arguments
 from training.plan.step_plan import StepPlan
+from training.settings.presets import ORIGINAL_DEFAULTS
 from training.settings.train import TrainingSettings, setting_fields
 from training.settings.transformers_flags import PASSED_FLAGS, RENAMED_FLAGS, SUCCESSORS
 
@@ -172,3 +173,17 @@ def test_a_value_that_does_not_fit_gets_a_sentence(words: list[str], sentence: s
     with pytest.raises(RunError) as refusal:
         arguments_for(words, tmp_path)
     assert sentence in refusal.value.en
+
+
+@pytest.mark.parametrize("page", ["original.md", "original_zh.md"])
+def test_the_docs_name_every_flag_that_changes_nothing(repository: Path, page: str) -> None:
+    text = (repository / "docs" / page).read_text(encoding="utf-8")
+    assert not [name for name in UNUSED_FLAGS if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize("page", ["original.md", "original_zh.md"])
+def test_the_docs_name_what_the_original_has_where_a_flag_is_left_out(repository: Path, page: str) -> None:
+    text = (repository / "docs" / page).read_text(encoding="utf-8")
+    settings = TrainingSettings.from_dict({"compat": "original"})
+    assert {name: getattr(settings, name) for name in ORIGINAL_DEFAULTS} == dict(ORIGINAL_DEFAULTS)
+    assert not [name for name in ORIGINAL_DEFAULTS if f"`--{name}`" not in text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def curve(run: Run) -> list[tuple[int, float, float, float]]:
         {"max_steps": 10, "save_steps": 6},  # 6 steps an epoch: resumed at an epoch's end
         {"max_steps": 10, "save_steps": 8},  # resumed inside the second epoch
         {"max_steps": 12, "save_steps": 10, "mix_file": "general.json"},  # 9 steps an epoch, then others are dealt
+        {"max_steps": 10, "save_steps": 8, "group_by_length": False},
     ],
-    ids=["plain", "projection", "accumulation", "epoch end", "second epoch", "mixed"],
+    ids=["plain", "projection", "accumulation", "epoch end", "second epoch", "mixed", "the original's order"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     store: RunStore, settings: TrainingSettings, tmp_path: Path, changes: dict[str, object]
@@ -73,6 +75,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert curve(resumed) == curve(straight)
     started = [event for event in resumed.events()[0] if isinstance(event, StartedEvent)]
     assert [event.step for event in started] == [0, asked.save_steps]
+
+
+def test_a_run_ends_with_the_originals_results_beside_those_of_an_evaluation(
+    store: RunStore, settings: TrainingSettings
+) -> None:
+    run = store.create(settings, "run")
+    (run.path / "all_results.json").write_text('{"predict_rouge-1": 12.5}')
+    train(run)
+    found = json.loads((run.path / "train_results.json").read_text(encoding="utf-8"))
+    assert {"epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second"} <= found.keys()
+    assert found["train_samples"] == 24
+    gathered = json.loads((run.path / "all_results.json").read_text(encoding="utf-8"))
+    assert gathered == {"predict_rouge-1": 12.5, **found}
 
 
 def test_only_the_prefix_is_trained_and_saved(store: RunStore, settings: TrainingSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -60,3 +61,9 @@ def _part_of(parent: Path, name: str) -> Path:
     if not (path.is_dir() and any(path.iterdir())):
         pytest.skip(f"{path} is missing or empty")
     return path
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a training collects garbage twice, and need not look through all of it."""
+    gc.collect()
+    gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -60,11 +61,12 @@ class ForkedTrainer:
 def _be_a_trainer(
     words: list[str], last: str | socket.socket, cwd: str, environment: dict[str, str], output: str, starter: Connection
 ) -> None:
+    gc.freeze()
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    with open(output, "ab") as sink:
+    with Path(output).open("ab") as sink:
         for stream in (1, 2):
             os.dup2(sink.fileno(), stream)
     starter.send("ready")

@@ -81,7 +81,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """A file's tests stay together, as they share fixtures; so do all browser tests, which share a page and come first."""
+    """A file's tests stay together, as they share fixtures; so do browser tests, which share a page and come first."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+# Processes that divide the tests among them must find the same ones in the same order, wherever a set is gone through.
+os.environ.setdefault("PYTHONHASHSEED", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core; a second thread would wait for the other worker's
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -35,7 +35,7 @@ class ForkedTrainer:
         *words, last = command[3:]
         sockets = [socket.socket(fileno=os.dup(number)) for number in pass_fds]
         ours, theirs = FORKS.Pipe()
-        output = getattr(stdout, "name", os.devnull)
+        output = str(Path(getattr(stdout, "name", os.devnull)).resolve())
         arguments = (words, sockets[0] if sockets else last, str(cwd), dict(env), output, theirs)
         self._process = FORKS.Process(target=_be_a_trainer, args=arguments, daemon=True)
         self._process.start()

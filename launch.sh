@@ -210,17 +210,26 @@ check() { # $1: name; the rest: the command
   if "$@"; then passed="$passed $name"; else failed="$failed $name"; fi
 }
 
+say_result() { # $1: process; $2: what it wrote
+  local code=0
+  wait "$1" || code=$?
+  cat "$2"
+  return "$code"
+}
+
 run_tests() {
-  local passed="" failed=""
+  local passed="" failed="" types
   set_up requirements-dev.txt
   cd "$root"
   # On a build server a skipped browser test would pass for a tested page.
   bring_browser || [ "${CI:-}" != true ] || failed=" browser"
   check format "$python" -m ruff format --check .
   check lint "$python" -m ruff check .
-  check types "$python" -m mypy
   check imports "$venv/bin/lint-imports" --no-logo
-  check tests "$python" -m pytest "$@"
+  "$python" -m mypy >"$venv/types.log" 2>&1 & # beside the tests, which leave a core idle now and then
+  types=$!
+  check tests "$python" -m pytest -n auto "$@"
+  check types say_result "$types" "$venv/types.log"
   say "── Passed:${passed:- none}. Failed:${failed:- none}." "── 通过：${passed:- 无}。失败：${failed:- 无}。"
   [ -z "$failed" ]
 }

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from chatglm2.errors import ChatGLMError, EngineError
 from chatglm2.memory.estimate import choose_slots, free_bytes, no_room, out_of_memory
+from chatglm2.memory.host_copy import HostCopy
 from chatglm2.memory.lending import LOAN_SECONDS, Activity, Lender
 from chatglm2.memory.peers import can_talk
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
@@ -58,19 +59,11 @@ class _Step:
     def __init__(self, rows: list[Row], tokens: Tensor, outcome: Tensor) -> None:
         self.rows = rows
         self.tokens = tokens
-        self._outcome = outcome
-        self._arrived: torch.cuda.Event | None = None
-        if outcome.is_cuda:  # only a copy into pinned memory leaves the host free
-            self._outcome = torch.empty(outcome.shape, dtype=outcome.dtype, pin_memory=True)
-            self._outcome.copy_(outcome, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+        self._outcome = HostCopy(outcome)
 
     def read(self) -> tuple[list[int], list[int]]:
         """Tokens, and whether the logits were finite, a row each; waits for them."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        tokens, healthy = self._outcome.tolist()
+        tokens, healthy = self._outcome.read()
         return tokens, healthy
 
 

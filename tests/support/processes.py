@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -10,8 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["training.worker.together"])
+from forked import FORKS
 
 
 def start_ranks(
@@ -22,7 +20,7 @@ def start_ranks(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [
-        CONTEXT.Process(target=_run_rank, args=(rank, count, port, arguments, directory, failing_rank))
+        FORKS.Process(target=_run_rank, args=(rank, count, port, arguments, directory, failing_rank))
         for rank in range(count)
     ]
     for process in ranks:

@@ -64,7 +64,7 @@ def start_page(model: Path, output: Path, *options: str) -> Served:
 def stop_page(served: Served) -> int:
     """Asks the page to end, as a service manager does, and returns its exit code."""
     served.process.send_signal(signal.SIGTERM)
-    return served.process.wait(timeout=20)
+    return served.process.wait(timeout=START_SECONDS)
 
 
 def ask(page: Page, question: str) -> None:

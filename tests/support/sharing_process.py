@@ -1,48 +1,44 @@
-"""A process that loads a checkpoint's weights shared, says what came of it, and holds them until it is told to go.
-
-python sharing_process.py CHECKPOINT [JSON of load_model's arguments]
-"""
+"""A process that loads a checkpoint's weights shared, says what came of it, and holds them until it is told to go."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import multiprocessing
+import os
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from forked import FORKS
 
 
 class Sharer:
     """That process, seen from a test."""
 
     def __init__(self, checkpoint: Path, environment: dict[str, str], **options: Any) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, str(checkpoint), json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**environment, "PYTHONPATH": str(REPOSITORY)},
-        )
+        # What a GPU does in a fork is the driver's business: there, a process begins from nothing.
+        context = multiprocessing.get_context("spawn") if options.get("device") == "cuda" else FORKS
+        self._pipe, theirs = context.Pipe()
+        arguments = (str(checkpoint), environment, options, theirs)
+        self.process = context.Process(target=_hold, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
 
     def facts(self) -> dict[str, Any]:
         """``mapped``, ``total`` (the sum of all weights) and ``pss`` (bytes of the block that are its share)."""
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+        return self._pipe.recv()
 
     def ask(self, word: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
+        self._pipe.send(word)
         return self.facts()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.join()
+        self._pipe.close()
 
 
-def main(checkpoint: str, options: dict[str, Any]) -> None:
+def _hold(checkpoint: str, environment: dict[str, str], options: dict[str, Any], pipe: Connection) -> None:
+    os.environ.update(environment)
     import torch
 
     from chatglm2 import load_model
@@ -51,12 +47,11 @@ def main(checkpoint: str, options: dict[str, Any]) -> None:
 
     def say() -> None:
         total = sum(float(tensor.double().sum()) for tensor in model.shared_weights.tensors.values())
-        mapped = model.shared_weights.mapped
-        print(json.dumps({"mapped": mapped, "total": total, "pss": shared_bytes("Pss")}), flush=True)
+        pipe.send({"mapped": model.shared_weights.mapped, "total": total, "pss": shared_bytes("Pss")})
 
     say()
-    for word in sys.stdin:
-        if word.strip() == "write":
+    while True:
+        if pipe.recv() == "write":
             with torch.no_grad():
                 model.transformer.output_layer.weight.fill_(1.0)
         say()
@@ -71,7 +66,3 @@ def shared_bytes(kind: str) -> int:
         elif inside and line.startswith(f"{kind}:"):
             found += 1024 * int(line.split()[1])
     return found
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))

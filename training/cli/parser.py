@@ -17,6 +17,7 @@ from typing import Any
 from chatglm2.errors import RunError
 from training.cli.flag_parser import FlagParser
 from training.settings import transformers_flags
+from training.settings.field import is_true
 from training.settings.train import TrainingSettings, setting_fields
 
 # Flags of the original and of its transformers that change nothing here: (takes a value, why in en, why in zh).
@@ -200,12 +201,12 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
         values["max_steps"] = -1
     for name, (on, off) in SWITCHED_FLAGS.items():
         if str(values.get(name)).lower() in ("true", "false"):
-            values[name] = on if _is_true(values[name]) else off
+            values[name] = on if is_true(values[name]) else off
     for name in PATH_SETTINGS:
         if values.get(name) and Path(values[name]).expanduser().exists():
             values[name] = str(Path(values[name]).expanduser().resolve())
     resume = given.get("resume_from_checkpoint")
-    chosen = {name: _is_true(given.get(name, False)) for name in ("do_train", "do_eval", "do_predict")}
+    chosen = {name: is_true(given.get(name, False)) for name in ("do_train", "do_eval", "do_predict")}
     if resume is None and _asks_for_all_weights(values, chosen["do_train"]):
         values["pre_seq_len"] = None
         notes.append(ALL_WEIGHTS)
@@ -215,7 +216,7 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
         evaluate=chosen["do_eval"],
         predict=chosen["do_predict"],
         output_dir=given.get("output_dir"),
-        overwrite=_is_true(given.get("overwrite_output_dir", False)),
+        overwrite=is_true(given.get("overwrite_output_dir", False)),
         resume_from=_resume_path(resume, given.get("output_dir")),
         detach=given.get("detach", False),
         run=given.get("run"),
@@ -285,7 +286,7 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
             en, zh = UNUSED_FLAGS[name]
             notes.append((f"--{name}: {en}", f"--{name}：{zh}"))
         elif name in TRANSLATED_FLAGS:
-            values |= TRANSLATED_FLAGS[name] if _is_true(attached or True) else {}
+            values |= TRANSLATED_FLAGS[name] if is_true(attached or True) else {}
         else:
             extra |= transformers_flags.read_passed(name, attached or None)
             if attached in transformers_flags.FORMER_OPTIMIZERS:
@@ -297,11 +298,11 @@ def _sort_out(words: list[str]) -> tuple[list[tuple[str, str]], list[str], dict[
 
 def _as_given(name: str, attached: str) -> tuple[str, str]:
     """A flag and its value, where transformers has another flag for one value of it: ``--no_X``, ``--adafactor``."""
-    if name == "adafactor" and _is_true(attached or True):
+    if name == "adafactor" and is_true(attached or True):
         return "optim", "adafactor"
     positive = name.removeprefix("no_")
     if name not in _TAKEN_OUT and name != positive and positive in _switches():
-        return positive, str(not _is_true(attached or True))
+        return positive, str(not is_true(attached or True))
     return name, attached
 
 
@@ -313,14 +314,10 @@ def _switches() -> frozenset[str]:
     return frozenset(ours | theirs | UNUSED_FLAGS.keys())
 
 
-def _is_true(value: object) -> bool:
-    return str(value).lower() in ("true", "1", "yes")
-
-
 def _resume_path(given: str | None, output_dir: Path | None) -> Path | None:
     if given is None:
         return None
-    if _is_true(given):
+    if is_true(given):
         if output_dir is None:
             raise RunError(
                 "--resume_from_checkpoint True needs --output_dir: which run shall go on?",

@@ -16,7 +16,7 @@ from chatglm2.model.prefix import Prefix
 from training.evaluation.request import PREDICT, EvaluationRequest
 from training.runs.checkpoints import DIRECTORY_NAME, CheckpointInfo, find_checkpoints
 from training.runs.store import DEFAULT_STORE, RunStore
-from training.settings.field import Words
+from training.settings.field import Words, is_true
 from training.settings.samples import DEMO_MODEL, SAMPLE_DEV_FILE
 from training.settings.train import TrainingSettings
 
@@ -130,7 +130,7 @@ def _choose_checkpoint(values: dict[str, Any]) -> tuple[CheckpointInfo | None, l
             return found, []
         return found, [(f"The last checkpoint there is {found.path}", f"其中最新的检查点：{found.path}")]
     comparison: list[Words] = []
-    if _is_true(values.get("baseline")):
+    if is_true(values.get("baseline")):
         comparison = [
             ("--baseline compares a prefix with the model without it.", "--baseline 用于比较有无前缀的模型。")
         ]
@@ -199,7 +199,3 @@ def _name(settings: TrainingSettings, checkpoint: Path | None) -> str:
         return Path(settings.model_name_or_path).name
     place = checkpoint if checkpoint.is_dir() else checkpoint.parent
     return f"{place.parent.name}-{place.name}" if DIRECTORY_NAME.fullmatch(place.name) else place.name
-
-
-def _is_true(value: object) -> bool:
-    return str(value).lower() in ("true", "1", "yes")

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from chatglm2.errors import RunError
+from chatglm2.memory.host_copy import HostCopy
 from training.loop.meter import Meter
 from training.runs.events import is_collapsed
 from training.runs.store import Run
@@ -35,18 +36,10 @@ class _Question:
 
     def __init__(self, step: int, answer: Tensor) -> None:
         self.step = step
-        self._answer = answer
-        self._arrived: torch.cuda.Event | None = None
-        if answer.is_cuda:  # only a copy into pinned memory leaves the host free
-            self._answer = torch.empty(answer.shape, pin_memory=True)
-            self._answer.copy_(answer, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+        self._answer = HostCopy(answer)
 
     def read(self) -> Collapse | None:
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        *losses, are_finite = self._answer.tolist()
+        *losses, are_finite = self._answer.read()
         broken = next((loss for loss in losses if is_collapsed(loss)), None)
         return Collapse(self.step, broken) if broken is not None or not are_finite else None
 

@@ -21,6 +21,7 @@ Group = Literal["basic", "advanced", "evaluation", "distributed"]
 # For every class of settings: a name that is none is refused, and so is a number that is none.
 CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 NOTHING = ("", "none", "null")  # what a form, a flag or a file may say for no value
+YES = ("true", "1", "yes")  # and for a switch that is on
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def setting(
     shown |= {"minimum": minimum, "maximum": maximum}
     otherwise: dict[str, Any] = {"default": default} if depending is None else {"default_factory": depending}
     return Field(**otherwise, ge=minimum, le=maximum, json_schema_extra=shown)
+
+
+def is_true(value: object) -> bool:
+    """Whether a switch is on, as people and files write it."""
+    return str(value).lower() in YES
 
 
 def describe_fields(settings: type[Settings]) -> Mapping[str, SettingField]:

@@ -270,7 +270,8 @@ def test_a_message_may_stand_alone(place: Place) -> None:
     assert conversation.rounds[1].answers["left"].stands_alone
 
 
-def test_stop_ends_both_and_keeps_what_was_said(place: Place) -> None:
+def test_stop_ends_both_and_keeps_what_was_said(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place.services.host.session.engine.model.config, "eos_token_id", None)
     conversation = Conversation()
     conversation.ask("你好")
     endless = ChatSettings(1.0, 1.0, 0, 1.0, 400, seed=1, same_seed=False)

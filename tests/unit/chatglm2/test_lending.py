@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from forked import FORKS
 
 from chatglm2.memory import lending, peers
 from chatglm2.memory.lending import Activity, Lender, Loan
@@ -18,14 +21,35 @@ from chatglm2.memory.lending import Activity, Lender, Loan
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes talk on Linux only")
 
 CPU = torch.device("cpu")
-BORROWER = """
-import sys, torch
-from chatglm2.memory.lending import Loan
-loan = Loan(int(sys.argv[1]), torch.device("cpu"))
-print(loan.lent, loan.is_busy, flush=True)
-for word in sys.stdin:
-    print(loan.wait_until_quiet(float(word)), flush=True)
-"""
+
+
+class Borrower:
+    """A process that borrows, and says for every number of seconds whether it became quiet meanwhile."""
+
+    def __init__(self, wanted: int) -> None:
+        self._pipe, theirs = FORKS.Pipe()
+        self._process = FORKS.Process(target=_borrow, args=(wanted, dict(os.environ), theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def heard(self) -> Any:
+        return self._pipe.recv()
+
+    def wait_until_quiet(self, seconds: float) -> None:
+        self._pipe.send(seconds)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+def _borrow(wanted: int, environment: dict[str, str], pipe: Connection) -> None:
+    os.environ.update(environment)
+    loan = Loan(wanted, CPU)
+    pipe.send((loan.lent, loan.is_busy))
+    while True:
+        pipe.send(loan.wait_until_quiet(pipe.recv()))
 
 
 class Purse:
@@ -50,63 +74,62 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(peers.RUNTIME_VARIABLE, str(tmp_path))
 
 
-def borrower(wanted: int) -> subprocess.Popen[str]:
-    repository = Path(__file__).resolve().parents[3]
-    return subprocess.Popen(
-        [sys.executable, "-c", BORROWER, str(wanted)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-    )
+Borrow = Callable[[int], Borrower]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+@pytest.fixture
+def borrow() -> Iterator[Borrow]:
+    """Starts processes that borrow."""
+    with contextlib.ExitStack() as stack:
+
+        def start(wanted: int) -> Borrower:
+            borrower = Borrower(wanted)
+            stack.callback(borrower.kill)
+            return borrower
+
+        yield start
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_loan_ends_with_the_process_that_has_it_however_it_went() -> None:
+def test_a_loan_ends_with_the_process_that_has_it_however_it_went(borrow: Borrow) -> None:
     purse = Purse(100)
     lender = Lender(purse, CPU)
     purse.activity.set(True)
-    process = borrower(60)
-    assert process.stdout is not None and process.stdout.readline() == "60 True\n"
+    borrower = borrow(60)
+    assert borrower.heard() == (60, True)
     assert purse.left == 40
-    process.kill()
-    process.communicate()
+    borrower.kill()
     wait_for(lambda: purse.left == 100)
     lender.close()
 
 
-def test_a_borrower_hears_at_once_when_the_lender_falls_quiet_and_when_it_does_not() -> None:
+def test_a_borrower_hears_at_once_when_the_lender_falls_quiet_and_when_it_does_not(borrow: Borrow) -> None:
     purse = Purse(0)
     lender = Lender(purse, CPU)
     purse.activity.set(True)
-    process = borrower(0)
-    assert process.stdin is not None and process.stdout is not None
-    assert process.stdout.readline() == "0 True\n"
-    process.stdin.write("0.05\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "False\n"
-    process.stdin.write("60\n")
-    process.stdin.flush()
+    borrower = borrow(0)
+    assert borrower.heard() == (0, True)
+    borrower.wait_until_quiet(0.05)
+    assert not borrower.heard()
+    borrower.wait_until_quiet(60)
     purse.activity.set(False)
     began = time.monotonic()
-    assert process.stdout.readline() == "True\n"
+    assert borrower.heard()
     assert time.monotonic() - began < lending.LOOK_SECONDS  # told, not found out
-    process.communicate()
     lender.close()
 
 
-def test_a_lender_that_comes_later_is_heard_too() -> None:
+def test_a_lender_that_comes_later_is_heard_too(borrow: Borrow) -> None:
     first = Purse(50)
     lender = Lender(first, CPU)
-    process = borrower(50)
-    assert process.stdin is not None and process.stdout is not None
-    assert process.stdout.readline() == "50 False\n"
+    borrower = borrow(50)
+    assert borrower.heard() == (50, False)
     lender.close()
     again = Purse(50)
     again.activity.set(True)
@@ -115,13 +138,10 @@ def test_a_lender_that_comes_later_is_heard_too() -> None:
     assert again.left == 50  # it found the memory taken already
 
     def is_heard() -> bool:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write("0.05\n")
-        process.stdin.flush()
-        return process.stdout.readline() == "False\n"
+        borrower.wait_until_quiet(0.05)
+        return not borrower.heard()
 
     wait_for(is_heard)  # the loan is there a moment before the borrower knows
-    process.communicate()
     lender.close()
 
 

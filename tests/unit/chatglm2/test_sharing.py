@@ -214,7 +214,7 @@ def test_a_gpus_copy_is_mapped_outlives_its_loader_and_cannot_be_written(share: 
     assert second.ask("say")["total"] == loaded["total"]
     third = share(device="cuda")
     assert third.facts()["mapped"]
-    with pytest.raises(ValueError, match="Expecting value"):  # the process that wrote is gone
+    with pytest.raises(EOFError):  # the process that wrote is gone
         third.ask("write")
     assert second.ask("say")["total"] == loaded["total"]
 

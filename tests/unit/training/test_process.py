@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 120.0
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
-    return tiny_settings(tmp_path_factory.mktemp("training"), max_steps=3, per_device_train_batch_size=2)
+    return tiny_settings(tmp_path_factory.mktemp("training"), max_steps=3, per_device_train_batch_size=2, device="cpu")
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def steps_of(run: Run) -> list[int]:
     return [event.step for event in run.events()[0] if isinstance(event, StepEvent)]
 
 
+@pytest.mark.usefixtures("quick_trainers")
 def test_a_run_can_be_started_stopped_killed_and_resumed(store: RunStore, settings: TrainingSettings) -> None:
     run = store.create(replace(settings, max_steps=100_000, save_steps=5), "long")
     process.start(run)
@@ -59,7 +60,6 @@ def test_a_run_can_be_started_stopped_killed_and_resumed(store: RunStore, settin
     assert process.is_alive(run.state())
     pid = run.state().pid
     assert pid is not None
-    assert os.getsid(pid) == pid != os.getsid(0), "it would die with its starter's terminal"
     wait_for(lambda: len(steps_of(run)) > 6)
 
     second = store.create(settings, "second")
@@ -88,15 +88,21 @@ def test_a_run_can_be_started_stopped_killed_and_resumed(store: RunStore, settin
         process.request_stop(run)
 
 
-def test_a_polite_kill_stops_like_a_request(store: RunStore, settings: TrainingSettings) -> None:
+def test_a_trainer_stands_alone_and_a_polite_kill_stops_it_like_a_request(
+    store: RunStore, settings: TrainingSettings
+) -> None:
     run = store.create(replace(settings, max_steps=100_000), "run")
     process.start(run)
+    pid = run.state().pid
+    assert pid is not None
+    assert os.getsid(pid) == pid != os.getsid(0), "it would die with its starter's terminal"
     wait_for(lambda: bool(steps_of(run)))
-    os.kill(run.state().pid or 0, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
     wait_for(lambda: run.state().status is Status.STOPPED)
     assert run.checkpoints()[-1].step == steps_of(run)[-1]
 
 
+@pytest.mark.usefixtures("quick_trainers")
 def test_a_run_that_fails_says_why(store: RunStore, settings: TrainingSettings, tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
     rows.write_text('{"content": "a", "summaty": "b"}')
@@ -112,6 +118,7 @@ def test_a_run_that_fails_says_why(store: RunStore, settings: TrainingSettings, 
     assert "Traceback" not in run.log_tail()
 
 
+@pytest.mark.usefixtures("quick_trainers")
 @pytest.mark.parametrize(
     ("damaged", "sentence", "has_traceback"),
     [("prefix.safetensors", "truncated or damaged", False), ("optimizer.pt", "failed unexpectedly", True)],
@@ -130,6 +137,7 @@ def test_a_damaged_checkpoint_fails_the_resumed_run_with_a_reason(
     assert ("Traceback" in run.log_tail()) is has_traceback
 
 
+@pytest.mark.usefixtures("quick_trainers")
 def test_the_command_line_trains_resumes_and_refuses(
     store: RunStore, settings: TrainingSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +146,7 @@ def test_the_command_line_trains_resumes_and_refuses(
     words = [
         *("--model_name_or_path", settings.model_name_or_path, "--train_file", settings.train_file),
         *("--max_steps", "3", "--per_device_train_batch_size", "2", "--pre_seq_len", "3"),
-        *("--output_dir", str(place)),
+        *("--output_dir", str(place), "--device", "cpu"),
     ]
     assert main(words) == 0
     shown = capsys.readouterr().out

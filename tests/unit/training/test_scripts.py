@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_checkpoint import write_examples, write_tiny_checkpoint
 
 from training.cli.parser import parse_command
+from training.cli.train import main
 from training.runs.events import step_history
 from training.runs.store import Run, Status
 
+HandedOn = Callable[..., list[str]]
 SCRIPTS = ("train.sh", "train_chat.sh", "evaluate.sh", "ds_train_finetune.sh", "evaluate_finetune.sh")
 # Variables that mean something else to many people.
 COMMON = ("MODEL", "DATA", "OUTPUT", "BATCH_SIZE", "MAX_STEPS", "TRAIN_DATA")
@@ -52,27 +55,31 @@ def run_script(
 
 
 @pytest.fixture(scope="module")
-def words_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What each script hands to launch.sh, in an environment of somebody who uses common names for other things."""
+def handed_on(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> HandedOn:
+    """What a script hands to launch.sh, by its name and the variables that are set."""
     copy = tmp_path_factory.mktemp("copy")
     (copy / "training" / "scripts").mkdir(parents=True)
     launch = copy / "launch.sh"
     launch.write_text('#!/bin/sh\necho "NUM_GPUS=${NUM_GPUS:-}"\nprintf "%s\\n" "$@"\n')
     launch.chmod(0o755)
     bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    words = {}
-    for name in SCRIPTS:
+
+    def call(name: str, **variables: str) -> list[str]:
         script = copy / "training" / "scripts" / name
         script.write_bytes((repository / "training" / "scripts" / name).read_bytes())
-        shown = subprocess.run(
-            ["bash", str(script)],
-            env={**bare, "CHAT_TRAIN_DATA": "chat.json", **dict.fromkeys(COMMON, "/somewhere/else")},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        words[name] = shown.stdout.splitlines()
-    return words
+        command = ["bash", str(script)]
+        return subprocess.run(
+            command, env={**bare, **variables}, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def words_of(handed_on: HandedOn) -> dict[str, list[str]]:
+    """What each script hands to launch.sh, in an environment of somebody who uses common names for other things."""
+    common = dict.fromkeys(COMMON, "/somewhere/else")
+    return {name: handed_on(name, CHAT_TRAIN_DATA="chat.json", **common) for name in SCRIPTS}
 
 
 @pytest.mark.parametrize(
@@ -114,24 +121,12 @@ def test_training_scripts_do_as_the_original_does(words_of: dict[str, list[str]]
         assert (settings.compat, settings.truncation) == ("original", "original"), name
 
 
-def test_a_conversations_checkpoint_may_lie_anywhere(repository: Path, place: Path) -> None:
-    chat = place / "AdvertiseGen" / "train.json"
-    flags = (
-        "--device",
-        "cpu",
-        "--prompt_column",
-        "content",
-        "--response_column",
-        "summary",
-        "--history_column",
-        "none",
-    )
-    named = place / "elsewhere" / "run"
-    trained = run_script(
-        repository, place, "train_chat.sh", *flags, CHAT_TRAIN_DATA=str(chat), CHECKPOINT_NAME=str(named)
-    )
-    assert trained.returncode == 0, trained.stderr
-    assert (named / "checkpoint-2" / "prefix.safetensors").is_file()
+@pytest.mark.parametrize(
+    ("name", "place"), [("/somewhere/run", "/somewhere/run"), ("run", "output/run")], ids=["absolute", "a name"]
+)
+def test_a_conversations_checkpoint_may_lie_anywhere(handed_on: HandedOn, name: str, place: str) -> None:
+    _, _, *words = handed_on("train_chat.sh", CHAT_TRAIN_DATA="chat.json", CHECKPOINT_NAME=name)
+    assert parse_command(words).output_dir == Path(place)
 
 
 def test_evaluation_scripts_have_the_originals_values(words_of: dict[str, list[str]]) -> None:
@@ -159,13 +154,17 @@ def test_train_sh_trains_and_evaluate_sh_scores(repository: Path, place: Path) -
     assert (run.path / "generated_predictions.txt").is_file()
 
 
-def test_one_gpus_full_fine_tuning_needs_no_deepspeed(repository: Path, place: Path) -> None:
-    trained = run_script(repository, place, "ds_train_finetune.sh", "--device", "cpu", NUM_GPUS="1")
-    assert trained.returncode == 0, trained.stderr
+@pytest.mark.usefixtures("quick_trainers")
+def test_one_gpus_full_fine_tuning_needs_no_deepspeed(
+    handed_on: HandedOn, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    variables = {"PTUNE_MODEL": "model", "PTUNE_MAX_STEPS": "2", "STEP": "2", "PTUNE_MAX_TARGET_LENGTH": "8"}
+    _, _, *words = handed_on("ds_train_finetune.sh", NUM_GPUS="1", **variables)
+    assert main([*words, "--device", "cpu"]) == 0
     assert (place / "output" / "adgen-chatglm2-6b-ft-1e-4" / "checkpoint-2" / "model.safetensors").is_file()
-    words = ("--device", "cpu", "--max_predict_samples", "2")
-    scored = run_script(repository, place, "evaluate_finetune.sh", *words, PTUNE_MAX_TARGET_LENGTH="8")
-    assert scored.returncode == 0, scored.stderr
+    _, _, *words = handed_on("evaluate_finetune.sh", **variables)
+    assert main(["--do_predict", *words, "--device", "cpu", "--max_predict_samples", "2"]) == 0
 
 
 @pytest.mark.parametrize(

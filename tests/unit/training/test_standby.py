@@ -44,7 +44,7 @@ time.sleep(1000)
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
-    return tiny_settings(tmp_path_factory.mktemp("training"), max_steps=2, per_device_train_batch_size=2)
+    return tiny_settings(tmp_path_factory.mktemp("training"), max_steps=2, per_device_train_batch_size=2, device="cpu")
 
 
 @pytest.fixture
@@ -140,6 +140,7 @@ def test_one_that_was_not_needed_ends_with_its_page_however_that_ends(holders: l
     wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.usefixtures("quick_trainers")
 @pytest.mark.parametrize("broken", ["dead", "stuck"])
 def test_a_click_is_never_lost(run: Run, standby: Standby, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "ANSWER_SECONDS", 0.2)

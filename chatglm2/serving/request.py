@@ -66,8 +66,7 @@ class Request:
             PromptError: the prompt is empty, leaves no room for a reply, or holds ids that the model does not have.
             RequestError: the prefix is of another shape than the model's, or leaves no room for a prompt.
         """
-        if self.prefix is not None:
-            _check_prefix(self.prefix, config, limit)
+        check_prefix(self.prefix, config, limit)
         check_length(len(self.prompt_ids), limit)
         most = config.padded_vocab_size
         stray = next((index for index in self.prompt_ids if not 0 <= index < most), None)
@@ -96,7 +95,14 @@ def check_length(length: int, limit: int) -> None:
         )
 
 
-def _check_prefix(prefix: Prefix, config: ChatGLMConfig, limit: int) -> None:
+def check_prefix(prefix: Prefix | None, config: ChatGLMConfig, limit: int) -> None:
+    """Refuse a prefix that a model of ``config`` cannot have in front of ``limit`` tokens.
+
+    Raises:
+        RequestError: it is of another shape than the model's, or ``limit`` is no room for a prompt.
+    """
+    if prefix is None:
+        return
     found = tuple(prefix.key_values.shape)
     length = found[2] if len(found) == 5 else 0
     expected = (config.num_layers, 2, length, config.multi_query_group_num, config.kv_channels)

@@ -201,7 +201,8 @@ def test_an_engine_whose_steps_go_on_breaking_gives_itself_up(
         assert engine.failure is None
         with pytest.raises(EngineError):
             read(engine.submit(Request(PROMPT, None, SHORT)))
-    assert engine.close(SECONDS) and engine.failure is not None
+    engine._worker.join(SECONDS)
+    assert engine.failure is not None and engine.is_closed
 
 
 def test_running_out_of_memory_again_and_again_ends_requests_only(

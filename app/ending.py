@@ -31,7 +31,7 @@ COMPUTING_SECONDS = 0.5
 
 def end(demo: gr.Blocks, services: Services) -> None:
     """End what the page runs; does not return where something of it cannot be interrupted."""
-    late = threading.Timer(MOST_SECONDS, _leave)
+    late = threading.Timer(MOST_SECONDS, _leave)  # never cancelled: what Python does at its end takes time, too
     late.daemon = True
     late.start()
     has_ended = services.host.close(0)  # answers end where they are, before their connections do
@@ -40,7 +40,6 @@ def end(demo: gr.Blocks, services: Services) -> None:
     _close_server(demo)
     services.training.close()
     has_ended = has_ended or services.host.close(COMPUTING_SECONDS)
-    late.cancel()
     if not has_ended:
         # A thread that is inside torch when the interpreter ends takes the whole process down with it.
         _leave()

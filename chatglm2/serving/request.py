@@ -106,7 +106,7 @@ def check_prefix(prefix: Prefix | None, config: ChatGLMConfig, limit: int) -> No
     found = tuple(prefix.key_values.shape)
     length = found[2] if len(found) == 5 else 0
     expected = (config.num_layers, 2, length, config.multi_query_group_num, config.kv_channels)
-    if found != expected or not length or not prefix.key_values.is_floating_point():
+    if found != expected or not prefix.key_values.is_floating_point():
         kind = str(prefix.key_values.dtype).removeprefix("torch.")
         shape = f"[{expected[0]}, 2, P, {expected[3]}, {expected[4]}]"
         raise RequestError(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from app.chat.model_host import ModelOptions
-from app.ending import end
+from app.ending import end, leave
 from app.interface import build_interface
 from app.services import Services, build_services
 from app.web.addresses import ServerOptions, addresses
@@ -113,4 +113,4 @@ def serve(services: Services, options: ServerOptions) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

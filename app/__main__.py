@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from app.chat.model_host import ModelOptions
+from app.ending import end, leave
 from app.interface import build_interface
 from app.services import Services, build_services
 from app.web.addresses import ServerOptions, addresses
@@ -108,10 +109,8 @@ def serve(services: Services, options: ServerOptions) -> None:
     try:
         wait_for_signal()
     finally:
-        demo.close(verbose=False)
-        services.training.close()
-        services.host.close()
+        end(demo, services)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

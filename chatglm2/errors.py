@@ -9,6 +9,7 @@
     ├── DeviceMemoryError    a device with too little free memory
     ├── ModelCallError       a call of the model with something that it does not take
     ├── PromptError          a prompt that cannot be answered
+    ├── RequestError         a number of a request that is out of its range, or a prefix of another shape
     ├── EngineError          the engine stopped, or the model's numbers are broken
     ├── DataError            a data file with a mistake in it
     └── RunError             a training run that cannot be started, read or continued
@@ -71,6 +72,10 @@ class ModelCallError(ChatGLMError):
 
 class PromptError(ChatGLMError):
     """A prompt that cannot be answered, such as one longer than the context."""
+
+
+class RequestError(ChatGLMError, ValueError):
+    """A number that a reply is asked for with is out of its range, or a prefix is of another shape than the model's."""
 
 
 class EngineError(ChatGLMError):

@@ -70,7 +70,7 @@ def _attach_chat(modeling: ModuleType) -> None:
     model_class = modeling.ChatGLMForConditionalGeneration
     model_class.chat = _chat
     model_class.stream_chat = _stream_chat
-    model_class.chat_engine = None  # the engine behind `chat`, a model's own from its first use on
+    model_class.chat_engine = None  # a model's own `OwnEngine` from its first chat on
 
 
 def _chat(

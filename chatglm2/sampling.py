@@ -2,7 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import numbers
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from chatglm2.errors import RequestError
+
+# Below it no draw can leave the most likely token, and dividing by it would leave fp32.
+SMALLEST_TEMPERATURE = 1e-4
+LARGEST_SEED = 2**64 - 1
+
+
+class Range(NamedTuple):
+    """What a number may be."""
+
+    least: float
+    most: float
+    is_whole: bool = False
+
+    def holds(self, value: object) -> bool:
+        """Whether ``value`` is such a number: finite, in the range, and whole where it has to be."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        if isinstance(value, numbers.Integral):
+            return self.least <= int(value) <= self.most
+        number = float(value)
+        is_right_kind = number.is_integer() if self.is_whole else math.isfinite(number)
+        return is_right_kind and self.least <= number <= self.most
+
+    def require(self, name: str, value: object) -> None:
+        """Refuse a ``value`` that is out of range.
+
+        Raises:
+            RequestError: with what it may be.
+        """
+        if self.holds(value):
+            return
+        kind_en, kind_zh = ("a whole number", "整数") if self.is_whole else ("a number", "数")
+        found = repr(value)[:40]
+        raise RequestError(
+            f"{name} must be {kind_en} from {self.least} to {self.most}, found {found}.",
+            f"{name} 应为 {self.least} 到 {self.most} 之间的{kind_zh}，实际为 {found}。",
+        )
+
+
+SEED = Range(0, LARGEST_SEED, is_whole=True)
+RANGES = {
+    "temperature": Range(0, 100),
+    "top_p": Range(0.0001, 1),
+    "top_k": Range(0, 2**31 - 1, is_whole=True),
+    "repetition_penalty": Range(0.01, 100),
+    "max_new_tokens": Range(1, 2**31 - 1, is_whole=True),
+}
 
 
 @dataclass(frozen=True)
@@ -15,6 +67,9 @@ class SamplingParams:
         top_k: keep that many most likely tokens; 0 keeps all.
         repetition_penalty: above 1, makes tokens of the prompt and the reply less likely.
         max_new_tokens: longest reply.
+
+    Raises:
+        RequestError: one is no number, or out of its range.
     """
 
     temperature: float = 0.8
@@ -24,17 +79,11 @@ class SamplingParams:
     max_new_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, found {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (off) or more, found {self.top_k}")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty must be above 0, found {self.repetition_penalty}")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, found {self.max_new_tokens}")
+        for field in fields(self):
+            value, allowed = getattr(self, field.name), RANGES[field.name]
+            allowed.require(field.name, value)
+            object.__setattr__(self, field.name, int(value) if allowed.is_whole else float(value))
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature == 0
+        return self.temperature < SMALLEST_TEMPERATURE

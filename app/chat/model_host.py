@@ -1,12 +1,14 @@
 """Holds the one copy of the model that serves everybody, and loads it while the page is already there.
 
-Knows how far loading is, and the sentence when it fails. Knows no Gradio.
+Knows how far loading is, the sentence when it fails, and that an engine which breaks is started again. Knows no Gradio.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,10 @@ from chatglm2.errors import ChatGLMError, EngineError
 if TYPE_CHECKING:
     from chatglm2.checkpoints.hub import DownloadProgress
     from chatglm2.checkpoints.loading import LoadProgress
+    from chatglm2.model.modeling import ChatGLMForConditionalGeneration
     from chatglm2.model.prefix import Prefix
     from chatglm2.serving.chat import ChatSession
+    from chatglm2.serving.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,14 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class LoadingState:
-    """``phase`` is "downloading", "loading", "preparing", "ready" or "failed"."""
+    """How far the model is.
+
+    Attributes:
+        phase: "downloading", "loading", "preparing", "ready", "restarting" (its engine broke) or "failed".
+        done_bytes: of what is downloaded or loaded.
+        total_bytes: likewise; 0 where there is nothing to count.
+        error: why it has failed.
+    """
 
     phase: str
     done_bytes: int = 0
@@ -67,13 +78,17 @@ class ModelHost:
         self._state = LoadingState("loading")
         self._session: ChatSession | None = None
         self._finished = threading.Event()
+        self._closing = threading.Event()
+        self._changing = threading.Lock()  # held to put a session in its place, or to close the host
+        self._worker: threading.Thread | None = None  # which loads, or starts the engine again
 
     @property
     def state(self) -> LoadingState:
         return self._state
 
     def start(self) -> None:
-        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+        """Begin to load; returns at once."""
+        self._work(self._load, "load-model")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until loading has ended, well or not."""
@@ -84,17 +99,23 @@ class ModelHost:
         """The chat session on the loaded model.
 
         Raises:
-            EngineError: the model is not there yet.
+            EngineError: the model is not there yet, or its engine is being started again.
             ChatGLMError: loading failed; the reason it gave.
         """
-        if self._state.error is not None:
-            raise self._state.error
-        if self._session is None:
+        state, session = self._state, self._session
+        if state.error is not None:
+            raise copy.copy(state.error)  # an error grows by a traceback with each raising, and others have this one
+        if session is None and state.phase == "restarting":
+            raise EngineError(
+                "The engine broke and is being started again. Ask again in a moment.",
+                "推理引擎出了故障，正在重新启动，请稍后再问。",
+            )
+        if session is None:
             raise EngineError(
                 "The model is still loading. Try again in a moment; the bar at the top shows how far it is.",
                 "模型还在加载，请稍等片刻再试；页面顶部会显示进度。",
             )
-        return self._session
+        return session
 
     @property
     def device(self) -> str | None:
@@ -104,21 +125,45 @@ class ModelHost:
     @property
     def context_tokens(self) -> int | None:
         """How many tokens a prompt and its reply may have together; None until the model is there."""
-        return None if self._session is None else self._session.engine.max_length
+        session = self._session
+        return None if session is None else session.engine.max_length
 
     def load_prefix(self, path: Path) -> Prefix:
         from chatglm2.model.prefix import load_prefix
 
         return load_prefix(path, self.session.engine.model.config)
 
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.engine.close()
+    def close(self, timeout: float | None = None) -> bool:
+        """End every answer at once, then wait for what is being computed or loaded, ``timeout`` seconds at most.
+
+        Returns:
+            Whether all of it has ended.
+        """
+        began = time.monotonic()
+        self._closing.set()
+        with self._changing:
+            session, worker = self._session, self._worker
+        has_ended = session is None or session.engine.close(timeout)
+        if worker is not None:
+            worker.join(None if timeout is None else max(0.0, began + timeout - time.monotonic()))
+            has_ended &= not worker.is_alive()
+        return has_ended
+
+    def _work(self, task: Callable[[], None], name: str) -> None:
+        self._worker = threading.Thread(target=task, name=name, daemon=True)
+        self._worker.start()
+
+    def _serve(self, session: ChatSession) -> None:
+        """Let the page have a session, unless it is closing."""
+        with self._changing:
+            if not self._closing.is_set():
+                self._session, self._state = session, LoadingState("ready")
+                return
+        session.engine.close()
 
     def _load(self) -> None:
         try:
-            self._session = self._build_session()
-            self._state = LoadingState("ready")
+            self._serve(self._build_session())
             logger.info("The model %s is ready.", self.options.path)
             self._on_ready()
         except ChatGLMError as error:
@@ -139,7 +184,6 @@ class ModelHost:
         import chatglm2
         from chatglm2.checkpoints.loading import default_device
         from chatglm2.serving.chat import ChatSession
-        from chatglm2.serving.engine import Engine
 
         options = self.options
         tokenizer = chatglm2.load_tokenizer(options.path, hub=options.hub)
@@ -158,11 +202,46 @@ class ModelHost:
         )
         self._device = str(model.device)
         self._state = LoadingState("preparing")
-        engine = Engine(model, slots=options.slots, max_length=options.max_length)
+        return ChatSession(self._start_engine(model), tokenizer)
+
+    def _start_engine(self, model: ChatGLMForConditionalGeneration) -> Engine:
+        from chatglm2.serving.engine import Engine
+
+        options = self.options
+        engine = Engine(model, options.slots, options.max_length, on_failure=self._on_engine_failure)
         engine.open_to_borrowers()
         if engine.compile_seconds:
             logger.info("Compiling for %s took %.1f s.", model.device, engine.compile_seconds)
-        return ChatSession(engine, tokenizer)
+        return engine
+
+    def _on_engine_failure(self, reason: ChatGLMError) -> None:
+        """On the broken engine's own thread, whose readers have all been told: start another one on the same model."""
+        logger.error("%s\n%s", reason.zh, reason.en)
+        with self._changing:
+            session, self._session = self._session, None
+            if session is None or self._closing.is_set():
+                return
+            self._state = LoadingState("restarting")
+            self._work(lambda: self._restart(session, reason), "restart-engine")
+
+    def _restart(self, broken: ChatSession, reason: ChatGLMError) -> None:
+        from chatglm2.serving.chat import ChatSession
+
+        model = broken.engine.model
+        try:
+            broken.engine.close()
+            self._serve(ChatSession(self._start_engine(model), broken.tokenizer))
+            logger.info("The engine runs again.")
+        except Exception as error:
+            # A GPU that has lost its context, most likely: this process gets no other one.
+            logger.exception("Starting the engine again failed")
+            said = error if isinstance(error, ChatGLMError) else EngineError(str(error), str(error))
+            self._fail(
+                EngineError(
+                    f"The engine broke and could not be started again. Start the page again. {reason.en} {said.en}",
+                    f"推理引擎出了故障，且无法重新启动，请重新启动页面。{reason.zh}{said.zh}",
+                )
+            )
 
     def _on_progress(self, progress: DownloadProgress | LoadProgress) -> None:
         from chatglm2.checkpoints.hub import DownloadProgress

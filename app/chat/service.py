@@ -5,7 +5,9 @@ Knows the model host, the sources and the conversation. Knows no Gradio.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +53,13 @@ class ChatService:
     def __init__(self, host: ModelHost, sources: SourceLibrary) -> None:
         self._host = host
         self._sources = sources
+        self._answering = 0
+        self._quiet = threading.Condition()
+
+    def wait_until_quiet(self, timeout: float) -> bool:
+        """Wait until no answer is being shown, ``timeout`` seconds at most; returns whether it is so."""
+        with self._quiet:
+            return self._quiet.wait_for(lambda: not self._answering, timeout)
 
     def check(self, question: str, settings: ChatSettings) -> None:
         """Refuses what cannot be answered before it becomes part of a conversation.
@@ -58,7 +67,7 @@ class ChatService:
         Raises:
             ChatGLMError: the model is not ready, or the question does not fit.
         """
-        self._host.session.fit_prompt(question, [], settings.max_new_tokens)
+        self._host.session.fit_prompt(question, [], settings.sampling.max_new_tokens)
 
     def answer(
         self,
@@ -88,7 +97,19 @@ class ChatService:
                 continue
             chip = who_answers(loaded, self._host.options.name, speech)
             voices[pane] = Voice(chip, loaded.prefix, settings.sampling, seeds[pane], settings.remember)
-        yield from play(session, conversation, index, voices, speech.language)
+        with self._counted():
+            yield from play(session, conversation, index, voices, speech.language)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._quiet:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._quiet:
+                self._answering -= 1
+                self._quiet.notify_all()
 
 
 def parse_seed(text: str) -> int | None:

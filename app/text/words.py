@@ -25,7 +25,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "model_loading": ("Loading {name}…", "正在加载 {name}……"),
     "model_preparing": ("Preparing {name} for this device…", "正在为本机准备 {name}……"),
     "model_downloading": ("Downloading {name}: {received} of {total}", "正在下载 {name}：{received} / {total}"),
-    "model_failed": ("The model could not be loaded.", "模型加载失败。"),
+    "model_restarting": (
+        "The engine broke and is being started again; ask once more in a moment…",
+        "推理引擎出了故障，正在重新启动，请稍后再问……",
+    ),
+    "model_failed": ("The model cannot be used.", "模型无法使用。"),
     # Quantities
     "tokens": ("{count} tokens", "{count} 个 token"),
     "speed": ("{speed} tokens/s", "{speed} token/秒"),

@@ -57,4 +57,5 @@ def _loading_sentence(state: LoadingState, model_name: str, speech: Speech) -> s
     if state.phase == "downloading":
         received, total = format_bytes(state.done_bytes), format_bytes(state.total_bytes)
         return speech("model_downloading", name=model_name, received=received, total=total)
-    return speech("model_preparing" if state.phase == "preparing" else "model_loading", name=model_name)
+    sentences = {"preparing": "model_preparing", "restarting": "model_restarting"}
+    return speech(sentences.get(state.phase, "model_loading"), name=model_name)

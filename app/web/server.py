@@ -92,12 +92,18 @@ def routes(services: Services) -> list[Route]:
 
 
 def wait_for_signal() -> None:
-    """Returns when the process is asked to end. A trainer is a process of its own and is not asked anything."""
+    """Returns when the process is asked to end. A trainer is a process of its own and is not asked anything.
+
+    Who asks a second time ends the process at once.
+    """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    asked = (signal.SIGINT, signal.SIGTERM)
+    for number in asked:
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(1.0):
         pass
+    for number in asked:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _prepare_uploads(directory: Path) -> None:

@@ -20,8 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chatglm2.checkpoints.hub import TOKENIZER_FILES, DownloadProgress, Hub, resolve_model_directory
+from chatglm2.checkpoints.shape import check_shape
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, QuantizationError
+from chatglm2.kernels.availability import computing_on
 from chatglm2.memory.estimate import require_memory_for_weights
 from chatglm2.memory.sharing import Layout, WeightsKey, share_weights, why_not
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
@@ -114,10 +116,12 @@ def load_model(
         shared = False
     if shared:
         key = WeightsKey(tuple(shards), resolved, bits, group_size, target)
-        _attach_shared(model, key, lambda tensors: _fill(model, shards, resolved, target, progress, tensors), check)
+        with computing_on(target):
+            _attach_shared(model, key, lambda tensors: _fill(model, shards, resolved, target, progress, tensors), check)
     else:
         check()
-        _fill(model, shards, resolved, target, progress)
+        with computing_on(target):
+            _fill(model, shards, resolved, target, progress)
     _fill_computed(model, resolved, target)
     record_quantization(model, bits, group_size)
     model.config.dtype = resolved
@@ -148,18 +152,37 @@ def read_config(directory: Path) -> ChatGLMConfig:
             f"{directory} 不是 ChatGLM2 模型：config.json 里应有 model_type 'chatglm' 和 multi_query_group_num，"
             f"实际是 {kind}。请使用 THUDM/chatglm2-6b 或同类模型。",
         )
-    return ChatGLMConfig.from_dict(content)
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file of a checkpoint."""
+    check_shape(content, file)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return ChatGLMConfig.from_dict(content)
+    except (ValueError, TypeError) as error:  # one of the keys that transformers knows
+        raise CheckpointError(
+            f"{file} is damaged: {error}. Copy it from the checkpoint again.",
+            f"{file} 已损坏：{error}。请从检查点重新复制该文件。",
+        ) from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The content of a JSON file of a checkpoint, which is an object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error.strerror}). Check the disk and the file's permissions.",
+            f"无法读取 {file}（{error.strerror}）。请检查磁盘和该文件的权限。",
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{file} is not valid JSON ({error}). Copy it from the checkpoint again.",
             f"{file} 不是有效的 JSON（{error}）。请重新复制该文件。",
         ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file} holds no settings: expected a JSON object, found {type(content).__name__}. Copy it from the "
+            "checkpoint again.",
+            f"{file} 里没有设置：应为 JSON 对象，实际为 {type(content).__name__}。请从检查点重新复制该文件。",
+        )
+    return content
 
 
 def _resolve_quantization(
@@ -207,12 +230,15 @@ def find_shards(directory: Path) -> list[Path]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """The file of every tensor, as an index has it."""
-    content = read_json(index)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
+    found = read_json(index).get("weight_map")
+    weight_map: dict[str, str] = found if isinstance(found, dict) else {}
+    names = weight_map.values()
+    # A file beside the index: a path would lead out of the checkpoint.
+    if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
         raise CheckpointError(
-            f"{index} names no weight files: expected a weight_map in it. Copy it from the checkpoint again.",
-            f"{index} 没有列出权重文件：其中应有 weight_map。请重新复制该文件。",
+            f"{index} names no weight files: expected a weight_map of file names in it. Copy it from the checkpoint "
+            "again.",
+            f"{index} 没有列出权重文件：其中应有由文件名组成的 weight_map。请重新复制该文件。",
         )
     return weight_map
 

@@ -11,7 +11,7 @@ bringing a product's weights into the cache while it waits; a product lets the n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from chatglm2.kernels.availability import computing_on
 
 FIRST_CAPABLE = (9, 0)
 
@@ -43,7 +45,7 @@ def launch_options() -> dict[str, Any]:
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
     """Launch for the GPU that holds ``x``, which need not be the current one; Triton's interpreter needs none."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+    return computing_on(x.device)
 
 
 @triton.jit

@@ -100,10 +100,10 @@ class SlotCache:
         self.keys[:, slot, : prefix.length] = ready[:, 0]
         self.values[:, slot, : prefix.length] = ready[:, 1]
 
-    def erase(self, slot: int) -> None:
-        """Forget everything of one slot."""
-        self.keys[:, slot] = 0
-        self.values[:, slot] = 0
+    def erase(self, slot: int, first_column: int = 0) -> None:
+        """Forget what lies in one slot, from a column on."""
+        self.keys[:, slot, first_column:] = 0
+        self.values[:, slot, first_column:] = 0
 
 
 class PagedSlotCache(SlotCache):
@@ -162,9 +162,10 @@ class PagedSlotCache(SlotCache):
         keys, values = layer[:, self._slots, : self._seen_length].transpose(2, 3).unbind()
         return keys, values
 
-    def erase(self, slot: int) -> None:
+    def erase(self, slot: int, first_column: int = 0) -> None:
         start = slot * self._slot_bytes
-        self._memory.tensor()[start : start + self._mapped[slot]].zero_()
+        end = start + self._mapped[slot]
+        self._memory.tensor()[min(start + first_column * self.column_bytes, end) : end].zero_()
 
 
 def build_cache(

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from chatglm2.kernels.availability import computing_on
 from chatglm2.model.prefix import Prefix
 from chatglm2.sampling import SamplingParams
 from chatglm2.serving.engine import DEFAULT_MAX_LENGTH, Engine
-from chatglm2.serving.request import FinishReason, Request
+from chatglm2.serving.own_engine import own_engine
+from chatglm2.serving.request import FinishReason, Request, check_length, check_prefix
 from chatglm2.text.decoder import IncrementalDecoder
 from chatglm2.text.prompt import FittedPrompt, clean_reply, fit_prompt
 from chatglm2.text.tokenizer import ChatGLMTokenizer
@@ -61,23 +63,24 @@ class ReplyStream:
     def __init__(self, engine: Engine, tokenizer: ChatGLMTokenizer, request: Request, dropped_rounds: int) -> None:
         self.dropped_rounds = dropped_rounds
         self.token_count = 0
+        self._text = ""
         self._decoder = IncrementalDecoder(tokenizer)
         self._started = time.monotonic()
         self._ended: float | None = None
         self._stream = engine.submit(request)
 
     def __iter__(self) -> Iterator[str]:
-        text = ""
         try:
             for token in self._stream:
                 self.token_count += 1
                 piece = self._decoder.push(token)
                 if piece:
-                    text += piece
-                    yield clean_reply(text)
-            yield clean_reply(text + self._decoder.flush())
+                    self._text += piece
+                    yield clean_reply(self._text)
+            self._text += self._decoder.flush()
+            yield clean_reply(self._text)
         finally:
-            self._ended = time.monotonic()
+            self._ended = self._ended or time.monotonic()
             self._stream.cancel()  # a reader who leaves early frees the slot
 
     def cancel(self) -> None:
@@ -117,16 +120,20 @@ class ChatSession:
             PromptError: ``query`` is empty or does not fit by itself.
         """
         sampling = sampling or SamplingParams()
-        return self.answer(self.fit_prompt(query, history, sampling.max_new_tokens), prefix, sampling, seed)
+        prompt = self.fit_prompt(query, history, sampling.max_new_tokens, prefix)
+        return self.answer(prompt, prefix, sampling, seed)
 
     def answer(self, prompt: FittedPrompt, prefix: Prefix | None, sampling: SamplingParams, seed: int) -> ReplyStream:
         """`stream` for a prompt that has been fitted already."""
         request = Request(prompt.ids, prefix, sampling, seed)
         return ReplyStream(self.engine, self.tokenizer, request, prompt.dropped_rounds)
 
-    def fit_prompt(self, query: str, history: Sequence[tuple[str, str]], max_new_tokens: int) -> FittedPrompt:
-        """`chatglm2.text.prompt.fit_prompt`, for the engine's context."""
-        max_length = self.engine.max_length
+    def fit_prompt(
+        self, query: str, history: Sequence[tuple[str, str]], max_new_tokens: int, prefix: Prefix | None = None
+    ) -> FittedPrompt:
+        """`chatglm2.text.prompt.fit_prompt`, for the engine's context behind ``prefix``."""
+        max_length = self.engine.text_limit(prefix)
+        check_prefix(prefix, self.engine.model.config, max_length)
         return fit_prompt(self.tokenizer, query, history, max_length=max_length, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
@@ -134,7 +141,8 @@ class ChatSession:
         """Whether ``prefix`` changes what the model would say first."""
         model = self.engine.model
         ids = torch.tensor([self.tokenizer.encode_prompt(PROBE_QUERY)] * 2, device=model.device)
-        base, tuned = model(ids, prefix=[None, prefix], logits_to_keep=1).logits[:, -1].float()
+        with computing_on(model.device):
+            base, tuned = model(ids, prefix=[None, prefix], logits_to_keep=1).logits[:, -1].float()
         change = (tuned - base).abs().max() / base.std().clamp(min=1e-9)
         return PrefixProbe(float(change), bool(tuned.argmax() != base.argmax()))
 
@@ -207,30 +215,20 @@ def stream_chat(
     Args as for `chat`; without ``seed`` one is drawn from torch's global generator.
     """
     history = list(history or ())
-    engine = engine_of(model, max_length)
-    session = ChatSession(engine, tokenizer)
+    context = max(1, min(max_length, model.config.seq_length))
+    session = ChatSession(own_engine(model, context), tokenizer)
+    limit = min(context, session.engine.text_limit(prefix))
+    check_prefix(prefix, model.config, limit)
     # What is asked for beyond the model's own context is kept for the reply.
-    prompt = session.fit_prompt(query, history, max(1, max_length - engine.max_length))
+    prompt = fit_prompt(tokenizer, query, history, max_length=limit, max_new_tokens=max(1, max_length - limit))
+    check_length(len(prompt.ids), limit)  # an engine made for a longer context would take it
     sampling = SamplingParams(
         temperature=temperature if do_sample else 0.0,
         top_p=top_p,
         top_k=top_k,
         repetition_penalty=repetition_penalty,
-        max_new_tokens=max(1, max_length - len(prompt.ids)),
+        max_new_tokens=limit - len(prompt.ids),
     )
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     for reply in session.answer(prompt, prefix, sampling, seed):
         yield reply, [*history, (query, reply)]
-
-
-def engine_of(model: ChatGLMForConditionalGeneration, max_length: int) -> Engine:
-    """The engine behind ``model.chat``, made at first use and made anew where a longer context is asked for."""
-    owner: Any = model  # `chatglm2.registration` gives its class the attribute
-    engine: Engine | None = owner.chat_engine
-    wanted = min(max_length, model.config.seq_length)
-    if engine is None or engine.max_length < wanted:
-        if engine is not None:
-            engine.close()
-        engine = Engine(model, slots=1, max_length=wanted)
-        owner.chat_engine = engine
-    return engine

@@ -12,7 +12,11 @@ tuned answers are two rows of one batch, and no row can see another's prefix.
 from __future__ import annotations
 
 import atexit
+import copy
+import functools
+import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -20,20 +24,26 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
-from chatglm2.errors import ChatGLMError, EngineError
+from chatglm2.errors import ChatGLMError
+from chatglm2.kernels.availability import computing_on
 from chatglm2.memory.estimate import choose_slots, free_bytes, no_room, out_of_memory
-from chatglm2.memory.host_copy import HostCopy
 from chatglm2.memory.lending import LOAN_SECONDS, Activity, Lender
 from chatglm2.memory.peers import can_talk
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
+from chatglm2.model.prefix import Prefix
 from chatglm2.serving.cache import build_cache
-from chatglm2.serving.request import EngineStats, Request
+from chatglm2.serving.failures import broken_numbers, engine_broken, engine_closed, explain
+from chatglm2.serving.request import EngineStats, FinishReason, Request
 from chatglm2.serving.room import ConversationRoom
 from chatglm2.serving.runners.base import DecodeBatch, PromptPart
 from chatglm2.serving.runners.choice import build_runner, runs_on_pages
 from chatglm2.serving.sampling_state import SamplingState
 from chatglm2.serving.slots import Row, Slot, SlotTable
+from chatglm2.serving.step import Step
 from chatglm2.serving.stream import Stream
+from chatglm2.serving.worker import start_worker
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 8192
 # Columns a slot keeps for a prefix; a longer prefix takes the rest from its text.
@@ -45,26 +55,8 @@ PREFILL_CHUNK_SHARED = 512
 WARM_UP_COLUMNS = 256
 # A reply that memory cuts shorter than this is refused instead.
 SHORTEST_REPLY = 16
-
-
-class _Step:
-    """Chosen tokens on their way to the host.
-
-    Args:
-        rows: whose they are.
-        tokens: ``[n]`` on the device; what the next step is fed.
-        outcome: ``[2, n]`` on the device: the tokens, and 1 where the logits were finite.
-    """
-
-    def __init__(self, rows: list[Row], tokens: Tensor, outcome: Tensor) -> None:
-        self.rows = rows
-        self.tokens = tokens
-        self._outcome = HostCopy(outcome)
-
-    def read(self) -> tuple[list[int], list[int]]:
-        """Tokens, and whether the logits were finite, a row each; waits for them."""
-        tokens, healthy = self._outcome.read()
-        return tokens, healthy
+# Turns that fail one after another, memory aside, before the engine gives itself up.
+MOST_FAILED_TURNS = 3
 
 
 class Engine:
@@ -75,60 +67,82 @@ class Engine:
         slots: requests that run together; more wait in order. 8, or fewer where memory is short, if not given.
         max_length: tokens of prompt and reply together, a slot; the prefix is not counted. 8192 or the model's own
             limit if not given.
+        on_failure: told the reason, on the engine's thread, once it cannot compute any more: all streams have ended
+            with it then, and what is submitted is refused with it.
+
+    Its thread ends with `close`, or when nobody holds the engine or a stream of it any more.
 
     Raises:
         DeviceMemoryError: if the slots do not fit beside the weights.
     """
 
     def __init__(
-        self, model: ChatGLMForConditionalGeneration, slots: int | None = None, max_length: int | None = None
+        self,
+        model: ChatGLMForConditionalGeneration,
+        slots: int | None = None,
+        max_length: int | None = None,
+        on_failure: Callable[[ChatGLMError], None] | None = None,
     ) -> None:
-        if slots is not None and slots < 1:
-            raise ValueError(f"slots must be at least 1, found {slots}")
+        for name, number in (("slots", slots), ("max_length", max_length)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, found {number}")
         self.model = model
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, model.config.seq_length)
         config, dtype, device, capacity = model.config, model.dtype, model.device, self.max_length + PREFIX_ROOM
         paged = runs_on_pages(model)
         slots = choose_slots(config, dtype, device, capacity, slots, as_used=paged)
-        self._cache = build_cache(config, dtype, device, slots, capacity, paged=paged)
-        self._build_runner(model)
+        with computing_on(device):
+            self._cache = build_cache(config, dtype, device, slots, capacity, paged=paged)
+            self._build_runner(model)
         self._room = ConversationRoom(self._cache, lambda: free_bytes(device))
         self._slots = SlotTable(slots)
         self._sampling = SamplingState(slots, model.config.padded_vocab_size, model.device)
         self._rows: list[Row] = []  # in the order of their slots
-        self._step: _Step | None = None  # started, its tokens not yet read
+        self._step: Step | None = None  # started, its tokens not yet read
         self._waiting: deque[Stream] = deque()
         self._errands: deque[tuple[Callable[[], int], Future[int]]] = deque()  # for the worker, between two steps
         self.activity = Activity()
         self._lender: Lender | None = None
         self._wake = threading.Condition()
         self._closed = False
-        self._worker = threading.Thread(target=self._run, name="chatglm2-engine", daemon=True)
-        self._worker.start()
+        self._failure: ChatGLMError | None = None
+        self._failed_turns = 0  # one after another
+        self._on_failure = on_failure
+        self._worker = start_worker(self, self._wake, device, self._runner.threads)
         # A thread that is inside torch when the interpreter ends takes the whole process down with it.
-        atexit.register(self.close)
+        self._at_exit = functools.partial(_close_living, weakref.ref(self))
+        atexit.register(self._at_exit)
+        weakref.finalize(self, atexit.unregister, self._at_exit).atexit = False
 
     def submit(self, request: Request) -> Stream:
         """Queue a request and return its stream at once.
 
         Raises:
-            PromptError: the prompt is empty, or leaves no room for a reply.
+            PromptError: the prompt is empty, leaves no room for a reply, or is not of this model.
+            RequestError: the prefix does not fit the model.
             EngineError: the engine is closed.
         """
-        request.check(self._text_limit(request))
-        stream = Stream(request, self._cancel)
-        with self._wake:
-            if self._closed:
-                raise _closed_error()
-            self._waiting.append(stream)
-            self.activity.set(True)
-            self._wake.notify()
-        return stream
+        return self.submit_all([request])[0]
 
     def submit_all(self, requests: Sequence[Request]) -> list[Stream]:
-        """`submit` many at one moment: the same ones then share the same batches, and so round alike, every time."""
+        """`submit` many at one moment: the same ones then share the same batches, and so round alike, every time.
+
+        If one is refused, none is computed.
+        """
+        for request in requests:
+            request.check(self.model.config, self.text_limit(request.prefix))
+        streams = [Stream(request, self._cancel) for request in requests]
         with self._wake:
-            return [self.submit(request) for request in requests]
+            self._require_open()
+            if streams:
+                self._waiting.extend(streams)
+                self.activity.set(True)
+                self._wake.notify()
+        return streams
+
+    def text_limit(self, prefix: Prefix | None) -> int:
+        """Tokens of prompt and reply together behind ``prefix``: a long one takes columns from the text."""
+        return min(self.max_length, self._cache.capacity - (prefix.length if prefix is not None else 0))
 
     @property
     def compile_seconds(self) -> float:
@@ -142,15 +156,32 @@ class Engine:
             slots = self._slots
             return EngineStats(active, len(self._waiting), len(slots), self.max_length, slots.reused_tokens)
 
-    def close(self) -> None:
-        """Cancel everything and stop the worker."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
+    @property
+    def failure(self) -> ChatGLMError | None:
+        """Why it cannot compute any more; None while it can, and when it was closed."""
+        return self._failure
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be submitted any more."""
+        return self._closed
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Cancel everything, at once, and stop the worker.
+
+        Args:
+            timeout: seconds to wait for the step that is being computed; without it, as long as it takes.
+
+        Returns:
+            Whether the worker has stopped.
+        """
+        self._end_all("cancelled")
         if self._lender is not None:
             self._lender.close()
-        self._worker.join()
-        atexit.unregister(self.close)
+        if threading.current_thread() is not self._worker:
+            self._worker.join(timeout)
+        atexit.unregister(self._at_exit)
+        return not self._worker.is_alive()
 
     def open_to_borrowers(self) -> None:
         """Let the user's other processes on the device borrow memory, and hear whether somebody waits for an answer."""
@@ -177,11 +208,19 @@ class Engine:
     def _on_worker(self, errand: Callable[[], int]) -> int:
         future: Future[int] = Future()
         with self._wake:
-            if self._closed:
-                raise _closed_error()
+            self._require_open()
             self._errands.append((errand, future))
             self._wake.notify()
-        return future.result(LOAN_SECONDS)
+        try:
+            return future.result(LOAN_SECONDS)
+        except TimeoutError:
+            if future.cancel():  # nobody would take back what it lent
+                raise
+            return future.result()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise copy.copy(self._failure) if self._failure is not None else engine_closed()
 
     def _build_runner(self, model: ChatGLMForConditionalGeneration) -> None:
         try:
@@ -192,9 +231,6 @@ class Engine:
             raise out_of_memory(error, model.device) from error
         self._cache.withdraw(0)
 
-    def _text_limit(self, request: Request) -> int:
-        return min(self.max_length, self._cache.capacity - request.prefix_length)
-
     def _cancel(self, stream: Stream) -> None:
         with self._wake:
             if stream in self._waiting:
@@ -202,29 +238,39 @@ class Engine:
             stream.finish("cancelled")
             self._wake.notify()
 
+    def _end_all(self, reason: FinishReason, error: ChatGLMError | None = None) -> None:
+        """Take nothing any more, and end every stream and every errand now; the step that runs is for nobody."""
+        with self._wake:
+            if self._closed:
+                return
+            self._closed, self._failure = True, error
+            streams = [*self._waiting, *(row.stream for row in self._rows)]
+            futures = [future for _, future in self._errands]
+            self._waiting.clear()
+            self._errands.clear()
+            self.activity.set(False)
+            self._wake.notify()
+        for stream in streams:
+            stream.finish(reason, error)
+        for future in futures:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(engine_closed())
+
     # The worker's side. Everything below runs on its thread only.
 
-    @torch.inference_mode()
-    def _run(self) -> None:
-        if self._runner.threads is not None:
-            torch.set_num_threads(self._runner.threads)
-        while self._await_work():
-            try:
-                self._take_turn()
-            except Exception as error:
-                self._fail_all(error)
-        for stream in (*self._waiting, *(row.stream for row in self._rows)):
-            stream.finish("cancelled")
-        for _, future in self._errands:
-            future.set_exception(_closed_error())
+    def find_work(self) -> bool:
+        """Whether there is something to do; borrowers of memory hear where there is not."""
+        has_work = bool(self._waiting or self._rows or self._errands)
+        if not has_work:
+            self.activity.set(False)
+        return has_work
 
-    def _await_work(self) -> bool:
-        """Sleep until there is something to do; False once the engine is closed."""
-        with self._wake:
-            while not (self._closed or self._waiting or self._rows or self._errands):
-                self.activity.set(False)
-                self._wake.wait()
-            return not self._closed
+    def work(self) -> None:
+        """One turn; raises nothing, whatever breaks."""
+        try:
+            self._take_turn()
+        except BaseException as error:
+            self._recover(error)
 
     def _take_turn(self) -> None:
         if not self._is_steady():
@@ -255,6 +301,8 @@ class Engine:
     def _run_errands(self) -> None:
         while self._errands:
             errand, future = self._errands.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(errand())
             except Exception as error:
@@ -263,15 +311,29 @@ class Engine:
     def _admit(self) -> None:
         """Let waiting requests into free slots, each into the one that saves it most, while there is memory."""
         with self._wake:
-            while self._waiting and self._slots.has_free and self._enter(self._waiting[0]):
+            while self._waiting and self._slots.has_free and self._try_to_enter(self._waiting[0]):
                 self._waiting.popleft()
             self._rows.sort(key=lambda row: row.slot.index)
 
-    def _enter(self, stream: Stream) -> bool:
-        """Give a request its slot, or its refusal; False where it has to wait for another one's memory."""
+    def _try_to_enter(self, stream: Stream) -> bool:
+        """As `_enter`; a request that cannot be let in ends with the reason, and leaves its slot to others."""
+        slot = self._slots.choose(stream.request)
+        try:
+            return self._enter(stream, slot)
+        except Exception as error:
+            stream.finish("error", explain(error, self.model.device))
+            entered = next((row for row in self._rows if row.slot is slot), None)
+            if entered is None:
+                self._slots.release(slot, forget=True)
+            else:
+                entered.note_logits(False)
+                self._drop_finished()
+            return True
+
+    def _enter(self, stream: Stream, slot: Slot) -> bool:
+        """Give a request a slot, or its refusal; False where it has to wait for another one's memory."""
         request = stream.request
-        slot = self._slots.choose(request)
-        limit = self._text_limit(request)
+        limit = self.text_limit(request.prefix)
         wanted = min(len(request.prompt_ids) + request.sampling.max_new_tokens, limit)
         provided = self._provide(slot, request.prefix_length + wanted)
         if not provided and self._rows:
@@ -283,7 +345,7 @@ class Engine:
                 stream.finish("error", no_room(len(request.prompt_ids), max(wanted, 0), self.model.device))
                 return True
         needs_prefix = self._slots.take(slot, request)
-        row = Row(stream, slot, wanted)
+        row = Row(stream, slot, wanted, has_new_prefix=needs_prefix)
         self._rows.append(row)
         if needs_prefix and request.prefix is not None:
             self._cache.write_prefix(slot.index, request.prefix)
@@ -338,7 +400,7 @@ class Engine:
     def _advance(self, rows: list[Row], logits: Tensor) -> None:
         """Choose a token for each row, read the step before, and this one too where nothing is gained by waiting."""
         tokens, healthy = self._sampling.choose([row.slot.index for row in rows], logits)
-        step = _Step(rows, tokens, torch.stack((tokens, healthy)))
+        step = Step(rows, tokens, torch.stack((tokens, healthy)))
         self._settle(fed_on=True)
         self._step = step
         if not self._runner.runs_ahead:
@@ -354,6 +416,7 @@ class Engine:
         if step is None:
             return
         tokens, healthy = step.read()
+        self._failed_turns = 0
         for row, token, is_healthy in zip(step.rows, tokens, healthy, strict=True):
             if fed_on:
                 row.slot.tokens.append(token)
@@ -361,8 +424,9 @@ class Engine:
 
     def _hand_out(self, row: Row, token: int, is_healthy: bool) -> None:
         stream = row.stream
+        row.note_logits(is_healthy)
         if not is_healthy:
-            stream.finish("error", _broken_numbers_error())
+            stream.finish("error", broken_numbers())
         elif token == self.model.config.eos_token_id:
             stream.finish("stop")
         elif stream.finish_reason is None:
@@ -376,39 +440,44 @@ class Engine:
         """Free the slots of rows that are done; their text stays for whoever continues it."""
         with self._wake:
             for row in [row for row in self._rows if row.is_finished]:
+                # What is not a number would reach later rows even through a mask.
+                kept, slot = row.sound_tokens, row.slot
+                if kept is None:
+                    self._cache.erase(slot.index)
+                elif kept < len(slot.tokens):
+                    self._cache.erase(slot.index, row.prefix_length + kept)
+                    del slot.tokens[kept:]
                 self._rows.remove(row)
-                is_broken = row.stream.finish_reason == "error"
-                if is_broken:  # what is not a number would reach later rows even through a mask
-                    self._cache.erase(row.slot.index)
-                self._slots.release(row.slot, forget=is_broken)
+                self._slots.release(slot, forget=kept is None)
 
-    def _fail_all(self, error: Exception) -> None:
-        """A step broke, out of memory most likely: every running request ends with the reason, waiting ones go on."""
-        if isinstance(error, torch.OutOfMemoryError):
-            reason: ChatGLMError = out_of_memory(error, self.model.device)
-        else:
-            reason = error if isinstance(error, ChatGLMError) else _step_error(error)
+    def _recover(self, error: BaseException) -> None:
+        """A step broke, out of memory most likely: every running request ends with the reason, waiting ones go on.
+
+        Where the device cannot even clear up after it, or steps go on breaking, the engine ends.
+        """
+        reason = explain(error, self.model.device)
         self._step = None
         for row in self._rows:
+            row.note_logits(False)
             row.stream.finish("error", reason)
-        self._drop_finished()
+        if not isinstance(error, torch.OutOfMemoryError):
+            self._failed_turns += 1
+        try:
+            self._drop_finished()
+            if self.model.device.type == "cuda":
+                torch.cuda.synchronize(self.model.device)  # a broken device says so here at the latest
+            is_usable = isinstance(error, Exception) and self._failed_turns < MOST_FAILED_TURNS
+        except Exception:
+            logger.exception("Clearing up after a failed step failed, too")
+            is_usable = False
+        if not is_usable:
+            broken = engine_broken(reason)
+            self._end_all("error", broken)
+            if self._on_failure is not None:
+                self._on_failure(broken)
 
 
-def _closed_error() -> EngineError:
-    return EngineError("The engine is closed. Start it again.", "推理引擎已关闭，请重新启动。")
-
-
-def _step_error(error: Exception) -> EngineError:
-    return EngineError(
-        f"Computing the reply failed: {type(error).__name__}: {error}. Please report this.",
-        f"计算回复时出错：{type(error).__name__}: {error}。请反馈此问题。",
-    )
-
-
-def _broken_numbers_error() -> EngineError:
-    return EngineError(
-        "The model's output is not a number (NaN or infinity). The weights or this prefix are damaged, or the dtype is "
-        "too narrow; try another checkpoint, or --dtype bfloat16.",
-        "模型输出不是有效数字（NaN 或无穷大）。权重或该前缀可能已损坏，或精度不足；"
-        "请换一个检查点，或使用 --dtype bfloat16。",
-    )
+def _close_living(engine: weakref.ref[Engine]) -> None:
+    living = engine()
+    if living is not None:
+        living.close()

@@ -48,9 +48,10 @@ class Row:
         stream: of the request.
         slot: taken for it; what the request can use of its text counts as fed.
         limit: tokens of prompt and reply together that fit.
+        has_new_prefix: whether its prefix is written for it, rather than found in the slot.
     """
 
-    def __init__(self, stream: Stream, slot: Slot, limit: int) -> None:
+    def __init__(self, stream: Stream, slot: Slot, limit: int, *, has_new_prefix: bool = False) -> None:
         request = stream.request
         self.stream = stream
         self.slot = slot
@@ -59,6 +60,8 @@ class Row:
         self.remaining = min(request.sampling.max_new_tokens, limit - len(self.prompt_ids))
         self.fed_tokens = len(slot.tokens)  # whose computation has been started
         self.last_token = -1
+        self._found_tokens = None if has_new_prefix else len(slot.tokens)  # sound: another row left them
+        self._is_sound: bool | None = None  # whether its logits are numbers; unknown before the first ones
 
     @property
     def is_prefilling(self) -> bool:
@@ -67,6 +70,17 @@ class Row:
     @property
     def is_finished(self) -> bool:
         return self.stream.finish_reason is not None
+
+    @property
+    def sound_tokens(self) -> int | None:
+        """Tokens of the slot whose keys and values are surely numbers; None if not even the prefix's are."""
+        if self._is_sound is None:
+            return self._found_tokens
+        return len(self.slot.tokens) if self._is_sound else None
+
+    def note_logits(self, are_numbers: bool) -> None:
+        """Logits were read: they are numbers only where all are that the row has computed before."""
+        self._is_sound = are_numbers and self._is_sound is not False
 
     def take_prompt(self, most: int) -> list[int]:
         """The next tokens of the prompt, ``most`` of them at most; they lie in the slot from now on."""

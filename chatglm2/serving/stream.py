@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import queue
+import threading
 from collections.abc import Callable, Iterator
 
 from chatglm2.errors import ChatGLMError
@@ -10,7 +12,9 @@ from chatglm2.serving.request import FinishReason, Request
 
 
 class Stream:
-    """The reply to one request, token by token, as it is computed. Iterate over it once.
+    """The reply to one request, token by token, as it is computed.
+
+    A token is handed out once: whoever reads again gets what has not been read, and the same end.
 
     `push` and `finish` are the engine's.
 
@@ -25,12 +29,14 @@ class Stream:
         self._cancel = cancel
         self._tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._error: ChatGLMError | None = None
+        self._ending = threading.Lock()
 
     def __iter__(self) -> Iterator[int]:
         while (token := self._tokens.get()) is not None:
             yield token
+        self._tokens.put(None)  # for the next reader
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)  # an error grows by a traceback with each raising, and others have this one
 
     def cancel(self) -> None:
         """Stop computing it; its slot is free for the next request. Does nothing once it has finished."""
@@ -42,7 +48,8 @@ class Stream:
 
     def finish(self, reason: FinishReason, error: ChatGLMError | None = None) -> None:
         """End it; the first reason stays."""
-        if self.finish_reason is None:
-            self.finish_reason = reason
-            self._error = error
-            self._tokens.put(None)
+        with self._ending:
+            if self.finish_reason is None:
+                self._error = error
+                self.finish_reason = reason
+                self._tokens.put(None)

@@ -164,6 +164,12 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """Text of ``ids``; ids that stand for no text (special, padding, negative, unused rows) are left out."""
         return str(self.pieces.decode([index for index in ids if 2 < index < self.num_pieces]))
 
+    def byte_of(self, index: int) -> int | None:
+        """The byte that an id stands for, of a character that is no piece; None for every other id."""
+        if not (0 <= index < self.num_pieces and self.pieces.is_byte(index)):
+            return None
+        return int(self.pieces.id_to_piece(index)[1:-1], 16)  # <0xE4>
+
     def _decode(self, token_ids: int | list[int], *args: Any, **kwargs: Any) -> str:
         # By id, not by piece: the base class would turn unknown ids into pieces and back.
         return self.decode_ids([token_ids] if isinstance(token_ids, int) else token_ids)

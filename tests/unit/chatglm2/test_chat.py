@@ -105,6 +105,22 @@ def test_a_long_history_loses_its_oldest_rounds_and_says_so(session) -> None:
     assert len(prompt) + GREEDY.max_new_tokens <= session.engine.max_length
 
 
+def test_a_long_prefix_makes_room_by_dropping_rounds(session, model) -> None:
+    config = model.config
+    long = torch.zeros(config.num_layers, 2, 128 + 200, config.multi_query_group_num, config.kv_channels)
+    history = [("红色", "这件外套很百搭")] * 4
+    reply = session.stream("你好", history, Prefix(long), GREEDY)
+    list(reply)
+    assert reply.dropped_rounds > 0 and reply.finish_reason == "length"
+
+
+def test_a_reply_that_is_read_again_is_the_same(session) -> None:
+    reply = session.stream("红色", sampling=GREEDY)
+    said = list(reply)[-1]
+    assert list(reply) == [said]
+    assert reply.token_count <= GREEDY.max_new_tokens
+
+
 @pytest.mark.parametrize("query", ["", "  \n", "红" * 3000, "x" * 50_000_000], ids=["empty", "blank", "long", "50 MB"])
 def test_questions_that_cannot_be_answered_are_refused_with_a_sentence(session, query: str) -> None:
     with pytest.raises(PromptError) as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 
@@ -30,11 +32,40 @@ def test_more_bytes_than_a_character_has_are_shown_as_broken_at_once(tokenizer) 
     decoder = IncrementalDecoder(tokenizer)
     decoder.push(tokenizer.encode_text("红")[-1])
     broken = byte_ids(tokenizer, EMOJI.encode()[:1] * 4)
-    assert [decoder.push(index) for index in broken] == ["", "", "", "\ufffd" * 4]
-    assert decoder.push(tokenizer.encode_text("色")[-1]) == "色"
+    assert [decoder.push(index) for index in broken] == ["", "\ufffd", "\ufffd", "\ufffd"]
+    assert decoder.push(tokenizer.encode_text("色")[-1]) == "\ufffd色"
 
 
 def test_what_is_incomplete_at_the_end_is_shown_as_broken(tokenizer) -> None:
     decoder = IncrementalDecoder(tokenizer)
     assert decoder.push(byte_ids(tokenizer, EMOJI.encode())[0]) == ""
     assert decoder.flush() == "\ufffd"
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3, 4])
+def test_a_good_character_behind_broken_bytes_is_kept(tokenizer, broken: int) -> None:
+    ids = byte_ids(tokenizer, EMOJI.encode()[:1] * broken + EMOJI.encode())
+    decoder = IncrementalDecoder(tokenizer)
+    assert "".join(map(decoder.push, ids)) + decoder.flush() == "\ufffd" * broken + EMOJI
+
+
+def test_whatever_comes_the_pieces_are_the_text_of_all_ids(tokenizer) -> None:
+    """Bytes of broken and whole characters, spaces, special ids and ids of nothing, in any order."""
+    draw = random.Random(0)
+    spaces = tokenizer.encode_text("  a  b ")
+    kinds = [
+        byte_ids(tokenizer, bytes(range(256))),
+        byte_ids(tokenizer, f"é中{EMOJI}".encode()),
+        spaces,
+        [-1, 0, 1, 2, tokenizer.num_pieces, 10**6],
+        list(range(tokenizer.num_pieces)),
+    ]
+    for _ in range(2000):
+        ids = [index for _ in range(draw.randint(1, 8)) for index in _run_of(draw, draw.choice(kinds))]
+        decoder = IncrementalDecoder(tokenizer)
+        assert "".join(map(decoder.push, ids)) + decoder.flush() == tokenizer.decode_ids(ids), ids
+
+
+def _run_of(draw: random.Random, ids: list[int]) -> list[int]:
+    start = draw.randrange(len(ids))
+    return ids[start : start + draw.randint(1, 4)]

@@ -177,7 +177,9 @@ def test_a_shard_that_lacks_a_tensor_is_named(checkpoint: Path, suffix: str) -> 
 def test_an_index_without_files_is_named(checkpoint: Path, content: str) -> None:
     split_into_shards(checkpoint, "bin")
     (checkpoint / "pytorch_model.bin.index.json").write_text(content, encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json names no weight files"):
+    with pytest.raises(
+        CheckpointError, match=r"pytorch_model\.bin\.index\.json (names no weight files|holds no settings)"
+    ):
         chatglm2.load_model(checkpoint)
 
 

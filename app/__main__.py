@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import logging
 import sys
 from pathlib import Path
 
 from app.chat.model_host import ModelOptions
+from app.door.accounts import AccountError, account_line, read_accounts
+from app.door.door import Door, Mode, Policy
+from app.door.invitation import invitation
 from app.ending import end, leave
 from app.interface import build_interface
 from app.services import Services, build_services
 from app.web.addresses import ServerOptions, addresses
+from app.web.forwarding import is_loopback
 from app.web.server import launch, wait_for_signal
 from chatglm2.errors import ChatGLMError
 from training.settings.samples import DEMO_MODEL
@@ -67,11 +72,40 @@ def build_parser() -> argparse.ArgumentParser:
     page.add_argument(
         "--lang", choices=("zh", "en"), default=None, help="language to start in (default: the browser's)"
     )
+    _add_access(parser)
     return parser
 
 
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    access = parser.add_argument_group(
+        "access",
+        "Everybody on the network may chat and watch. Training, stopping, uploads, downloads and deleting are open to "
+        "this machine's own browser, and from elsewhere to whoever has the operator key, which is printed at start.",
+    )
+    access.add_argument(
+        "--auth",
+        metavar="FILE|USER:PASS",
+        help="put everything behind a login: a file with one account a line (see --make-account), or one account",
+    )
+    changes = access.add_mutually_exclusive_group()
+    changes.add_argument("--open", action="store_true", help="let everybody on the network change things, too")
+    changes.add_argument("--viewer-only", action="store_true", help="let nobody change things, here neither")
+    access.add_argument("--make-account", metavar="NAME", help="ask for a password, print the account's line, and end")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.auth and options.open:
+        parser.error("--auth puts everything behind a login, and --open opens everything: choose one")
+    try:
+        if options.make_account:
+            print(account_line(options.make_account, ask_password()))
+            return 0
+        door = build_door(options)
+    except ChatGLMError as error:
+        print(error.zh, error.en, sep="\n", file=sys.stderr)
+        return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for chatty in ("httpx", "gradio", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -88,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     services = build_services(model, output)
     server = ServerOptions(options.host, options.port, output / UPLOADS, tuple(options.allowed_host), options.lang)
     try:
-        serve(services, server)
+        serve(services, server, door)
     except ChatGLMError as error:
         print(error.zh, error.en, sep="\n", file=sys.stderr)
         return 1
@@ -100,12 +134,37 @@ def _absolute(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-def serve(services: Services, options: ServerOptions) -> None:
+def build_door(options: argparse.Namespace) -> Door:
+    """What the flags say about who may do what.
+
+    Raises:
+        AccountError: ``--auth`` names no accounts.
+    """
+    mode = Mode.OPEN if options.open else Mode.VIEWER_ONLY if options.viewer_only else Mode.KEY
+    accounts = read_accounts(options.auth) if options.auth else None
+    # A further name means a proxy on this machine, most likely, and everybody comes from loopback then.
+    return Door(Policy(mode, accounts, trust_local=not options.allowed_host))
+
+
+def ask_password() -> str:
+    """A new password: typed twice, or the first line of what is piped in."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password 密码: ")
+    if getpass.getpass("Again 再输一次: ") != password:
+        raise AccountError("The two passwords differ. Try again.", "两次输入的密码不同，请重试。")
+    return password
+
+
+def serve(services: Services, options: ServerOptions, door: Door) -> None:
     """Shows the page, loads the model behind it, and stays until the process is asked to end."""
     demo = build_interface(services)
-    launch(demo, services, options)
+    launch(demo, services, options, door)
     services.host.start()
-    print("Open 打开：", *addresses(options), sep="\n  ", flush=True)
+    urls = addresses(options)
+    print("Open 打开：", *urls, sep="\n  ", flush=True)
+    if door.uses_key and not (door.policy.trust_local and is_loopback(options.host)):
+        print(invitation(urls, door.key, draw=sys.stdout.isatty()), flush=True)
     try:
         wait_for_signal()
     finally:

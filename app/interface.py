@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from app.machine import describe_device, read_memory
 from app.services import Services
+from app.tabs.access import open_to_all, visitor_of
 from app.tabs.checkpoints import CheckpointsTab
 from app.tabs.compare import CompareTab
 from app.tabs.listening import QUIET
@@ -32,6 +35,7 @@ def build_interface(services: Services) -> gr.Blocks:
         with gr.Row(elem_id="header"):
             gr.Markdown(word("heading"), elem_id="heading")
             language = gr.Button(word("switch_language"), size="sm", scale=0, min_width=90, elem_id="language")
+            sign_out = gr.Button(word("sign_out"), size="sm", scale=0, min_width=80, visible=False, elem_id="sign-out")
             theme = gr.Button(word("switch_theme"), size="sm", scale=0, min_width=110, elem_id="theme")
         status, banner = gr.HTML(elem_id="status"), gr.HTML(elem_id="banner")
         with gr.Tabs(selected=COMPARE_TAB, elem_id="tabs") as tabs:
@@ -43,10 +47,17 @@ def build_interface(services: Services) -> gr.Blocks:
                 checkpoints = CheckpointsTab(services)
         timer = gr.Timer(CLOCK_SECONDS)
 
+        @open_to_all
         def on_tick(request: gr.Request) -> tuple[str, str]:
             speech = speech_for(request)
             return _status(services, speech), loading_banner(services.host.state, services.host.options.name, speech)
 
+        @open_to_all
+        def on_arrival(request: gr.Request) -> Any:
+            return gr.Button(visible=visitor_of(request).signed_in)
+
+        sign_out.click(None, None, None, js="() => window.signOut()", **QUIET)
+        demo.load(on_arrival, None, [sign_out], **QUIET)
         language.click(None, None, None, js="() => window.switchLanguage()", **QUIET)
         theme.click(None, None, None, js="() => window.switchTheme()", **QUIET)
         demo.load(None, None, None, js=page_script())

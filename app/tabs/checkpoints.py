@@ -11,6 +11,7 @@ import gradio as gr
 
 from app.chat.conversation import PANES
 from app.services import Services
+from app.tabs.access import OperatorControls, open_to_all, visitor_of
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, say, say_problem, warn
 from app.tabs.translations import speech_for, word
@@ -44,6 +45,7 @@ class CheckpointsTab:
         self.services = services
         self.doomed = gr.State("")
         self.shown = gr.State("")
+        self.controls = OperatorControls("checkpoints-key")
         with gr.Row(visible=False, elem_id="delete-question", elem_classes="notice") as self.question_box:
             self.question = gr.HTML()
             self.delete_no = gr.Button(word("delete_no"), size="sm", scale=0, min_width=100, elem_id="delete-no")
@@ -68,15 +70,17 @@ class CheckpointsTab:
         gr.on(
             [self.add.click, self.path.submit], self.on_add, [self.path, compare.chosen], [*tabled, self.path], **ASKED
         )
+        self.controls.bind(demo, [self.path, self.add])
         demo.load(self.on_tick, [self.shown, compare.chosen], tabled, **QUIET)
         timer.tick(self.on_tick, [self.shown, compare.chosen], tabled, **QUIET)
 
     # Handlers
 
+    @open_to_all
     def on_action(self, chosen: dict[str, str], event: gr.EventData, request: gr.Request) -> Updates:
         speech = speech_for(request)
         action, key = str(event.action), str(event.key)
-        if action == "delete":
+        if action == "delete" and visitor_of(request).may_change:
             return self._ask(key, speech)
         if action == "problem":
             warn(key)
@@ -85,7 +89,7 @@ class CheckpointsTab:
         updates = self.compare_tab.choose(action, key, chosen, speech)
         if chosen[action] == key:
             say(speech(f"loaded_{action}", name=self.services.sources.find(key).name))
-        return {**updates, **self._table(chosen, speech)}
+        return {**updates, **self._table(chosen, speech, may_change=visitor_of(request).may_change)}
 
     def on_delete(self, key: str, chosen: dict[str, str], request: gr.Request) -> Updates:
         speech = speech_for(request)
@@ -98,6 +102,7 @@ class CheckpointsTab:
             say(speech("deleted", name=name))
         return {**self._table(chosen, speech), **self.on_keep()}
 
+    @open_to_all
     def on_keep(self) -> Updates:
         return {self.doomed: "", self.question_box: gr.Row(visible=False)}
 
@@ -111,14 +116,15 @@ class CheckpointsTab:
         say(speech("added", name=", ".join(source.name for source in added)))
         return {**self._table(chosen, speech), self.path: ""}
 
+    @open_to_all
     def on_tick(self, shown: str, chosen: dict[str, str], request: gr.Request) -> Updates:
-        updates = self._table(chosen, speech_for(request))
+        updates = self._table(chosen, speech_for(request), may_change=visitor_of(request).may_change)
         return updates if updates[self.shown] != shown else {self.shown: gr.skip()}
 
     # Behind the handlers
 
-    def _table(self, chosen: dict[str, str], speech: Speech) -> Updates:
-        table = checkpoint_table(self.services.sources.sources(), chosen, speech)
+    def _table(self, chosen: dict[str, str], speech: Speech, *, may_change: bool = True) -> Updates:
+        table = checkpoint_table(self.services.sources.sources(), chosen, speech, may_change=may_change)
         return {self.table: table, self.shown: table}
 
     def _ask(self, key: str, speech: Speech) -> Updates:

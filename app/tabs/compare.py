@@ -17,7 +17,8 @@ from app.chat.conversation import PANES, Answer, Conversation
 from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE, LoadedSource
 from app.services import Services
-from app.tabs.listening import ASKED, QUIET, say, say_problem
+from app.tabs.access import open_to_all
+from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.chat_view import chip_html, facts_html, failed_chip_html, menu, round_index, shown_messages
@@ -140,15 +141,15 @@ class CompareTab:
         asked = {self.message, self.conversation, self.chosen, *self.settings.values()}
         seen = self._streamed()
         runs = [
-            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **ASKED),
+            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **CHATTING),
             *(
-                button.click(self.on_example(text), asked, seen, **ASKED)
+                button.click(self.on_example(text), asked, seen, **CHATTING)
                 for button, text in zip(self.examples, EXAMPLES, strict=True)
             ),
         ]
         for pane in self.panes.values():
-            runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **ASKED))
-            runs.append(pane.chat.edit(self.on_edit, asked, seen, **ASKED))
+            runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **CHATTING))
+            runs.append(pane.chat.edit(self.on_edit, asked, seen, **CHATTING))
             pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **ASKED)
             pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **ASKED)
         self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
@@ -158,7 +159,7 @@ class CompareTab:
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
         demo.load(self.on_load, [self.saved], [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
-        demo.unload(lambda: None)
+        demo.unload(open_to_all(lambda: None))
         timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **QUIET)
 
     def _streamed(self) -> list[Any]:
@@ -174,22 +175,26 @@ class CompareTab:
 
     # Handlers
 
+    @open_to_all
     def on_send(self, values: Updates, request: gr.Request) -> Iterator[Updates]:
         yield from self._ask(values, values[self.message], request)
 
     def on_example(self, text: str) -> Any:
+        @open_to_all
         def handler(values: Updates, request: gr.Request) -> Iterator[Updates]:
             # An example shows what a prefix has learnt, whatever was said before.
             yield from self._ask(values | {self.settings["remember"]: False}, text, request)
 
         return handler
 
+    @open_to_all
     def on_edit(self, values: Updates, event: gr.EditData, request: gr.Request) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
         index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
         yield from self._ask(values, question_from_markdown(str(event.value)), request, replaced_round=index)
 
     def on_retry(self, name: str) -> Any:
+        @open_to_all
         def handler(values: Updates, event: gr.RetryData, request: gr.Request) -> Iterator[Updates]:
             conversation: Conversation = values[self.conversation]
             if conversation.streaming:
@@ -200,9 +205,12 @@ class CompareTab:
 
         return handler
 
-    def on_stop(self, conversation: Conversation) -> None:
+    @open_to_all
+    async def on_stop(self, conversation: Conversation) -> None:
+        """Runs on the server's loop: there it waits for no thread, whoever else is answered."""
         conversation.stop_requested = True
 
+    @open_to_all
     def on_undo(self, conversation: Conversation, request: gr.Request) -> Updates:
         speech = speech_for(request)
         if conversation.streaming:
@@ -211,6 +219,7 @@ class CompareTab:
         question = conversation.undo()
         return {**self._show(conversation, speech), self.message: question, self.saved: conversation.to_dict()}
 
+    @open_to_all
     def on_clear(self, request: gr.Request) -> Updates:
         conversation = Conversation()
         return {
@@ -222,11 +231,13 @@ class CompareTab:
         }
 
     def on_choose(self, name: str) -> Any:
+        @open_to_all
         def handler(key: str, chosen: dict[str, str], request: gr.Request) -> Updates:
             return self.choose(name, key, chosen, speech_for(request))
 
         return handler
 
+    @open_to_all
     def on_load(self, saved: Any, request: gr.Request) -> Updates:
         speech = speech_for(request)
         conversation = Conversation.from_dict(saved)
@@ -238,6 +249,7 @@ class CompareTab:
             self.conversation: conversation,
         }
 
+    @open_to_all
     def on_tick(self, known: tuple[str, ...], chosen: dict[str, str], request: gr.Request) -> Updates:
         keys = self._fingerprint()
         if keys == known:
@@ -247,6 +259,7 @@ class CompareTab:
         chosen.update(dict.fromkeys(gone, BASE))
         return self._menus(chosen, speech, gone)
 
+    @open_to_all
     def on_export(self, values: Updates, request: gr.Request) -> Updates:
         conversation: Conversation = values[self.conversation]
         speech = speech_for(request)

@@ -14,12 +14,27 @@ from chatglm2.errors import ChatGLMError
 
 # Beside the queue, without a spinner: what the clock asks for. Messages cannot be shown from here.
 QUIET: Mapping[str, Any] = MappingProxyType({"queue": False, "show_progress": "hidden", "api_visibility": "private"})
-# What a person asks for: it may stream and say something. The engine's slots limit how much runs, not the queue.
-ASKED: Mapping[str, Any] = MappingProxyType(
-    {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-)
-# The same for work of a second or so, such as reading a data file.
-WORKING: Mapping[str, Any] = MappingProxyType({"show_progress": "minimal", "api_visibility": "private"})
+
+
+def _asked(group: str, limit: int, show_progress: str = "hidden") -> Mapping[str, Any]:
+    """How to listen for what a person asks for; ``limit`` of a group run at a time, all others wait in line."""
+    return MappingProxyType(
+        {
+            "show_progress": show_progress,
+            "api_visibility": "private",
+            "concurrency_id": group,
+            "concurrency_limit": limit,
+        }
+    )
+
+
+# Whatever runs holds one of the server's threads, an answer until its end. Together the groups are fewer than the
+# threads, so that Stop, which is a group of its own, and the clock never wait for one.
+THREADS = 80
+CHATTING = _asked("chat", 48)  # the engine's slots decide how many are computed at a time
+ASKED = _asked("brief", 12)
+WORKING = _asked("work", 4, "minimal")  # a second or so, such as reading a data file
+STOPPING = _asked("stop", 8)
 
 
 def say(sentence: str) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import gradio as gr
 
 from app.services import Services
+from app.tabs.access import OperatorControls, open_to_all, visitor_of
 from app.tabs.compare import CompareTab
-from app.tabs.listening import ASKED, QUIET, WORKING, say, say_problem
+from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.settings_form import build_setting
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
@@ -56,6 +57,7 @@ class TrainTab:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.viewer = gr.State(Viewer())
+        self.controls = OperatorControls("train-key")
         with gr.Row(elem_id="training"):
             with gr.Column(scale=2, min_width=320):
                 self._build_data()
@@ -153,11 +155,12 @@ class TrainTab:
         self.learns.input(self.on_learns, [self.learns], [*learning, self.preset_reason], **QUIET)
         live = self._live_outputs()
         self.start.click(self.on_start, {*data, self.name}, live, **WORKING)
-        self.stop.click(self.on_stop, [self.run], live, **ASKED)
+        self.stop.click(self.on_stop, [self.run], live, **STOPPING)
         self.resume.click(self.on_resume, [self.run], live, **WORKING)
         self.run.input(self.on_pick, [self.run], live, **QUIET)
         self.share.input(self.on_share, [self.run, self.share], live, **ASKED)
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
+        self.controls.bind(demo, [*data, self.name, self.start, self.preview_box])
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 
@@ -169,6 +172,7 @@ class TrainTab:
 
     # Handlers: data
 
+    @open_to_all
     def on_source(self, source: str) -> Updates:
         own = source == UPLOAD
         return {
@@ -200,12 +204,14 @@ class TrainTab:
             return {self.preview: sentence_html(speech("choose_file"))}
         return self._report(values, data, speech)
 
+    @open_to_all
     def on_preset(self, name: str, request: gr.Request) -> Updates:
         reason = speech_for(request).pick(*preset_reason(name))
         filled = preset_values(name, self.services.training.defaults)
         values = {self.form[setting]: value for setting, value in filled.items()}
         return {self.preset_reason: sentence_html(reason), **values}
 
+    @open_to_all
     def on_learns(self, learns: str) -> Updates:
         """All weights have a rate of their own, no prefix length, and no preset: those are for prefixes."""
         prefix = learns == PREFIX
@@ -242,9 +248,11 @@ class TrainTab:
     def on_share(self, name: str, share: str, request: gr.Request) -> Updates:
         return self._command(lambda run: self.services.training.set_share(run, share), name, request)
 
+    @open_to_all
     def on_pick(self, name: str, request: gr.Request) -> Updates:
-        return self._show(Viewer(picked=name), speech_for(request))
+        return self._show(Viewer(picked=name), speech_for(request), may_change=visitor_of(request).may_change)
 
+    @open_to_all
     def on_compare(self, name: str, chosen: dict[str, str], request: gr.Request) -> Updates:
         offered = self.services.training.view(name).offered_checkpoint
         if offered is None:
@@ -252,8 +260,9 @@ class TrainTab:
         updates = self.compare_tab.choose("right", str(offered.path), chosen, speech_for(request))
         return {**updates, self.tabs: gr.Tabs(selected=COMPARE_TAB)}
 
+    @open_to_all
     def on_tick(self, viewer: Viewer, request: gr.Request) -> Updates:
-        return self._show(viewer, speech_for(request))
+        return self._show(viewer, speech_for(request), may_change=visitor_of(request).may_change)
 
     # Behind the handlers
 
@@ -265,7 +274,7 @@ class TrainTab:
             say_problem(error, speech)
         return self._show(Viewer(picked=name), speech)
 
-    def _show(self, viewer: Viewer, speech: Speech) -> Updates:
+    def _show(self, viewer: Viewer, speech: Speech, *, may_change: bool = True) -> Updates:
         names = self.services.training.names()
         if not names:
             return self._show_nothing(viewer, speech)
@@ -278,9 +287,9 @@ class TrainTab:
         return {
             self.viewer: Viewer(None if name == names[0] else name, name, mark),
             self.run: gr.Dropdown(names, value=name),
-            self.stop: gr.Button(visible=view.status.is_active, interactive=view.status != "stopping"),
-            self.resume: gr.Button(visible=view.can_resume),
-            self.share: gr.Radio(value=view.share, visible=view.share is not None),
+            self.stop: gr.Button(visible=view.status.is_active, interactive=may_change and view.status != "stopping"),
+            self.resume: gr.Button(visible=view.can_resume, interactive=may_change),
+            self.share: gr.Radio(value=view.share, visible=view.share is not None, interactive=may_change),
             self.progress: run_html(view, speech),
             self.ready_row: gr.Row(visible=offered is not None),
             self.ready: ready_html(view, speech),

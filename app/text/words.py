@@ -30,6 +30,28 @@ WORDS: dict[str, tuple[str, str]] = {
         "推理引擎出了故障，正在重新启动，请稍后再问……",
     ),
     "model_failed": ("The model cannot be used.", "模型无法使用。"),
+    # The door
+    "needs_key": (
+        "You can chat and watch. To train, stop, upload, download or delete, enter the operator key, which was printed "
+        "where this page was started.",
+        "您可以对话和观看。训练、停止、上传、下载、删除需要操作密钥，它显示在启动本页面的终端里。",
+    ),
+    "viewer_only": (
+        "This page only shows: training, uploads, downloads and deleting are switched off.",
+        "本页面仅供观看：训练、上传、下载和删除均已关闭。",
+    ),
+    "not_for_viewers": ("Not open to viewers", "观看者不可用"),
+    "operator_key": ("Operator key", "操作密钥"),
+    "unlock": ("Unlock", "解锁"),
+    "sign_out": ("Sign out", "退出"),
+    "sign_in_first": (
+        "Sign in first: POST name and password to /sign-in.",
+        "请先登录：向 /sign-in 提交 name 和 password。",
+    ),
+    "sign_in_title": ("Sign in to ChatGLM2 P-Tuning", "登录 ChatGLM2 P-Tuning"),
+    "sign_in_name": ("Name", "用户名"),
+    "sign_in_password": ("Password", "密码"),
+    "sign_in_button": ("Sign in", "登录"),
     # Quantities
     "tokens": ("{count} tokens", "{count} 个 token"),
     "speed": ("{speed} tokens/s", "{speed} token/秒"),

@@ -56,17 +56,27 @@ class Row:
     delete: Action
 
 
-def checkpoint_table(sources: Sequence[Source], selected: Mapping[str, str], speech: Speech) -> Markup:
+def checkpoint_table(
+    sources: Sequence[Source], selected: Mapping[str, str], speech: Speech, *, may_change: bool = True
+) -> Markup:
     """The table of all checkpoints among ``sources``, or a sentence where there is none.
 
     Args:
         sources: the panes' choices, the base among them.
         selected: pane name → key of the source it answers with now.
         speech: the reader's.
+        may_change: whether the reader may download and delete.
     """
     rows = [_row(source, source.info, selected, speech) for source in sources if source.info is not None]
     titles = [speech(f"column_{column}") for column in COLUMNS]
-    return render("checkpoints", rows=rows, titles=titles, frame=DOWNLOAD_FRAME, empty=speech("no_checkpoints"))
+    return render(
+        "checkpoints",
+        rows=rows,
+        titles=titles,
+        frame=DOWNLOAD_FRAME,
+        empty=speech("no_checkpoints"),
+        closed="" if may_change else speech("not_for_viewers"),
+    )
 
 
 def _row(source: Source, info: CheckpointInfo, selected: Mapping[str, str], speech: Speech) -> Row:

@@ -1,6 +1,8 @@
 """Serves the page on the network: Gradio behind the guard, checkpoints to take away, health.
 
-Knows HTTP and how Gradio is launched. Who may ask is `guard`'s matter, where to listen is `addresses`'.
+Knows HTTP and how Gradio is launched, and in which order a request passes what stands in front: where it comes from
+(`forwarding`), whether it is meant for us (`guard`), who sends it (`entrance`), how much they have under way
+(`admission`), and what its route and function take (`permissions`).
 """
 
 from __future__ import annotations
@@ -11,35 +13,49 @@ import threading
 from pathlib import Path
 
 import gradio as gr
+from fastapi import Depends
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from app.door.door import Door, Visitor
 from app.services import Services
+from app.tabs.access import VISITOR
+from app.tabs.listening import THREADS
 from app.tabs.translations import build_i18n
 from app.text.languages import language_of
 from app.training.form import setting_words
 from app.views.checkpoint_table import DOWNLOAD_PATH
 from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names
+from app.web.admission import Admission, AdmissionGate, GradioSessions
 from app.web.downloads import prepare_download
+from app.web.entrance import Entrance, entrance_routes
+from app.web.forwarding import Forwarding
 from app.web.guard import Guard, HeadScript
+from app.web.health import health_route
+from app.web.permissions import Permissions, refusal
 from chatglm2.errors import ChatGLMError, PrefixError
 from training.runs.storage import explaining_storage_errors
 
 MAX_UPLOAD = "200mb"
 
 
-def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
-    """Starts serving and returns.
+def launch(demo: gr.Blocks, services: Services, options: ServerOptions, door: Door) -> None:
+    """Starts serving and returns. What a visitor may do is the ``door``'s to say.
 
     Raises:
         ServerError: the address cannot be used.
     """
     _prepare_uploads(options.uploads)
     check_port(options.host, options.port)
+    # The server would believe a forwarded address by its own rules, before ours see who is really there.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
+    # A cookie is sent to every port of a machine; another page of ours there has another.
+    cookie = f"chatglm-session-{options.port}"
+    admission = Admission(GradioSessions(demo))
     demo.launch(
         server_name=options.host,
         server_port=options.port,
@@ -52,6 +68,7 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
         show_error=False,
         max_file_size=MAX_UPLOAD,
         footer_links=[],
+        max_threads=THREADS,
         favicon_path=FAVICON,
         theme=build_theme(),
         css_paths=stylesheets(),
@@ -60,9 +77,13 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "routes": routes(services),
+            "routes": [*routes(services), *entrance_routes(door, cookie)],
+            "dependencies": [Depends(Permissions(demo, admission))],
             "middleware": [
+                Middleware(Forwarding),
                 Middleware(Guard, own_names=own_names(options.allowed_hosts)),
+                Middleware(Entrance, door=door, cookie=cookie),
+                Middleware(AdmissionGate, admission=admission),
                 Middleware(HeadScript, default_language=options.language),
             ],
         },
@@ -72,10 +93,10 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
 def routes(services: Services) -> list[Route]:
     """What is served besides the page: its health, and checkpoints to take away."""
 
-    def health(_request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": services.host.state.phase})
-
     def download(request: Request) -> Response:
+        visitor: Visitor = request.scope[VISITOR]
+        if not visitor.may_change:
+            return PlainTextResponse(refusal(visitor, request), status_code=403)
         try:
             info = services.sources.find(request.query_params.get("key", "")).info
             if info is None:
@@ -88,7 +109,7 @@ def routes(services: Services) -> list[Route]:
             return PlainTextResponse(error.localized(language), status_code=404)
         return FileResponse(ready.file, filename=ready.name, background=BackgroundTask(ready.discard))
 
-    return [Route("/healthz", health), Route(f"/{DOWNLOAD_PATH}", download)]
+    return [health_route(services), Route(f"/{DOWNLOAD_PATH}", download)]
 
 
 def wait_for_signal() -> None:

@@ -10,6 +10,22 @@
     document.cookie = `${window.languageCookie}=${value}; path=/; samesite=lax${age}`;
   };
   if (!document.cookie.includes(`${window.languageCookie}=`)) remember(language);
+  // Sends the operator key; returns why it was refused, or opens the page anew with what is open now.
+  window.useKey = async (key) => {
+    const answer = await fetch("operator-key", { method: "POST", body: new URLSearchParams({ key }) });
+    if (answer.ok) return void location.reload();
+    return (await answer.json()).detail;
+  };
+  window.signOut = async () => {
+    await fetch("sign-out", { method: "POST" });
+    location.reload();
+  };
+  // A link with the key, as it is printed at the start. What follows the # is taken out of the address at once.
+  const invited = location.hash.match(/^#key=([\w-]+)$/);
+  if (invited) {
+    history.replaceState(null, "", location.pathname + location.search);
+    window.useKey(invited[1]).then((problem) => problem && alert(problem));
+  }
   window.switchLanguage = () => {
     remember(language === "zh" ? "en" : "zh", 31536000);
     location.reload();

@@ -65,7 +65,7 @@ class PasswordHash:
 
     def _digest_of(self, password: str) -> bytes:
         return hashlib.scrypt(
-            password.encode(),
+            password.encode("utf-8", "surrogatepass"),
             salt=self.salt,
             n=self.cost,
             r=self.block_size,

@@ -107,7 +107,7 @@ class Door:
             WrongSecret: it is not the key, or the page has none.
         """
         self.throttle.attempt(address)
-        if not (self.uses_key and hmac.compare_digest(_plain(key).encode(), _plain(self.key).encode())):
+        if not (self.uses_key and hmac.compare_digest(_plain(key), _plain(self.key))):
             raise WrongSecret(
                 "This is not the operator key. It was printed where the page was started, and is a new one after every "
                 "start.",
@@ -159,6 +159,6 @@ def make_key() -> str:
     return "-".join(groups)
 
 
-def _plain(key: str) -> str:
+def _plain(key: str) -> bytes:
     """The key's letters, however it was typed."""
-    return "".join(key.lower().replace("-", "").split())
+    return "".join(key.lower().replace("-", "").split()).encode("utf-8", "surrogatepass")

@@ -2,16 +2,16 @@
 
 Knows Gradio's routes and how they name a function. It hangs on Gradio's application as a dependency, so that it sees
 the route that was matched and reads the body with the model that Gradio reads it with. A route that is not listed here
-is closed, and a handler that is not marked `open_to_all` is the operator's: what is new is shut until somebody opens it.
+is closed, and a handler that is not marked `open_to_all` is the operator's: what is new stays shut until it is opened.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
 import gradio as gr
 from fastapi import HTTPException, Request
+from gradio.blocks import BlockFunction
 from gradio.data_classes import PredictBody
 from pydantic import ValidationError
 
@@ -69,12 +69,15 @@ class Permissions:
             raise HTTPException(403, refusal(visitor, request))
         if takes is Takes.FUNCTION:
             body = await _body_of(request)
-            if not (visitor.may_change or is_open_to_all(self._function(request, body))):
+            function = self._function(request, body)
+            if not (visitor.may_change or is_open_to_all(function.fn)):
                 raise HTTPException(403, refusal(visitor, request))
+            if len(body.data) != len(function.inputs):
+                raise HTTPException(422, f"This function takes {len(function.inputs)} values, found {len(body.data)}.")
             await self._admission.admit_call(visitor.address, body.session_hash, waits=route_of(request) == QUEUE)
 
-    def _function(self, request: Request, body: PredictBody) -> Any:
-        """The handler that Gradio will call for this request, found as Gradio finds it."""
+    def _function(self, request: Request, body: PredictBody) -> BlockFunction:
+        """The function that Gradio will call for this request, found as Gradio finds it."""
         functions = self._blocks.fns
         if body.fn_index is not None:
             found = functions.get(body.fn_index)
@@ -83,7 +86,7 @@ class Permissions:
             found = next((function for function in functions.values() if function.api_name == name), None)
         if found is None:
             raise HTTPException(404)
-        return found.fn
+        return found
 
 
 def route_of(request: Request) -> str:

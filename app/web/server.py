@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import Depends
@@ -30,7 +31,7 @@ from app.training.form import setting_words
 from app.views.checkpoint_table import DOWNLOAD_PATH
 from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names
-from app.web.admission import Admission, AdmissionGate, GradioSessions
+from app.web.admission import Admission, AdmissionGate, GradioSessions, Limits
 from app.web.downloads import prepare_download
 from app.web.entrance import Entrance, entrance_routes
 from app.web.forwarding import Forwarding
@@ -53,9 +54,6 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions, door: Do
     check_port(options.host, options.port)
     # The server would believe a forwarded address by its own rules, before ours see who is really there.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
-    # A cookie is sent to every port of a machine; another page of ours there has another.
-    cookie = f"chatglm-session-{options.port}"
-    admission = Admission(GradioSessions(demo))
     demo.launch(
         server_name=options.host,
         server_port=options.port,
@@ -73,21 +71,31 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions, door: Do
         theme=build_theme(),
         css_paths=stylesheets(),
         i18n=build_i18n(setting_words()),
-        app_kwargs={
-            "docs_url": None,
-            "redoc_url": None,
-            "openapi_url": None,
-            "routes": [*routes(services), *entrance_routes(door, cookie)],
-            "dependencies": [Depends(Permissions(demo, admission))],
-            "middleware": [
-                Middleware(Forwarding),
-                Middleware(Guard, own_names=own_names(options.allowed_hosts)),
-                Middleware(Entrance, door=door, cookie=cookie),
-                Middleware(AdmissionGate, admission=admission),
-                Middleware(HeadScript, default_language=options.language),
-            ],
-        },
+        app_kwargs=application_options(demo, services, options, door),
     )
+
+
+def application_options(
+    demo: gr.Blocks, services: Services, options: ServerOptions, door: Door, limits: Limits | None = None
+) -> dict[str, Any]:
+    """What Gradio's application is built with: our routes, and what stands in front of all of them."""
+    # A cookie is sent to every port of a machine; another page of ours there has another.
+    cookie = f"chatglm-session-{options.port}"
+    admission = Admission(GradioSessions(demo), limits)
+    return {
+        "docs_url": None,
+        "redoc_url": None,
+        "openapi_url": None,
+        "routes": [*routes(services), *entrance_routes(door, cookie)],
+        "dependencies": [Depends(Permissions(demo, admission))],
+        "middleware": [
+            Middleware(Forwarding),
+            Middleware(Guard, own_names=own_names(options.allowed_hosts)),
+            Middleware(Entrance, door=door, cookie=cookie),
+            Middleware(AdmissionGate, admission=admission),
+            Middleware(HeadScript, default_language=options.language),
+        ],
+    }
 
 
 def routes(services: Services) -> list[Route]:

@@ -42,7 +42,7 @@ def test_own_names_and_addresses_are_welcome(host: str) -> None:
 )
 def test_a_name_that_is_not_ours_is_refused(host: str) -> None:
     guard = Guard(Starlette(), own_names={"localhost"})
-    assert guard.refusal(Headers({"host": host}))
+    assert guard.refusal("GET", "/", Headers({"host": host}))
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:9999", "null", "https://192.168.1.20"])

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import gradio as gr
 from fastapi import HTTPException, Request
-from gradio.blocks import BlockFunction
+from gradio.block_function import BlockFunction
 from gradio.data_classes import PredictBody
 from pydantic import ValidationError
 

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from app.door.door import Door
 from app.services import Services
+from app.views.theme import build_theme
 from app.web.addresses import ServerOptions
 from app.web.admission import GradioSessions, Limits
 from app.web.server import application_options
@@ -26,6 +27,10 @@ class Served:
     ) -> None:
         self.demo, self.services, self.door = demo, services, door
         options = ServerOptions("0.0.0.0", PORT, output, allowed_hosts=names)
+        # What `launch` does before it opens a socket.
+        demo.theme, demo.css_paths = build_theme(), []
+        demo._set_html_css_theme_variables()
+        demo.config = demo.get_config_file()
         self.app = App.create_app(demo, app_kwargs=application_options(demo, services, options, door, limits))
 
     def visit(

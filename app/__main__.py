@@ -16,7 +16,6 @@ from app.ending import end, leave
 from app.interface import build_interface
 from app.services import Services, build_services
 from app.web.addresses import ServerOptions, addresses
-from app.web.forwarding import is_loopback
 from app.web.server import launch, wait_for_signal
 from chatglm2.errors import ChatGLMError
 from training.settings.samples import DEMO_MODEL
@@ -163,7 +162,7 @@ def serve(services: Services, options: ServerOptions, door: Door) -> None:
     services.host.start()
     urls = addresses(options)
     print("Open 打开：", *urls, sep="\n  ", flush=True)
-    if door.uses_key and not (door.policy.trust_local and is_loopback(options.host)):
+    if door.uses_key:
         print(invitation(urls, door.key, draw=sys.stdout.isatty()), flush=True)
     try:
         wait_for_signal()

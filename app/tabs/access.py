@@ -52,9 +52,10 @@ class OperatorControls:
     def __init__(self, elem_id: str) -> None:
         self.notice = gr.HTML(elem_id=elem_id, elem_classes="key-notice", js_on_load=KEY_SCRIPT)
 
-    def bind(self, demo: gr.Blocks, components: list[Any]) -> None:
-        self.components = components
-        demo.load(self.on_load, None, [self.notice, *components], **QUIET)
+    def bind(self, demo: gr.Blocks, components: list[Any], hidden: tuple[Any, ...] = ()) -> None:
+        """Connects the note to ``components``; those ``hidden`` are of no use without them."""
+        self.components, self.hidden = components, hidden
+        demo.load(self.on_load, None, [self.notice, *components, *hidden], **QUIET)
 
     @open_to_all
     def on_load(self, request: gr.Request) -> dict[Any, Any]:
@@ -64,4 +65,5 @@ class OperatorControls:
         return {
             self.notice: key_notice(visitor, speech_for(request)),
             **dict.fromkeys(self.components, gr.update(interactive=False)),
+            **dict.fromkeys(self.hidden, gr.update(visible=False)),
         }

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,11 +49,10 @@ def start_page(model: Path, output: Path, *options: str) -> Served:
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{served.url}/healthz", timeout=5) as answer:
-                health = answer.read()
-            if b'"ready"' in health:
-                return served
-            if b'"failed"' in health:
-                break
+                if b'"ready"' in answer.read():
+                    return served
+        except urllib.error.HTTPError:
+            break  # the model failed
         except OSError:
             pass
         time.sleep(0.2)

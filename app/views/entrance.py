@@ -19,6 +19,13 @@ def key_notice(visitor: Visitor, speech: Speech) -> Markup:
 
 def sign_in_page(speech: Speech, problem: str = "") -> str:
     """A page of its own that works without a script."""
-    words = {name: speech(f"sign_in_{name}") for name in ("title", "name", "password", "button")}
-    style = Markup((STYLES / "sign_in.css").read_text(encoding="utf-8"))
-    return render("sign_in", language=speech.pick("en", "zh-CN"), style=style, problem=problem, **words)
+    return render(
+        "sign_in",
+        language=speech.pick("en", "zh-CN"),
+        style=Markup((STYLES / "sign_in.css").read_text(encoding="utf-8")),
+        problem=problem,
+        title=speech("sign_in_title"),
+        name=speech("sign_in_name"),
+        password=speech("sign_in_password"),
+        button=speech("sign_in_button"),
+    )

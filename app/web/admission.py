@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import gradio as gr
-from fastapi import HTTPException
 from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 

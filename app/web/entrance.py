@@ -5,10 +5,11 @@ Knows HTTP. What a visitor may do is decided in `app.door`; which function or ro
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
-from anyio import CapacityLimiter, to_thread
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -62,7 +63,7 @@ class Entrance:
 
 def entrance_routes(door: Door, cookie: str) -> list[Route]:
     """Where the key is used, where accounts sign in, and where either ends."""
-    one_at_a_time = CapacityLimiter(1)  # hashing takes a processor; chats need the others
+    one_at_a_time = asyncio.Semaphore()  # hashing takes a processor; chats need the others
 
     def begin(request: Request, answer: Response, token: str) -> Response:
         answer.set_cookie(
@@ -92,9 +93,8 @@ def entrance_routes(door: Door, cookie: str) -> list[Route]:
         try:
             form = await read_form(request)
             name, password = form("name"), form("password")
-            token = await to_thread.run_sync(
-                door.sign_in, peer_of(request.scope), name, password, limiter=one_at_a_time
-            )
+            async with one_at_a_time:
+                token = await run_in_threadpool(door.sign_in, peer_of(request.scope), name, password)
         except ChatGLMError as error:
             page = sign_in_page(speech, error.localized(speech.language))
             return HTMLResponse(page, status_code=_status(error), headers=_waiting(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,7 @@ from app.door.accounts import read_accounts
 from app.door.door import Door, Mode, Policy
 from app.tabs.compare import CompareTab
 from app.web.admission import Limits
+from app.web.permissions import ROUTES
 
 from .conftest import Serve
 
@@ -222,3 +224,13 @@ def test_a_refusal_says_what_to_do_in_the_visitors_language(serve: Serve) -> Non
     english = client.post("/gradio_api/upload", files={"files": b"x"}).json()["detail"]
     chinese = client.post("/gradio_api/upload", files={"files": b"x"}, headers={"accept-language": "zh-CN"})
     assert "operator key" in english and "操作密钥" in chinese.json()["detail"]
+
+
+@pytest.mark.parametrize("page_name", ["security.md", "security_zh.md"])
+def test_the_documentation_names_every_open_route(repository: Path, page_name: str) -> None:
+    text = (repository / "docs" / page_name).read_text(encoding="utf-8")
+    names = OPEN_ROUTES | CALLS | OPERATOR_ROUTES | OUR_OPERATOR_ROUTES | OUR_OPEN_ROUTES
+    assert set(ROUTES) == OPEN_ROUTES | CALLS | OPERATOR_ROUTES
+    assert [
+        name for name in names if f"`{name}`" not in text and f"`{name.removeprefix('/gradio_api/')}`" not in text
+    ] == []

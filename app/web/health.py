@@ -34,10 +34,10 @@ def health_route(services: Services) -> Route:
 def described(state: LoadingState, model: str, *, tells_why: bool) -> dict[str, Any]:
     """The answer's body; ``tells_why`` is False for somebody who has not signed in."""
     known = {"ready": "ready", "failed": "failed"}
-    body: dict[str, Any] = {"status": known.get(state.phase, "loading"), "phase": state.phase}
+    body: dict[str, Any] = {"status": known.get(state.phase, "loading"), "model": state.phase}
     if not tells_why:
         return body
-    body |= {"model": model, "progress": state.fraction}
+    body |= {"name": model, "progress": state.fraction}
     if state.error is not None:
         body["reason"] = {"en": state.error.en, "zh": state.error.zh}
     return body

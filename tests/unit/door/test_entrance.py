@@ -170,8 +170,8 @@ def test_a_form_of_megabytes_is_not_read(serve: Serve) -> None:
 def test_health_tells_programs_what_the_page_tells_people() -> None:
     assert described(LoadingState("loading", 1, 4), "m", tells_why=True) == {
         "status": "loading",
-        "phase": "loading",
-        "model": "m",
+        "model": "loading",
+        "name": "m",
         "progress": 0.25,
     }
     assert described(LoadingState("ready"), "m", tells_why=True)["status"] == "ready"

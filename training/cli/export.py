@@ -73,6 +73,7 @@ def build_parser(language: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--base_model",
+        "--base-model",
         metavar="MODEL",
         help=say(
             "directory or hub id of the base model [what the checkpoint names]",

@@ -26,7 +26,7 @@ from training.loop.gate import Gate
 from training.loop.meter import Meter
 from training.loop.model_setup import current_prefix
 from training.runs.events import MessageEvent, RetentionEvent
-from training.runs.storage import write_atomically
+from training.runs.storage import explaining_storage_errors, write_atomically
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
 
@@ -115,7 +115,8 @@ class RetentionWatch(TrainerCallback):
                 self._give_up(error)
                 return
             content = {"prompts": self.prompts, "answers": self.base_answers}
-            write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+            with explaining_storage_errors(file):
+                write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
         if not state.global_step:
             self.run.append(compare(0, self.prompts, self.base_answers, self.base_answers))
 

@@ -22,7 +22,6 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from chatglm2 import ChatGLMForConditionalGeneration, PrefixEncoder, save_prefix
-from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
 from training.data.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator, ShuffledSampler
 from training.data.encoding import IGNORED_LABEL
@@ -39,7 +38,7 @@ from training.loop.trainer_arguments import build_arguments
 from training.plan.step_plan import StepPlan, smooths_labels
 from training.runs.checkpoints import METADATA_FILE
 from training.runs.events import CheckpointEvent
-from training.runs.storage import publish_directory, storage_error
+from training.runs.storage import library_storage_error, publish_directory, storage_error
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
 
@@ -219,7 +218,7 @@ class RunTrainer(Trainer):
         except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
             if is_lost_connection(error):  # waiting for the other processes is part of saving
                 raise
-            raise _unsaved(target, error) from error
+            raise library_storage_error(target, error) from error
         self.run.append(CheckpointEvent(step=step, name=target.name))
 
     def _last_logged(self, name: str) -> float | None:
@@ -266,11 +265,3 @@ def _padded_length(settings: TrainingSettings) -> int | None:
 def write_metadata(file: Path, metadata: dict[str, Any]) -> None:
     """What a checkpoint says about itself, for `read_checkpoint`."""
     file.write_text(json.dumps(metadata, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _unsaved(target: Path, error: Exception) -> RunError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return RunError(
-        f"{target} could not be written ({reason}). Check the free space; earlier checkpoints are untouched.",
-        f"无法写入 {target}（{reason}）。请检查剩余空间；之前的检查点不受影响。",
-    )

@@ -103,7 +103,8 @@ def _numbers(view: RunView, speech: Speech) -> list[tuple[str, str]]:
 def _message(view: RunView, speech: Speech) -> tuple[str, str]:
     """What a run has to say, and how that looks."""
     if view.message is not None:
-        return speech.pick(*view.message), "failed" if view.status in (Status.FAILED, Status.INTERRUPTED) else ""
+        is_bad = view.status in (Status.FAILED, Status.INTERRUPTED, Status.SILENT)
+        return speech.pick(*view.message), "failed" if is_bad else ""
     return (speech("collapsed"), "failed") if view.collapsed else ("", "")
 
 

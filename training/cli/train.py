@@ -243,9 +243,14 @@ def follow(run: Run, language: str, offset: int = 0) -> int:
     """Show a run's events from a byte offset on until it ends; returns the exit code."""
     interrupts = 0
     lines = Lines(sys.stdout)
+    was_silent = False
     while True:
         try:
-            active = run.state().status.is_active
+            state = run.state()
+            active, is_silent = state.status.is_active, state.status is Status.SILENT
+            if is_silent and not was_silent:
+                lines.keep(_say(language, state.message_en, state.message_zh))
+            was_silent = is_silent
             events, offset = run.events(offset)
             ended = _show(events, lines, language)
             if ended is not None:

@@ -26,13 +26,13 @@ from training.loop.gate import Gate
 from training.loop.meter import Meter
 from training.loop.model_setup import current_prefix
 from training.runs.events import MessageEvent, RetentionEvent
+from training.runs.layout import ANSWERS_FILE
 from training.runs.storage import explaining_storage_errors, write_atomically
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
 PROMPTS_FILE = Path(__file__).with_name("retention_prompts.json")
-ANSWERS_FILE = "retention.json"
 ANSWER_TOKENS = 64
 SHOWN_EXAMPLES = 3
 MAXIMUM_PROMPTS = 200

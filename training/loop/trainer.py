@@ -220,6 +220,7 @@ class RunTrainer(Trainer):
                 raise
             raise library_storage_error(target, error) from error
         self.run.append(CheckpointEvent(step=step, name=target.name))
+        self.run.forget_replaced()
 
     def _last_logged(self, name: str) -> float | None:
         return next((entry[name] for entry in reversed(self.state.log_history) if name in entry), None)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping

@@ -1,12 +1,6 @@
-"""Training runs on disk: one directory each, which is all that is known about a run.
+"""Training runs on disk: one directory each, as `layout.py` describes it, which is all that is known about a run.
 
     output/my-run/
-        run.json         settings and state, replaced as a whole
-        events.jsonl     what happened, appended
-        train.log        what the trainer's libraries said
-        checkpoint-N/    complete once it is there
-        stop             there if somebody asked the trainer to stop
-        share            there if who goes first on the device was changed since
 
 Page, command line and trainer read and write the same files. Knows how a run is stored and read; starting and training
 are `process.py`'s and `worker.py`'s.
@@ -14,9 +8,9 @@ are `process.py`'s and `worker.py`'s.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,21 +21,24 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chatglm2.errors import RunError
+from training.runs import layout
 from training.runs.checkpoints import CheckpointInfo, checkpoints_in
-from training.runs.events import Event, append_event, read_events
-from training.runs.liveness import is_running
+from training.runs.events import Event, StepEvent, append_event, last_event, read_events
+from training.runs.layout import (
+    EVENTS_FILE,
+    LOG_FILE,
+    RESERVE_FILE,
+    RUN_FILE,
+    SHARE_FILE,
+    STAGING_DIRECTORY,
+    STOP_FILE,
+)
+from training.runs.liveness import SILENT_SECONDS, Lease, describe_silence, is_running, start_time, this_boot, this_host
 from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
 from training.settings.problems import describe_problem
 from training.settings.train import Share, TrainingSettings, setting_fields
 
 DEFAULT_STORE = "output"
-RUN_FILE = "run.json"
-EVENTS_FILE = "events.jsonl"
-LOG_FILE = "train.log"
-STOP_FILE = "stop"
-SHARE_FILE = "share"
-STAGING_DIRECTORY = ".staging"
-RESERVE_FILE = ".reserve.partial"
 RESERVED_BYTES = 64 * 1024
 LONGEST_NAME = 100
 LOG_TAIL_BYTES = 64 * 1024
@@ -49,6 +46,9 @@ LOG_PROGRESS = " INFO "  # a line that tells of progress, not of an end
 SAFE_NAME = re.compile(r"[\w\-][\w.\-]*")
 # How long a run may be "starting" before its process is known: the time between two writes of `process.py`.
 LAUNCH_SECONDS = 20.0
+# Silence that means nothing: importing and loading hold Python's lock, and a step may take long.
+STARTING_SILENCE_SECONDS = 60.0
+SILENT_STEPS = 10
 
 
 class Status(StrEnum):
@@ -61,17 +61,19 @@ class Status(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    SILENT = "silent"
 
     @property
     def is_active(self) -> bool:
-        """Whether a trainer is at work."""
-        return self in (Status.STARTING, Status.RUNNING, Status.STOPPING)
+        """Whether there is a trainer, at work or silent."""
+        return self in (Status.STARTING, Status.RUNNING, Status.STOPPING, Status.SILENT)
 
 
 class RunState(BaseModel):
     """A run's state. ``pid_started_at`` is in seconds since boot, the other times in seconds since the epoch.
 
-    ``best_step`` is the step of the checkpoint that validated best.
+    ``pid`` means a process of the machine ``host`` while that runs as ``boot``; ``best_step`` is the step of the
+    checkpoint that validated best.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -79,6 +81,8 @@ class RunState(BaseModel):
     status: Status = Status.STARTING
     pid: int | None = None
     pid_started_at: float | None = None
+    host: str = ""
+    boot: str = ""
     resume_step: int | None = None
     best_step: int | None = None
     updated_at: float = 0.0
@@ -132,17 +136,50 @@ class Run:
         """When the run was created, in seconds since the epoch."""
         return self._read().created_at
 
+    @property
+    def lease(self) -> Lease:
+        """The right to train it."""
+        return Lease(self.path)
+
     def state(self) -> RunState:
         """The state as it is now: a run whose trainer is gone reads as interrupted, one asked to stop as stopping."""
         state = self._read().state
         if not state.status.is_active:
             return state
-        if is_running(state.pid, state.pid_started_at):
+        if self._has_trainer(state):
+            if self._is_silent(state):
+                return self._silent(state)
             return state.model_copy(update={"status": Status.STOPPING}) if self.stop_requested() else state
-        if state.pid is None and time.time() - state.updated_at < LAUNCH_SECONDS:
+        if state.pid is None and abs(time.time() - state.updated_at) < LAUNCH_SECONDS:
             return state
         en, zh = self._last_words()
         return state.model_copy(update={"status": Status.INTERRUPTED, "message_en": en, "message_zh": zh})
+
+    def name_trainer(self, pid: int) -> None:
+        """Process ``pid`` of this machine trains the run from now on."""
+        self.update(pid=pid, pid_started_at=start_time(pid), host=this_host(), boot=this_boot())
+
+    def _has_trainer(self, state: RunState) -> bool:
+        """Whether its process runs; another machine's or container's is known by its lease alone."""
+        if state.pid is None:
+            return False
+        if state.boot in ("", this_boot()):
+            return is_running(state.pid, state.pid_started_at)
+        silent = self.lease.seconds_silent()
+        return silent is not None and (abs(silent) < SILENT_SECONDS or self.lease.is_held())
+
+    def _is_silent(self, state: RunState) -> bool:
+        silent = self.lease.seconds_silent()
+        if silent is None or silent < SILENT_SECONDS:
+            return False
+        if state.status is Status.STARTING:
+            return silent >= STARTING_SILENCE_SECONDS
+        step = last_event(self.events()[0], StepEvent)
+        return step is None or silent >= SILENT_STEPS * step.seconds_per_step
+
+    def _silent(self, state: RunState) -> RunState:
+        en, zh = describe_silence(state.pid, state.host or this_host(), self.lease.seconds_silent() or 0.0)
+        return state.model_copy(update={"status": Status.SILENT, "message_en": en, "message_zh": zh})
 
     def update(self, *, settings: TrainingSettings | None = None, **changes: Any) -> None:
         """Replace parts of the stored state, and the settings if given."""
@@ -272,10 +309,23 @@ class Run:
 
     def discard_leftovers(self) -> None:
         """Delete what a trainer left half done, and the space it kept."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-        for pattern in (".*.deleted", ".*.partial"):
-            for item in self.path.glob(pattern):
-                shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
+        layout.discard_leftovers(self.path)
+
+    def set_aside_after(self, step: int) -> Path | None:
+        """Move checkpoints of later steps out of the way of a training that does those again; returns where to."""
+        with explaining_storage_errors(self.path):
+            return layout.set_aside_after(self.path, step)
+
+    @property
+    def replaced(self) -> Path | None:
+        """Where the run lies that this one replaces, until this one has a checkpoint."""
+        place = self.path / layout.REPLACED
+        return place if place.is_dir() else None
+
+    def forget_replaced(self) -> None:
+        """Delete the run that this one has replaced; what cannot be deleted stays."""
+        with contextlib.suppress(OSError):
+            layout.forget_replaced(self.path)
 
     def _last_words(self) -> tuple[str, str]:
         last = self.log_tail(1).strip()
@@ -335,14 +385,14 @@ class RunStore:
         Args:
             settings: what it shall do.
             name: of its directory; made from data, prefix length and time if not given.
-            overwrite: replace a run of that name, its checkpoints included.
+            overwrite: replace a run of that name once this one has its first checkpoint; until then it is put aside.
 
         Raises:
             RunError: if the name is taken or cannot be a directory's, or nothing can be written.
         """
         run = Run(self.root / (_checked_name(name) if name else self._free_name(settings)))
-        if overwrite and (run.path / RUN_FILE).is_file():
-            self._clear(run)
+        if overwrite and run.path.is_dir():
+            self._put_aside(run)
         with explaining_storage_errors(run.path):
             try:
                 run.path.mkdir(parents=True, exist_ok=overwrite)
@@ -356,6 +406,8 @@ class RunStore:
 
     def _readable(self) -> Iterator[Run]:
         for file in self.root.glob(f"*/{RUN_FILE}"):
+            if not SAFE_NAME.fullmatch(file.parent.name):  # such as one that is being deleted
+                continue
             run = Run(file.parent)
             try:
                 run.state()
@@ -371,18 +423,19 @@ class RunStore:
         candidates = (base, *(f"{base}-{number}" for number in range(2, len(taken) + 3)))
         return next(name for name in candidates if name not in taken)
 
-    def _clear(self, run: Run) -> None:
-        if run.state().status.is_active and run.state().pid:
+    def _put_aside(self, run: Run) -> None:
+        try:
+            state = run.state()
+        except RunError:  # one that cannot be read, or none, is replaced as well
+            state = RunState()
+        if run.lease.is_held() or (state.status.is_active and state.pid):
             raise RunError(
                 f"{run.name} is being trained right now: stop it first, or choose another name.",
                 f"{run.name} 正在训练：请先停止，或换一个名字。",
             )
         with explaining_storage_errors(run.path):
-            for info in run.checkpoints():
-                remove_directory(info.path)
-            for name in (EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE):
-                (run.path / name).unlink(missing_ok=True)
             run.discard_leftovers()
+            layout.put_aside(run.path)
 
 
 def _checked_name(name: str) -> str:

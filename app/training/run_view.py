@@ -120,7 +120,9 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         seconds_left=latest.seconds_left if latest else None,
         latest=latest,
         losses=tuple(Measurement(event.step, event.loss) for event in steps),
-        validation=tuple(Measurement(event.step, event.metrics["loss"]) for event in validations),
+        validation=tuple(
+            Measurement(event.step, event.metrics["loss"]) for event in validations if "loss" in event.metrics
+        ),
         scores=validations[-1].metrics if validations else {},
         kept=tuple(Measurement(event.step, event.kept) for event in kept),
         retention=kept[-1] if kept and kept[-1].step else None,

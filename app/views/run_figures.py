@@ -62,7 +62,9 @@ def retention_html(view: RunView, speech: Speech) -> str:
     title = speech("kept", share=f"{latest.kept:.0f}")
     example = ""
     if latest.examples:
-        example = speech("kept_example", **{name: _shortened(text) for name, text in latest.examples[0].items()})
+        changed = latest.examples[0]
+        texts = {name: _shortened(changed.get(name, "")) for name in ("prompt", "before", "after")}
+        example = speech("kept_example", **texts)
     return render(
         "retention",
         title=title,

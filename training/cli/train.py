@@ -85,7 +85,7 @@ def _execute(command: Command, language: str) -> int:
     command = with_warm_start(command)
     store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
     if command.list_runs:
-        return _list(store)
+        return _list(store, language)
     if command.stop is not None:
         process.request_stop(store.get(command.stop))
         print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
@@ -228,7 +228,7 @@ def _resumed_settings(command: Command) -> TrainingSettings:
     return TrainingSettings.from_dict({**run.settings().to_dict(), **command.values})
 
 
-def _list(store: RunStore) -> int:
+def _list(store: RunStore, language: str) -> int:
     rows = []
     for run in store.list():
         steps = step_history(run.events()[0])
@@ -236,6 +236,8 @@ def _list(store: RunStore) -> int:
         rows.append([run.name, str(run.state().status), *progress])
     if rows:
         Lines(sys.stdout).keep(in_columns(rows))
+    for problem in store.broken():
+        print(problem.localized(language), file=sys.stderr)
     return 0
 
 

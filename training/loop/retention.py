@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
@@ -27,7 +28,7 @@ from training.loop.meter import Meter
 from training.loop.model_setup import current_prefix
 from training.runs.events import MessageEvent, RetentionEvent
 from training.runs.layout import ANSWERS_FILE
-from training.runs.storage import explaining_storage_errors, write_atomically
+from training.runs.storage import explaining_storage_errors, read_json, write_atomically
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
 
@@ -173,10 +174,16 @@ _ASKING: dict[str, Any] = {
 }
 
 
+class _Answers(BaseModel):
+    """What `ANSWERS_FILE` holds: the base model's answer to each prompt."""
+
+    prompts: list[str]
+    answers: list[str]
+
+
 def _read_answers(file: Path, prompts: Sequence[str]) -> list[str] | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        answers = content["answers"] if content["prompts"] == list(prompts) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        found = _Answers.model_validate(read_json(file))
+    except (OSError, ValueError):
         return None
-    return answers
+    return found.answers if found.prompts == list(prompts) and len(found.answers) == len(prompts) else None

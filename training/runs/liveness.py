@@ -121,11 +121,10 @@ class Lease:
         over = threading.Event()
 
         def beat() -> None:
-            while True:
+            while not over.wait(BEAT_SECONDS):
                 self.touch()
-                if over.wait(BEAT_SECONDS):
-                    return
 
+        self.touch()
         thread = threading.Thread(target=beat, name="awake", daemon=True)
         thread.start()
         try:

@@ -1,4 +1,4 @@
-"""Writing to disk so that a crash, a full disk or a second reader never meets half a file.
+"""Writing so that a crash, a full disk or a second reader never meets half a file; reading what may be anything.
 
 Knows files; does not know what is in them.
 """
@@ -10,15 +10,21 @@ import errno
 import logging
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic_core import from_json
 
 from chatglm2.errors import RunError
 
 logger = logging.getLogger(__name__)
 # With less than this a checkpoint or an export cannot be written, whatever a library calls the reason.
 FULL_DISK_BYTES = 2**20
+# What describes a run or a checkpoint has some kilobytes.
+SMALL_FILE_BYTES = 2**20
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -40,6 +46,29 @@ def write_together(contents: Mapping[Path, str]) -> None:
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it; a pipe, which would let its reader wait for ever, or a directory is an `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_json(path: Path, limit_bytes: int = SMALL_FILE_BYTES) -> Any:
+    """What a JSON file holds that should be small.
+
+    Raises:
+        OSError: if it is not there, cannot be read or is no file.
+        ValueError: if it is no JSON, or larger than ``limit_bytes``.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ValueError(f"larger than {limit_bytes:,} bytes")
+    return from_json(content)
 
 
 def publish_directory(staged: Path, target: Path) -> None:

@@ -18,11 +18,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatglm2.errors import RunError
 from training.runs import layout
-from training.runs.checkpoints import CheckpointInfo, checkpoints_in
+from training.runs.checkpoints import LARGEST_STEP, LATEST_TIME, CheckpointInfo, checkpoints_in
 from training.runs.events import Event, StepEvent, append_event, last_event, read_events
 from training.runs.layout import (
     EVENTS_FILE,
@@ -34,7 +34,13 @@ from training.runs.layout import (
     STOP_FILE,
 )
 from training.runs.liveness import SILENT_SECONDS, Lease, describe_silence, is_running, start_time, this_boot, this_host
-from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
+from training.runs.storage import (
+    explaining_storage_errors,
+    open_regular,
+    read_json,
+    remove_directory,
+    write_atomically,
+)
 from training.settings.problems import describe_problem
 from training.settings.train import Share, TrainingSettings, setting_fields
 
@@ -43,7 +49,8 @@ RESERVED_BYTES = 64 * 1024
 LONGEST_NAME = 100
 LOG_TAIL_BYTES = 64 * 1024
 LOG_PROGRESS = " INFO "  # a line that tells of progress, not of an end
-SAFE_NAME = re.compile(r"[\w\-][\w.\-]*")
+# No option of a command, no file of ours beside the runs.
+SAFE_NAME = re.compile(r"\w[\w.\-]*(?<!\.json)")
 # How long a run may be "starting" before its process is known: the time between two writes of `process.py`.
 LAUNCH_SECONDS = 20.0
 # Silence that means nothing: importing and loading hold Python's lock, and a step may take long.
@@ -79,12 +86,12 @@ class RunState(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     status: Status = Status.STARTING
-    pid: int | None = None
+    pid: int | None = Field(default=None, ge=1, lt=2**31)
     pid_started_at: float | None = None
     host: str = ""
     boot: str = ""
-    resume_step: int | None = None
-    best_step: int | None = None
+    resume_step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
+    best_step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     updated_at: float = 0.0
     message_en: str = ""
     message_zh: str = ""
@@ -96,7 +103,7 @@ class _RunFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     format: int = 1
-    created_at: float = 0.0
+    created_at: float = Field(default=0.0, ge=0, le=LATEST_TIME)
     settings: dict[str, Any]
     state: RunState
 
@@ -202,11 +209,11 @@ class Run:
     def log_tail(self, lines: int = 100) -> str:
         """The last lines of the log."""
         try:
-            with self.log_file.open("rb") as file:
+            with open_regular(self.log_file) as file:
                 size = file.seek(0, 2)
                 file.seek(max(size - LOG_TAIL_BYTES, 0))
-                text = file.read().decode("utf-8", errors="replace")
-        except FileNotFoundError:
+                text = file.read(LOG_TAIL_BYTES).decode("utf-8", errors="replace")
+        except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
@@ -297,7 +304,8 @@ class Run:
 
     def _changed_share(self) -> Share | None:
         try:
-            found = (self.path / SHARE_FILE).read_text(encoding="utf-8").strip()
+            with open_regular(self.path / SHARE_FILE) as file:
+                found = file.read(LOG_TAIL_BYTES).decode("utf-8").strip()
         except (OSError, UnicodeDecodeError):
             return None
         return next((share for share in get_args(Share) if share == found), None)
@@ -338,12 +346,14 @@ class Run:
     def _read(self) -> _RunFile:
         en = zh = ""
         try:
-            return _RunFile.model_validate_json((self.path / RUN_FILE).read_bytes())
+            return _RunFile.model_validate(read_json(self.path / RUN_FILE))
         except OSError:
             pass
         except ValidationError as error:
             problem, problem_zh = describe_problem(error)
             en, zh = f" ({problem})", f"（{problem_zh}）"
+        except ValueError as error:
+            en, zh = f" ({error})", f"（{error}）"
         raise RunError(
             f"{self.path} is no training run: expected a readable {RUN_FILE} in it{en}. Choose a run's own directory.",
             f"{self.path} 不是训练目录：其中应有可读取的 {RUN_FILE}{zh}。请选择某次训练的目录。",
@@ -358,7 +368,19 @@ class RunStore:
 
     def list(self) -> list[Run]:
         """All readable runs, the newest first."""
-        return sorted(self._readable(), key=lambda run: run.created_at(), reverse=True)
+        found = []
+        for run in self._runs():
+            with contextlib.suppress(RunError):
+                found.append((run.created_at(), run))
+        return [run for _, run in sorted(found, key=lambda item: item[0], reverse=True)]
+
+    def broken(self) -> Iterator[RunError]:
+        """Why runs that are there are not listed."""
+        for run in self._runs():
+            try:
+                run.state()
+            except RunError as error:
+                yield error
 
     def get(self, name: str) -> Run:
         """The run called ``name``.
@@ -377,7 +399,12 @@ class RunStore:
 
     def active(self) -> Run | None:
         """The run that a trainer is working on now."""
-        return next((run for run in self._readable() if run.state().status.is_active and run.state().pid), None)
+        for run in self._runs():
+            with contextlib.suppress(RunError):
+                state = run.state()
+                if state.status.is_active and state.pid:
+                    return run
+        return None
 
     def create(self, settings: TrainingSettings, name: str | None = None, *, overwrite: bool = False) -> Run:
         """A new run, ready to be started.
@@ -404,16 +431,10 @@ class RunStore:
             write_atomically(run.path / RUN_FILE, content.to_json())
         return run
 
-    def _readable(self) -> Iterator[Run]:
-        for file in self.root.glob(f"*/{RUN_FILE}"):
-            if not SAFE_NAME.fullmatch(file.parent.name):  # such as one that is being deleted
-                continue
-            run = Run(file.parent)
-            try:
-                run.state()
-            except RunError:
-                continue
-            yield run
+    def _runs(self) -> Iterator[Run]:
+        """Readable or not; what is being deleted has no name that a run can have."""
+        files = self.root.glob(f"*/{RUN_FILE}")
+        return (Run(file.parent) for file in files if SAFE_NAME.fullmatch(file.parent.name))
 
     def _free_name(self, settings: TrainingSettings) -> str:
         stem = re.sub(r"[^\w\-]+", "-", Path(settings.train_file).stem).strip("-_")[:40] or "run"

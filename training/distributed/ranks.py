@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -79,6 +80,12 @@ class Ranks:
         box = torch.tensor([value], dtype=torch.long)
         dist.all_reduce(box, group=self.channel)
         return int(box.item())
+
+    def totals(self, values: Tensor) -> Tensor:
+        """The sums of every process's ``values``, a tensor on the CPU."""
+        if self.size > 1:
+            dist.all_reduce(values, group=self.channel)
+        return values
 
     def wait(self) -> None:
         """Return when every process has come here."""

@@ -7,11 +7,13 @@ come from, nor in which process it runs. Training all weights is `full_trainer.p
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
@@ -26,7 +28,7 @@ from chatglm2.model.prefix import load_prefix_state
 from training.data.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator, ShuffledSampler
 from training.data.encoding import IGNORED_LABEL
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
-from training.evaluation.scoring import score_sample
+from training.evaluation.scoring import label_count, loss_batches, score_sample
 from training.loop.gate import Gate, Neighbours
 from training.loop.health import HealthGuard
 from training.loop.keeping import CheckpointKeeper
@@ -149,19 +151,39 @@ class RunTrainer(Trainer):
         self.meter.keep_loss(loss)
         return loss
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """A batch of the validation, once there is room for it."""
-        self.gate.make_room()
-        return super().prediction_step(*args, **kwargs)
-
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""
         devices = [self.args.device] if self.args.device.type == "cuda" else []
+        rows = self.eval_dataset
+        assert isinstance(rows, ExampleDataset)
         with self.meter.set_aside(), torch.random.fork_rng(devices=devices):
-            output = super().evaluation_loop(*args, **kwargs)
-            assert output.metrics is not None
-            output.metrics.update(self._score_answers())
-        return output
+            metrics = {"eval_loss": self._validation_loss(rows), **self._score_answers()}
+        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=len(rows))
+
+    @torch.no_grad()
+    def _validation_loss(self, rows: ExampleDataset) -> float:
+        """Mean loss of the rows' own answers, every token weighing alike, whatever the batches and processes.
+
+        The processes take turns at the batches. Where weights are shared all must take part in each pass, so that one
+        without a batch left takes the first one again, for nothing.
+        """
+        assert self.model is not None
+        model = self._wrap_model(self.model, training=False)
+        model.eval()
+        collate = PaddingCollator(rows.encoder.pad_id, IGNORED_LABEL)
+        batches = loss_batches([rows[index] for index in range(len(rows))], self.settings)
+        totals = torch.zeros(2, dtype=torch.float64)  # losses, tokens
+        for start in range(0, len(batches), self.ranks.size):
+            place = start + self.ranks.rank
+            batch = batches[place if place < len(batches) else 0]
+            self.gate.make_room()
+            with self.compute_loss_context_manager():
+                loss = float(self.compute_loss(model, self._prepare_inputs(collate(batch))))
+            if place < len(batches):
+                tokens = sum(map(label_count, batch))
+                totals += torch.tensor([loss * tokens, tokens], dtype=torch.float64)
+        losses, tokens = self.ranks.totals(totals).tolist()
+        return losses / tokens if tokens else math.nan
 
     def _score_answers(self) -> dict[str, float]:
         """Scores of the first ``eval_generate_samples`` validation rows, answered greedily, the same in all processes.

@@ -39,13 +39,17 @@ SHOWN_EXAMPLES = 3
 MAXIMUM_PROMPTS = 200
 
 
-def read_prompts(settings: TrainingSettings) -> list[str]:
-    """The questions of ``--retention_file``, or our own."""
+def read_prompts(settings: TrainingSettings, run: Run | None = None) -> list[str]:
+    """The questions of ``--retention_file``, or our own; ``run`` is told of rows that were skipped."""
     if settings.retention_file is None:
         prompts: list[str] = json.loads(PROMPTS_FILE.read_text(encoding="utf-8"))
         return prompts
     table = read_table(settings.retention_file, skip_bad_rows=settings.skip_bad_rows)
-    return find_general_prompts(table, settings)[:MAXIMUM_PROMPTS]
+    prompts = find_general_prompts(table, settings)[:MAXIMUM_PROMPTS]
+    if run is not None and table.bad_rows.numbers:
+        en, zh = table.bad_rows.describe(table.path.name)
+        run.append(MessageEvent(en=en, zh=zh))
+    return prompts
 
 
 def compare(step: int, prompts: Sequence[str], before: Sequence[str], after: Sequence[str]) -> RetentionEvent:
@@ -86,7 +90,7 @@ class RetentionWatch(TrainerCallback):
     ) -> None:
         self.run = run
         self.settings = settings
-        self.prompts = read_prompts(settings)
+        self.prompts = read_prompts(settings, run)
         self.base_answers: list[str] | None = None
         self._model = model
         self._tokenizer = tokenizer

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import transformers.utils.logging
@@ -256,7 +257,7 @@ def _lost_process(run: Run, ranks: Ranks) -> FailedEvent:
     """Another process is gone; it may have said why."""
     told = ranks.failure(LAST_WORD_SECONDS)
     if told is not None:
-        return FailedEvent(**told)
+        return failed_with(run, told)
     return FailedEvent(
         step=_last_step(run),
         en=f"One of the {ranks.size} processes is gone without a word: it was killed, or its machine went down. "
@@ -264,6 +265,11 @@ def _lost_process(run: Run, ranks: Ranks) -> FailedEvent:
         zh=f"{ranks.size} 个进程中有一个已不存在，且没有留下说明：可能被终止，或机器出现故障。"
         "请从最后一个检查点继续训练。",
     )
+
+
+def failed_with(run: Run, words: dict[str, Any]) -> FailedEvent:
+    """What a process said of its failure, or others of one that is lost, who do not know its last step."""
+    return FailedEvent(**{"step": _last_step(run), **words})
 
 
 def _unexpected(run: Run, error: Exception) -> FailedEvent:

@@ -9,13 +9,16 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from app.training.service import DataChoice, TrainingService
 from chatglm2.errors import RunError
 from training.runs import storage
 from training.runs.storage import library_storage_error, remove_directory, storage_error, write_atomically
+from training.runs.store import RunStore
 
 
 def test_threads_that_replace_one_file_do_not_get_into_each_others_way(tmp_path: Path) -> None:
@@ -67,3 +70,14 @@ def test_a_disk_that_can_only_be_read_is_called_so() -> None:
     refusal = storage_error(Path("output"), OSError(errno.EROFS, "Read-only file system"))
     assert "can only be read" in refusal.en and "只读" in refusal.zh
     assert isinstance(refusal, RunError)
+
+
+def test_a_data_file_that_the_disk_has_no_room_for_is_kept_whole_or_not_at_all(tmp_path: Path, no_room: None) -> None:
+    source = tmp_path / "rows.json"
+    source.write_text("x" * 8000)
+    elsewhere: Any = None  # neither the model nor a trainer is asked
+    service = TrainingService(RunStore(tmp_path), elsewhere, tmp_path / "output", elsewhere)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with pytest.raises(RunError, match="cannot be written"):
+        service._keep(DataChoice(str(source)))
+    assert not [item for item in (tmp_path / "output").rglob("*") if item.is_file()]

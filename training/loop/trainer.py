@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
@@ -158,7 +157,7 @@ class RunTrainer(Trainer):
         assert isinstance(rows, ExampleDataset)
         with self.meter.set_aside(), torch.random.fork_rng(devices=devices):
             metrics = {"eval_loss": self._validation_loss(rows), **self._score_answers()}
-        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=len(rows))
+        return EvalLoopOutput(predictions=torch.empty(0).numpy(), label_ids=None, metrics=metrics, num_samples=len(rows))
 
     @torch.no_grad()
     def _validation_loss(self, rows: ExampleDataset) -> float:

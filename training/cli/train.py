@@ -35,7 +35,8 @@ from training.runs.events import (
     StepEvent,
     step_history,
 )
-from training.runs.store import DEFAULT_STORE, RUN_FILE, Run, RunStore, Status
+from training.runs.layout import RUN_FILE
+from training.runs.store import DEFAULT_STORE, Run, RunStore, Status
 from training.runs.system import require_system
 from training.settings.train import TrainingSettings
 

@@ -53,10 +53,11 @@ def answer_examples(
         the place of an example and its answers in the order of ``prefixes``; each example once, as it is done.
     """
     encoder = ExampleEncoder(tokenizer, settings)
-    prompts = {place: encoder.encode_prompt(example) for place, example in enumerate(examples) if place not in answered}
-    if not prompts:
+    prompts = [encoder.encode_prompt(example) for example in examples]
+    places = [place for place in range(len(prompts)) if place not in answered]
+    if not places:
         return
-    _require_room(model, max(map(len, prompts.values())))
+    _require_room(model, max(map(len, prompts)))
     answer = _answer_with_engine if settings.num_beams == 1 else _answer_with_beams
     was_training = model.training
     model.eval()

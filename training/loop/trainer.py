@@ -157,7 +157,9 @@ class RunTrainer(Trainer):
         assert isinstance(rows, ExampleDataset)
         with self.meter.set_aside(), torch.random.fork_rng(devices=devices):
             metrics = {"eval_loss": self._validation_loss(rows), **self._score_answers()}
-        return EvalLoopOutput(predictions=torch.empty(0).numpy(), label_ids=None, metrics=metrics, num_samples=len(rows))
+        return EvalLoopOutput(
+            predictions=torch.empty(0).numpy(), label_ids=None, metrics=metrics, num_samples=len(rows)
+        )
 
     @torch.no_grad()
     def _validation_loss(self, rows: ExampleDataset) -> float:

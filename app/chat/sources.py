@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PrefixError
 from training.runs.checkpoints import CheckpointInfo, find_checkpoints
-from training.runs.storage import explaining_storage_errors, write_atomically
+from training.runs.storage import explaining_storage_errors, read_json, write_atomically
 from training.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class SourceLibrary:
 
     def _named_paths(self) -> list[str]:
         try:
-            return [str(path) for path in json.loads(self._named_file.read_text(encoding="utf-8"))]
+            return [str(path) for path in read_json(self._named_file)]
         except (OSError, ValueError, TypeError):
             return []
 

@@ -198,6 +198,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "status_stopped": ("stopped", "已停止"),
     "status_failed": ("failed", "失败"),
     "status_interrupted": ("interrupted", "意外中断"),
+    "status_silent": ("not answering", "没有响应"),
     "checkpoint_ready": ("checkpoint-{step} is ready.", "checkpoint-{step} 可以用了。"),
     "checkpoint_best": ("checkpoint-{step} validates best.", "checkpoint-{step} 的验证结果最佳。"),
     "best": ("best", "最佳"),

@@ -86,15 +86,19 @@ class RunView:
 class RunFeed:
     """The events of one run that were read so far; a viewer's tick reads only what is new."""
 
+    created_at: float = 0.0  # of the run that was read: another one may have taken its place since
     offset: int = 0
     events: list[Event] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, run: Run) -> list[Event]:
         with self.lock:
-            new, offset = run.events(self.offset)
-            if offset < self.offset:
+            created_at = run.created_at()
+            is_other = created_at != self.created_at
+            new, offset = run.events(0 if is_other else self.offset)
+            if is_other or offset < self.offset:
                 self.events = []
+            self.created_at = created_at
             self.offset = offset
             self.events.extend(new)
             return list(self.events)
@@ -116,7 +120,9 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         seconds_left=latest.seconds_left if latest else None,
         latest=latest,
         losses=tuple(Measurement(event.step, event.loss) for event in steps),
-        validation=tuple(Measurement(event.step, event.metrics["loss"]) for event in validations),
+        validation=tuple(
+            Measurement(event.step, event.metrics["loss"]) for event in validations if "loss" in event.metrics
+        ),
         scores=validations[-1].metrics if validations else {},
         kept=tuple(Measurement(event.step, event.kept) for event in kept),
         retention=kept[-1] if kept and kept[-1].step else None,

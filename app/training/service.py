@@ -19,6 +19,7 @@ from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
 from training.runs.launch import Standby
+from training.runs.storage import explaining_storage_errors, hidden_name
 from training.runs.store import Run, RunStore
 from training.settings.samples import SAMPLE_TRAIN_FILE
 from training.settings.train import TrainingSettings
@@ -139,10 +140,21 @@ class TrainingService:
             return data
         digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
         kept = self._root / KEPT_DATA / digest / source.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        if not kept.exists():
-            shutil.copyfile(source, kept)
+        with explaining_storage_errors(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            if not kept.exists():
+                self._copy(source, kept)
         return replace(data, path=str(kept))
+
+    @staticmethod
+    def _copy(source: Path, kept: Path) -> None:
+        """Whole or not at all: half a file would be trained on the next time."""
+        half = hidden_name(kept, "partial")
+        try:
+            shutil.copyfile(source, half)
+            half.replace(kept)
+        finally:
+            half.unlink(missing_ok=True)
 
 
 def _absolute(path: object) -> str:

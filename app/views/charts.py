@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 MAX_POINTS = 400
+# No loss in a float32 is larger.
+UNDRAWABLE = 1e39
 WIDTH, HEIGHT = 640, 240
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 96
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
@@ -99,7 +101,7 @@ def line_chart(
 ) -> Markup:
     """A curve over steps. The value axis starts at 0: a loss of exactly 0, the sign of a collapsed prefix, must show.
 
-    Values that are not finite cannot be drawn and are left out; the log names them.
+    Values that are not finite, or as good as that, cannot be drawn and are left out; the log names them.
 
     Args:
         points: the curve.
@@ -110,8 +112,8 @@ def line_chart(
         ceiling: the value axis reaches at least this far.
         height: of the figure.
     """
-    finite = [point for point in points if math.isfinite(point.value)]
-    others = [point for point in measured if math.isfinite(point.value)]
+    finite = [point for point in points if abs(point.value) < UNDRAWABLE]
+    others = [point for point in measured if abs(point.value) < UNDRAWABLE]
     if not finite:
         return Markup('<div class="chart-empty">{}</div>').format(empty)
     heights = [point.value for point in (*finite, *others)]

@@ -62,7 +62,9 @@ def retention_html(view: RunView, speech: Speech) -> str:
     title = speech("kept", share=f"{latest.kept:.0f}")
     example = ""
     if latest.examples:
-        example = speech("kept_example", **{name: _shortened(text) for name, text in latest.examples[0].items()})
+        changed = latest.examples[0]
+        texts = {name: _shortened(changed.get(name, "")) for name in ("prompt", "before", "after")}
+        example = speech("kept_example", **texts)
     return render(
         "retention",
         title=title,
@@ -103,7 +105,8 @@ def _numbers(view: RunView, speech: Speech) -> list[tuple[str, str]]:
 def _message(view: RunView, speech: Speech) -> tuple[str, str]:
     """What a run has to say, and how that looks."""
     if view.message is not None:
-        return speech.pick(*view.message), "failed" if view.status in (Status.FAILED, Status.INTERRUPTED) else ""
+        is_bad = view.status in (Status.FAILED, Status.INTERRUPTED, Status.SILENT)
+        return speech.pick(*view.message), "failed" if is_bad else ""
     return (speech("collapsed"), "failed") if view.collapsed else ("", "")
 
 

@@ -11,7 +11,8 @@ from chatglm2 import ChatGLMConfig, save_prefix
 from chatglm2.model.prefix import PrefixEncoder
 from training.runs.checkpoints import METADATA_FILE
 from training.runs.events import EvaluationEvent, Event, FinishedEvent, RetentionEvent, StartedEvent, StepEvent
-from training.runs.store import LOG_FILE, Run, RunStore, Status
+from training.runs.layout import LOG_FILE
+from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings
 
 PREFIX_TOKENS = 4

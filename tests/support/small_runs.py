@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from training.runs.events import StepEvent
 from training.runs.store import Run, RunStore
 
 
@@ -32,3 +33,16 @@ def half_done_copy(store: RunStore, run: Run, kept_step: int) -> Run:
             copy.delete_checkpoint(info.step)
     copy.update(resume_step=kept_step)
     return copy
+
+
+def step_event(step: int, total_steps: int = 4, seconds_per_step: float = 0.5, loss: float = 2.0) -> StepEvent:
+    return StepEvent(
+        step=step,
+        total_steps=total_steps,
+        loss=loss,
+        learning_rate=0.01,
+        gradient_norm=1.0,
+        seconds_per_step=seconds_per_step,
+        tokens_per_second=100.0,
+        seconds_left=1.0,
+    )

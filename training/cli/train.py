@@ -35,7 +35,8 @@ from training.runs.events import (
     StepEvent,
     step_history,
 )
-from training.runs.store import DEFAULT_STORE, RUN_FILE, Run, RunStore, Status
+from training.runs.layout import RUN_FILE
+from training.runs.store import DEFAULT_STORE, Run, RunStore, Status
 from training.runs.system import require_system
 from training.settings.train import TrainingSettings
 
@@ -85,7 +86,7 @@ def _execute(command: Command, language: str) -> int:
     command = with_warm_start(command)
     store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
     if command.list_runs:
-        return _list(store)
+        return _list(store, language)
     if command.stop is not None:
         process.request_stop(store.get(command.stop))
         print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))
@@ -228,7 +229,7 @@ def _resumed_settings(command: Command) -> TrainingSettings:
     return TrainingSettings.from_dict({**run.settings().to_dict(), **command.values})
 
 
-def _list(store: RunStore) -> int:
+def _list(store: RunStore, language: str) -> int:
     rows = []
     for run in store.list():
         steps = step_history(run.events()[0])
@@ -236,6 +237,8 @@ def _list(store: RunStore) -> int:
         rows.append([run.name, str(run.state().status), *progress])
     if rows:
         Lines(sys.stdout).keep(in_columns(rows))
+    for problem in store.broken():
+        print(problem.localized(language), file=sys.stderr)
     return 0
 
 
@@ -243,9 +246,14 @@ def follow(run: Run, language: str, offset: int = 0) -> int:
     """Show a run's events from a byte offset on until it ends; returns the exit code."""
     interrupts = 0
     lines = Lines(sys.stdout)
+    was_silent = False
     while True:
         try:
-            active = run.state().status.is_active
+            state = run.state()
+            active, is_silent = state.status.is_active, state.status is Status.SILENT
+            if is_silent and not was_silent:
+                lines.keep(_say(language, state.message_en, state.message_zh))
+            was_silent = is_silent
             events, offset = run.events(offset)
             ended = _show(events, lines, language)
             if ended is not None:

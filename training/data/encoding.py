@@ -48,9 +48,15 @@ class EncodedExample:
 def find_general_prompts(table: Table, settings: TrainingSettings) -> list[str]:
     """The prompts of a file that needs no answers, under a name that ``settings`` give or a well-known one."""
     column = find_prompt_column(table, settings)
-    prompts = [
-        example_prompt for index in range(len(table.rows)) if (example_prompt := _text_cell(table, index, column))
-    ]
+    prompts = []
+    for index in range(len(table.rows)):
+        try:
+            prompts.append(_text_cell(table, index, column))
+        except DataError as error:
+            table.bad_rows.add(table.lines[index], error)
+    prompts = list(filter(None, prompts))
+    if not prompts and table.bad_rows.first:
+        raise table.bad_rows.nothing_left(table.path.name)
     if not prompts:
         raise DataError(
             f"{table.path.name}: every {column!r} is empty. Expected a question a row.",

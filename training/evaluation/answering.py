@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,10 +39,12 @@ def answer_examples(
     examples: Sequence[Example],
     settings: TrainingSettings,
     prefixes: Sequence[Prefix | None] = (None,),
+    answered: Container[int] = (),
 ) -> Iterator[tuple[int, list[Answer]]]:
     """Answer every example once for each prefix; None stands for the base model, whatever the model is training.
 
     A row's random numbers come from ``settings.seed`` and its place in ``examples`` alone, the same for all prefixes.
+    The places in ``answered`` are left out.
 
     Raises:
         DataError: if a prompt is as long as all that the model can read.
@@ -52,14 +54,15 @@ def answer_examples(
     """
     encoder = ExampleEncoder(tokenizer, settings)
     prompts = [encoder.encode_prompt(example) for example in examples]
-    if not prompts:
+    places = [place for place in range(len(prompts)) if place not in answered]
+    if not places:
         return
     _require_room(model, max(map(len, prompts)))
     answer = _answer_with_engine if settings.num_beams == 1 else _answer_with_beams
     was_training = model.training
     model.eval()
     try:
-        yield from answer(model, tokenizer, prompts, settings, prefixes)
+        yield from answer(model, tokenizer, prompts, places, settings, prefixes)
     finally:
         model.train(was_training)
 
@@ -90,6 +93,7 @@ def _answer_with_engine(
     model: ChatGLMForConditionalGeneration,
     tokenizer: ChatGLMTokenizer,
     prompts: Sequence[list[int]],
+    places: Sequence[int],
     settings: TrainingSettings,
     prefixes: Sequence[Prefix | None],
 ) -> Iterator[tuple[int, list[Answer]]]:
@@ -98,16 +102,16 @@ def _answer_with_engine(
     excess = max((prefix.length - PREFIX_ROOM for prefix in prefixes if prefix is not None), default=0)
     length = budget + max(excess, 0)
     fitting = fitting_slots(model.config, model.dtype, model.device, length + PREFIX_ROOM)
-    slots = max(1, min(settings.per_device_eval_batch_size, len(prompts) * len(prefixes), fitting))
+    slots = max(1, min(settings.per_device_eval_batch_size, len(places) * len(prefixes), fitting))
     with contextlib.closing(Engine(model, slots=slots, max_length=length)) as engine:
         counted = _counted_lengths(prompts, settings)
         requests = [
-            Request(prompt, prefix, _sampling(settings, max(1, budget - counted[index])), settings.seed + index)
-            for index, prompt in enumerate(prompts)
+            Request(prompts[index], prefix, _sampling(settings, max(1, budget - counted[index])), settings.seed + index)
+            for index in places
             for prefix in prefixes
         ]
         streams = iter(engine.submit_all(requests))
-        for index in range(len(prompts)):
+        for index in places:
             answers = []
             for _ in prefixes:
                 stream = next(streams)
@@ -135,14 +139,15 @@ def _answer_with_beams(
     model: ChatGLMForConditionalGeneration,
     tokenizer: ChatGLMTokenizer,
     prompts: Sequence[list[int]],
+    places: Sequence[int],
     settings: TrainingSettings,
     prefixes: Sequence[Prefix | None],
 ) -> Iterator[tuple[int, list[Answer]]]:
     """Prompts of one length share a batch, so that none is padded; sampled rows go alone, each with its own seed."""
     size = 1 if settings.do_sample else settings.per_device_eval_batch_size
     by_length: dict[int, list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(index)
+    for index in places:
+        by_length[len(prompts[index])].append(index)
     batches = [
         indices[start : start + size] for indices in by_length.values() for start in range(0, len(indices), size)
     ]

@@ -3,7 +3,8 @@
 Knows the files by the original's names. Tells a `Watcher` how far it is; neither prints nor knows a terminal.
 
 Nothing is written before everything is done, and then all files together, so that those of an earlier evaluation are
-only ever replaced by complete ones. What an interrupted evaluation has answered goes to a file of its own.
+only ever replaced by complete ones. Answers go to a file of their own as they come: an evaluation that was cut off,
+however that was, goes on from there.
 """
 
 from __future__ import annotations
@@ -18,26 +19,35 @@ from typing import Protocol
 
 import torch
 
-from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_prefix, load_tokenizer
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, load_prefix, load_tokenizer
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import read_config
 from chatglm2.errors import DeviceMemoryError, RunError
 from training.data.columns import find_columns
 from training.data.encoding import Example, read_examples
 from training.data.files import read_table
+from training.evaluation.answering import Answer
+from training.evaluation.journal import Journal, fingerprint, weights_stamp
 from training.evaluation.plan import EvaluationPlan
 from training.evaluation.report import report_data, report_page
 from training.evaluation.request import EVAL, PREDICT
-from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_rows
+from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_row, score_rows
 from training.plan.base_model import load_base, require_device
 from training.runs.results import as_json, result_files
-from training.runs.storage import explaining_storage_errors, write_together
+from training.runs.storage import explaining_storage_errors, hidden_name, write_together
 from training.settings.samples import PROJECT_ROOT
 from training.settings.train import TrainingSettings
 
 PREDICTIONS_FILE = "generated_predictions.txt"
-PARTIAL_PREDICTIONS_FILE = "generated_predictions.partial.txt"
+PARTIAL_FILE = "{split}_answers.partial.jsonl"
 STYLESHEET = PROJECT_ROOT / "assets" / "styles" / "report.css"
+# Settings of an evaluation that change no answer to a row.
+UNNOTED = frozenset(
+    (
+        *("per_device_eval_batch_size", "baseline", "ptuning_checkpoint"),
+        *("test_file", "validation_file", "max_predict_samples", "max_eval_samples"),
+    )
+)
 # Reports lie side by side where both are asked for.
 REPORT_NAMES = {PREDICT: "report", EVAL: "eval_report"}
 
@@ -59,7 +69,7 @@ def run_evaluations(
 
     Raises:
         ChatGLMError: for a model, prefix or file that cannot be used, or a disk that cannot be written.
-        KeyboardInterrupt: after the answers so far were written to ``generated_predictions.partial.txt``.
+        KeyboardInterrupt: after it was told where the answers so far are.
     """
     data = [_prepare(plan, watcher) for plan in plans]
     contenders = _load_contenders(plans[0], watcher)
@@ -120,8 +130,9 @@ def _prepare(plan: EvaluationPlan, watcher: Watcher) -> list[Example]:
         watcher.say(*note)
     with explaining_storage_errors(plan.output_dir):
         plan.output_dir.mkdir(parents=True, exist_ok=True)
-        (plan.output_dir / PARTIAL_PREDICTIONS_FILE).touch()
-        (plan.output_dir / PARTIAL_PREDICTIONS_FILE).unlink()
+        trial = hidden_name(plan.output_dir / PREDICTIONS_FILE, "partial")
+        trial.touch()
+        trial.unlink()
     table = read_table(plan.file, skip_bad_rows=plan.settings.skip_bad_rows)
     columns = find_columns(table, plan.settings)
     examples, dropped = read_examples(table, columns, plan.limit)
@@ -172,7 +183,7 @@ def _evaluate(
             for contender in contenders
         )
     started = time.monotonic()
-    rows = _answer(plan, model, tokenizer, examples, [contender.prefix for contender in contenders], watcher)
+    rows = _answer(plan, model, tokenizer, examples, contenders, watcher)
     seconds = time.monotonic() - started
     return Evaluation(plan.split, plan.file, contenders, rows, plan.settings, seconds, datetime.now())
 
@@ -182,34 +193,48 @@ def _answer(
     model: ChatGLMForConditionalGeneration,
     tokenizer: ChatGLMTokenizer,
     examples: Sequence[Example],
-    prefixes: Sequence[Prefix | None],
+    contenders: Sequence[Contender],
     watcher: Watcher,
 ) -> tuple[ScoredRow, ...]:
-    rows: list[ScoredRow] = []
+    journal = _open_journal(plan, examples, contenders)
+    known = journal.begin(len(examples))
+    if known:
+        watcher.say(
+            f"{len(known)} of {len(examples)} answers are there from an evaluation that was cut off; it goes on.",
+            f"之前中断的评估已有 {len(known)}/{len(examples)} 个回答，现在接着进行。",
+        )
+    rows = [score_row(tokenizer, examples, plan.settings, place, answers) for place, answers in known.items()]
+    prefixes = [contender.prefix for contender in contenders]
     try:
-        watcher.progress(0, len(examples))
-        for row in score_rows(model, tokenizer, examples, plan.settings, prefixes):
+        watcher.progress(len(rows), len(examples))
+        for row in score_rows(model, tokenizer, examples, plan.settings, prefixes, known):
             rows.append(row)
+            journal.append(row.index, [Answer(answer.text, answer.is_cut) for answer in row.answers])
             watcher.progress(len(rows), len(examples))
     except KeyboardInterrupt:
-        if rows:
-            _save_partial(plan, rows, len(examples), tokenizer, watcher)
+        watcher.say(
+            f"Interrupted: {len(rows)} of {len(examples)} answers are in {journal.file}, and the same command goes on "
+            "from there; earlier results are as they were.",
+            f"已中断：{len(examples)} 个回答中已完成的 {len(rows)} 个保存在 {journal.file}，"
+            "再次执行相同命令即可接着进行；之前的结果保持不变。",
+        )
         raise
     except DeviceMemoryError as error:  # it speaks of the page's settings
         raise _out_of_memory(plan.settings) from error
     return _in_order(rows)
 
 
-def _save_partial(
-    plan: EvaluationPlan, rows: Sequence[ScoredRow], total: int, tokenizer: ChatGLMTokenizer, watcher: Watcher
-) -> None:
-    place = plan.output_dir / PARTIAL_PREDICTIONS_FILE
-    with explaining_storage_errors(place):
-        write_together({place: predictions(_in_order(rows), tokenizer)})
-    watcher.say(
-        f"Interrupted: {len(rows)} of {total} answers are in {place}; earlier results are as they were.",
-        f"已中断：{total} 个回答中已完成的 {len(rows)} 个保存在 {place}，之前的结果保持不变。",
+def _open_journal(plan: EvaluationPlan, examples: Sequence[Example], contenders: Sequence[Contender]) -> Journal:
+    """Answers depend on the rows, the weights, the prefixes and how they are sampled; not on how many at a time."""
+    settings = {name: value for name, value in plan.settings.to_dict().items() if name not in UNNOTED}
+    directory = resolve_model_directory(plan.settings.model_name_or_path, hub=plan.settings.hub)
+    evaluation = fingerprint(
+        examples,
+        settings=settings,
+        weights=weights_stamp(directory),
+        prefixes=[contender.prefix.sha256 if contender.prefix else None for contender in contenders],
     )
+    return Journal(plan.output_dir / PARTIAL_FILE.format(split=plan.split), evaluation, len(contenders))
 
 
 def _in_order(rows: Sequence[ScoredRow]) -> tuple[ScoredRow, ...]:
@@ -228,6 +253,7 @@ def _write(plan: EvaluationPlan, evaluation: Evaluation, tokenizer: ChatGLMToken
         contents[directory / PREDICTIONS_FILE] = predictions(evaluation.rows, tokenizer)
     with explaining_storage_errors(directory):
         write_together(contents)
+        (directory / PARTIAL_FILE.format(split=plan.split)).unlink(missing_ok=True)
 
 
 def _out_of_memory(settings: TrainingSettings) -> RunError:

@@ -6,7 +6,7 @@ Takes a model that is in memory. Knows no file and no page: `plan.py` says what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
 from training.data.batching import PaddingCollator
 from training.data.encoding import IGNORED_LABEL, EncodedExample, Example, ExampleEncoder
-from training.evaluation.answering import answer_examples, reference_text
+from training.evaluation.answering import Answer, answer_examples, reference_text
 from training.evaluation.metrics import Scores, mean_scores, score
 from training.settings.train import TrainingSettings
 
@@ -102,15 +102,28 @@ def score_rows(
     examples: Sequence[Example],
     settings: TrainingSettings,
     prefixes: Sequence[Prefix | None] = (None,),
+    answered: Container[int] = (),
 ) -> Iterator[ScoredRow]:
     """Answer and score every example, once for each prefix; rows come as they are done, `ScoredRow.index` tells which.
 
-    ``settings`` say how long, sampled or greedy, with how many beams, and how many answers at a time.
+    ``settings`` say how long, sampled or greedy, with how many beams, and how many answers at a time. Those at the
+    places in ``answered`` are left out.
     """
-    for index, answers in answer_examples(model, tokenizer, examples, settings, prefixes):
-        reference = reference_text(tokenizer, examples[index], settings)
-        scored = (ScoredAnswer(answer.text, score(answer.text, reference), answer.is_cut) for answer in answers)
-        yield ScoredRow(index, examples[index], reference, tuple(scored))
+    for index, answers in answer_examples(model, tokenizer, examples, settings, prefixes, answered):
+        yield score_row(tokenizer, examples, settings, index, answers)
+
+
+def score_row(
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    index: int,
+    answers: Sequence[Answer],
+) -> ScoredRow:
+    """The answers to the example at ``index``, scored."""
+    reference = reference_text(tokenizer, examples[index], settings)
+    scored = (ScoredAnswer(answer.text, score(answer.text, reference), answer.is_cut) for answer in answers)
+    return ScoredRow(index, examples[index], reference, tuple(scored))
 
 
 def score_sample(
@@ -136,22 +149,19 @@ def mean_loss(
     """Mean loss of the examples' own answers, every token weighing alike, whatever the batches."""
     encoder = ExampleEncoder(tokenizer, settings)
     collate = PaddingCollator(encoder.pad_id, IGNORED_LABEL)
-    # Rows of like length side by side are padded least.
-    rows = sorted((encoder.encode(example) for example in examples), key=lambda row: len(row.input_ids))
+    rows = [encoder.encode(example) for example in examples]
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
     try:
-        size = min(settings.per_device_eval_batch_size, LARGEST_LOSS_BATCH)
-        for start in range(0, len(rows), size):
-            batch = rows[start : start + size]
+        for batch in loss_batches(rows, settings):
             inputs = collate(batch)
             output = model(
                 inputs["input_ids"].to(model.device),
                 labels=inputs["labels"].to(model.device),
                 prefix=[prefix] * len(batch),
             )
-            tokens = sum(map(_label_count, batch))
+            tokens = sum(map(label_count, batch))
             total += float(output.loss) * tokens
             count += tokens
     finally:
@@ -159,5 +169,13 @@ def mean_loss(
     return total / count
 
 
-def _label_count(row: EncodedExample) -> int:
+def loss_batches(rows: Sequence[EncodedExample], settings: TrainingSettings) -> list[list[EncodedExample]]:
+    """Rows as they are computed together for a loss; those of like length side by side, which are padded least."""
+    ordered = sorted(rows, key=lambda row: len(row.input_ids))
+    size = min(settings.per_device_eval_batch_size, LARGEST_LOSS_BATCH)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def label_count(row: EncodedExample) -> int:
+    """Tokens that a row's loss is the mean over."""
     return sum(label != IGNORED_LABEL for label in row.labels[1:])

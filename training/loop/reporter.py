@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training.distributed.ranks import Ranks
 from training.loop.meter import Meter
-from training.runs.events import EvaluationEvent, StartedEvent, StepEvent
+from training.runs.events import EvaluationEvent, MessageEvent, StartedEvent, StepEvent
 from training.runs.store import Run, Status
 
 # What a validation measures, among what transformers reports of its own speed.
@@ -36,6 +36,8 @@ class RunReporter(TrainerCallback):
         if self.ranks.rank:
             # Each process drops other parts of the prefix; a resumed run reads its random numbers after this.
             torch.manual_seed(args.seed + self.ranks.rank)
+        if self.ranks.is_first:
+            self._set_aside_after(state.global_step)
         self.run.update(status=Status.RUNNING)
         self.run.append(
             StartedEvent(
@@ -50,11 +52,23 @@ class RunReporter(TrainerCallback):
         if self.ranks.decide(self.run.stop_requested()):  # before the first step; nothing is there to be saved
             control.should_training_stop = True
 
+    def _set_aside_after(self, step: int) -> None:
+        """Checkpoints of steps that are done again would pass for this training's own."""
+        place = self.run.set_aside_after(step)
+        if place is not None:
+            self.run.append(
+                MessageEvent(
+                    en=f"Later checkpoints, of steps that are done again, are set aside in {place}.",
+                    zh=f"之后的检查点对应的步骤将重新训练，它们已移到 {place}。",
+                )
+            )
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.ranks.decide(self.run.stop_requested()):
             control.should_training_stop = control.should_save = True
-        # A logging window ends at every checkpoint, so that a resumed run draws the same curve.
-        control.should_log = control.should_log or control.should_save
+        # A logging window ends at every checkpoint, so that a resumed run draws the same curve. A validation may ask
+        # for one when this step's window is closed already.
+        control.should_log = control.should_log or control.should_save or control.should_evaluate
 
     def on_log(
         self,

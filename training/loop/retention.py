@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
@@ -26,25 +27,29 @@ from training.loop.gate import Gate
 from training.loop.meter import Meter
 from training.loop.model_setup import current_prefix
 from training.runs.events import MessageEvent, RetentionEvent
-from training.runs.storage import write_atomically
+from training.runs.layout import ANSWERS_FILE
+from training.runs.storage import explaining_storage_errors, read_json, write_atomically
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
 PROMPTS_FILE = Path(__file__).with_name("retention_prompts.json")
-ANSWERS_FILE = "retention.json"
 ANSWER_TOKENS = 64
 SHOWN_EXAMPLES = 3
 MAXIMUM_PROMPTS = 200
 
 
-def read_prompts(settings: TrainingSettings) -> list[str]:
-    """The questions of ``--retention_file``, or our own."""
+def read_prompts(settings: TrainingSettings, run: Run | None = None) -> list[str]:
+    """The questions of ``--retention_file``, or our own; ``run`` is told of rows that were skipped."""
     if settings.retention_file is None:
         prompts: list[str] = json.loads(PROMPTS_FILE.read_text(encoding="utf-8"))
         return prompts
     table = read_table(settings.retention_file, skip_bad_rows=settings.skip_bad_rows)
-    return find_general_prompts(table, settings)[:MAXIMUM_PROMPTS]
+    prompts = find_general_prompts(table, settings)[:MAXIMUM_PROMPTS]
+    if run is not None and table.bad_rows.numbers:
+        en, zh = table.bad_rows.describe(table.path.name)
+        run.append(MessageEvent(en=en, zh=zh))
+    return prompts
 
 
 def compare(step: int, prompts: Sequence[str], before: Sequence[str], after: Sequence[str]) -> RetentionEvent:
@@ -85,7 +90,7 @@ class RetentionWatch(TrainerCallback):
     ) -> None:
         self.run = run
         self.settings = settings
-        self.prompts = read_prompts(settings)
+        self.prompts = read_prompts(settings, run)
         self.base_answers: list[str] | None = None
         self._model = model
         self._tokenizer = tokenizer
@@ -115,7 +120,8 @@ class RetentionWatch(TrainerCallback):
                 self._give_up(error)
                 return
             content = {"prompts": self.prompts, "answers": self.base_answers}
-            write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+            with explaining_storage_errors(file):
+                write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
         if not state.global_step:
             self.run.append(compare(0, self.prompts, self.base_answers, self.base_answers))
 
@@ -172,10 +178,16 @@ _ASKING: dict[str, Any] = {
 }
 
 
+class _Answers(BaseModel):
+    """What `ANSWERS_FILE` holds: the base model's answer to each prompt."""
+
+    prompts: list[str]
+    answers: list[str]
+
+
 def _read_answers(file: Path, prompts: Sequence[str]) -> list[str] | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        answers = content["answers"] if content["prompts"] == list(prompts) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        found = _Answers.model_validate(read_json(file))
+    except (OSError, ValueError):
         return None
-    return answers
+    return found.answers if found.prompts == list(prompts) and len(found.answers) == len(prompts) else None

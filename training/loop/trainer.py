@@ -7,6 +7,7 @@ come from, nor in which process it runs. Training all weights is `full_trainer.p
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,11 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from chatglm2 import ChatGLMForConditionalGeneration, PrefixEncoder, save_prefix
-from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
 from training.data.batching import ExampleDataset, LengthGroupedSampler, PaddingCollator, ShuffledSampler
 from training.data.encoding import IGNORED_LABEL
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
-from training.evaluation.scoring import score_sample
+from training.evaluation.scoring import label_count, loss_batches, score_sample
 from training.loop.gate import Gate, Neighbours
 from training.loop.health import HealthGuard
 from training.loop.keeping import CheckpointKeeper
@@ -39,7 +39,7 @@ from training.loop.trainer_arguments import build_arguments
 from training.plan.step_plan import StepPlan, smooths_labels
 from training.runs.checkpoints import METADATA_FILE
 from training.runs.events import CheckpointEvent
-from training.runs.storage import publish_directory, storage_error
+from training.runs.storage import library_storage_error, publish_directory, storage_error
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
 
@@ -150,19 +150,41 @@ class RunTrainer(Trainer):
         self.meter.keep_loss(loss)
         return loss
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """A batch of the validation, once there is room for it."""
-        self.gate.make_room()
-        return super().prediction_step(*args, **kwargs)
-
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""
         devices = [self.args.device] if self.args.device.type == "cuda" else []
+        rows = self.eval_dataset
+        assert isinstance(rows, ExampleDataset)
         with self.meter.set_aside(), torch.random.fork_rng(devices=devices):
-            output = super().evaluation_loop(*args, **kwargs)
-            assert output.metrics is not None
-            output.metrics.update(self._score_answers())
-        return output
+            metrics = {"eval_loss": self._validation_loss(rows), **self._score_answers()}
+        return EvalLoopOutput(
+            predictions=torch.empty(0).numpy(), label_ids=None, metrics=metrics, num_samples=len(rows)
+        )
+
+    @torch.no_grad()
+    def _validation_loss(self, rows: ExampleDataset) -> float:
+        """Mean loss of the rows' own answers, every token weighing alike, whatever the batches and processes.
+
+        The processes take turns at the batches. Where weights are shared all must take part in each pass, so that one
+        without a batch left takes the first one again, for nothing.
+        """
+        assert self.model is not None
+        model = self._wrap_model(self.model, training=False)
+        model.eval()
+        collate = PaddingCollator(rows.encoder.pad_id, IGNORED_LABEL)
+        batches = loss_batches([rows[index] for index in range(len(rows))], self.settings)
+        totals = torch.zeros(2, dtype=torch.float64)  # losses, tokens
+        for start in range(0, len(batches), self.ranks.size):
+            place = start + self.ranks.rank
+            batch = batches[place if place < len(batches) else 0]
+            self.gate.make_room()
+            with self.compute_loss_context_manager():
+                loss = float(self.compute_loss(model, self._prepare_inputs(collate(batch))))
+            if place < len(batches):
+                tokens = sum(map(label_count, batch))
+                totals += torch.tensor([loss * tokens, tokens], dtype=torch.float64)
+        losses, tokens = self.ranks.totals(totals).tolist()
+        return losses / tokens if tokens else math.nan
 
     def _score_answers(self) -> dict[str, float]:
         """Scores of the first ``eval_generate_samples`` validation rows, answered greedily, the same in all processes.
@@ -219,8 +241,9 @@ class RunTrainer(Trainer):
         except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
             if is_lost_connection(error):  # waiting for the other processes is part of saving
                 raise
-            raise _unsaved(target, error) from error
+            raise library_storage_error(target, error) from error
         self.run.append(CheckpointEvent(step=step, name=target.name))
+        self.run.forget_replaced()
 
     def _last_logged(self, name: str) -> float | None:
         return next((entry[name] for entry in reversed(self.state.log_history) if name in entry), None)
@@ -266,11 +289,3 @@ def _padded_length(settings: TrainingSettings) -> int | None:
 def write_metadata(file: Path, metadata: dict[str, Any]) -> None:
     """What a checkpoint says about itself, for `read_checkpoint`."""
     file.write_text(json.dumps(metadata, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _unsaved(target: Path, error: Exception) -> RunError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return RunError(
-        f"{target} could not be written ({reason}). Check the free space; earlier checkpoints are untouched.",
-        f"无法写入 {target}（{reason}）。请检查剩余空间；之前的检查点不受影响。",
-    )

@@ -7,17 +7,19 @@ which. Does not know runs; `store.py` does.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatglm2.errors import RunError
 from chatglm2.model.prefix_files import CANDIDATE_FILES, PREFIX_FILE
+from training.runs.storage import SMALL_FILE_BYTES, read_json
 
 METADATA_FILE = "prefix.json"
 # Marks a checkpoint that is a complete model, and says what it is.
@@ -30,7 +32,11 @@ SHARDED_OPTIMIZERS = ("optimizer_*", "global_step*")
 FILE_SUFFIXES = (".safetensors", ".bin")
 # A complete model in parts has an index of them.
 INDEX_PATTERN = "*.index.json"
-DIRECTORY_NAME = re.compile(r"checkpoint-(\d+)")
+DIRECTORY_NAME = re.compile(r"checkpoint-([0-9]{1,9})")
+# Beyond these a number in a file is a mistake; the time is in seconds since the epoch, in the year 5138.
+LARGEST_STEP, LATEST_TIME = 10**9, 1e11
+# What transformers notes of a training grows with its steps.
+TRAINER_STATE_BYTES = 8 * 2**20
 
 # `chatglm2.load_prefix` loads the one, `chatglm2.load_model` the other.
 CheckpointKind = Literal["prefix", "model"]
@@ -114,10 +120,18 @@ def find_checkpoints(path: str | Path) -> list[CheckpointInfo]:
 
 
 def checkpoints_in(directory: Path) -> list[CheckpointInfo]:
-    """The complete ``checkpoint-N`` directories in ``directory``, by step."""
-    places = [item for item in directory.glob("checkpoint-*") if DIRECTORY_NAME.fullmatch(item.name)]
-    complete = [item for item in places if checkpoint_kind(item) is not None]
-    return sorted((read_checkpoint(item) for item in complete), key=lambda info: info.step)
+    """The complete ``checkpoint-N`` directories in ``directory``, by step; one that vanishes meanwhile is left out."""
+    try:
+        places = [item for item in directory.iterdir() if DIRECTORY_NAME.fullmatch(item.name)]
+    except OSError:
+        return []
+    found = []
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):
+            kind = checkpoint_kind(place)
+            if kind is not None:
+                found.append(read_checkpoint(place, kind))
+    return sorted(found, key=lambda info: info.step)
 
 
 class _Metadata(BaseModel):
@@ -127,11 +141,11 @@ class _Metadata(BaseModel):
 
     run: str | None = None
     base_model: str = ""
-    step: int | None = None
+    step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     loss: float | None = None
-    created_at: float | None = None
+    created_at: float | None = Field(default=None, ge=0, le=LATEST_TIME)
     settings: dict[str, Any] = {}
-    pre_seq_len: int | None = None
+    pre_seq_len: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     prefix_projection: bool = False
     model_type: str = ""
 
@@ -146,11 +160,16 @@ class _TrainerState(BaseModel):
     log_history: list[_Logged] = []
 
 
-def read_checkpoint(place: Path) -> CheckpointInfo:
-    """What a checkpoint's own files say about it; missing or damaged metadata only leaves gaps."""
-    directory = place if place.is_dir() else place.parent
-    files = [item for item in directory.rglob("*") if item.is_file()] if place.is_dir() else [place]
-    kind = checkpoint_kind(place) or "prefix"
+def read_checkpoint(place: Path, kind: CheckpointKind | None = None) -> CheckpointInfo:
+    """What a checkpoint's own files say about it; missing or damaged metadata only leaves gaps.
+
+    Raises:
+        FileNotFoundError: if it is not there any more.
+    """
+    changed_at = place.stat().st_mtime
+    is_directory = place.is_dir()
+    directory = place if is_directory else place.parent
+    kind = kind or checkpoint_kind(place) or "prefix"
     metadata = _read(_Metadata, directory / (METADATA_FILE if kind == "prefix" else MODEL_METADATA_FILE))
     told = metadata.model_fields_set
     shape = metadata if "pre_seq_len" in told else _read(_Metadata, directory / "config.json")
@@ -162,12 +181,26 @@ def read_checkpoint(place: Path) -> CheckpointInfo:
         loss=metadata.loss if "loss" in told else _last_loss(directory),
         pre_seq_len=shape.pre_seq_len,
         prefix_projection=shape.prefix_projection,
-        size_bytes=sum(item.stat().st_size for item in files),
-        created_at=metadata.created_at if metadata.created_at is not None else place.stat().st_mtime,
+        size_bytes=sum(_sizes(place)) if is_directory else place.stat().st_size,
+        created_at=metadata.created_at if metadata.created_at is not None else changed_at,
         base_model=metadata.base_model,
         settings=metadata.settings,
         kind=kind,
     )
+
+
+def _sizes(directory: Path | str) -> Iterator[int]:
+    """Bytes of each file below a directory; what vanishes meanwhile has none."""
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sizes(entry.path)
+            elif entry.is_file():
+                yield entry.stat().st_size
 
 
 def _complete_model(place: Path) -> RunError:
@@ -179,17 +212,17 @@ def _complete_model(place: Path) -> RunError:
 
 def _last_loss(directory: Path) -> float | None:
     """The loss that the original's trainer logged last."""
-    history = _read(_TrainerState, directory / TRAINER_STATE_FILE).log_history
+    history = _read(_TrainerState, directory / TRAINER_STATE_FILE, TRAINER_STATE_BYTES).log_history
     return next((entry.loss for entry in reversed(history) if entry.loss is not None), None)
 
 
 ContentT = TypeVar("ContentT", bound=BaseModel)
 
 
-def _read(kind: type[ContentT], file: Path) -> ContentT:
+def _read(kind: type[ContentT], file: Path, limit_bytes: int = SMALL_FILE_BYTES) -> ContentT:
     """What a file says, without what is of a wrong type; nothing, if it cannot be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, limit_bytes)
     except (OSError, ValueError):
         return kind()
     try:
@@ -197,5 +230,5 @@ def _read(kind: type[ContentT], file: Path) -> ContentT:
     except ValidationError as error:
         if not isinstance(content, dict):
             return kind()
-        wrong = {problem["loc"][0] for problem in error.errors()}
+        wrong = {problem["loc"][0] for problem in error.errors(include_url=False, include_input=False)}
         return kind.model_validate({name: value for name, value in content.items() if name not in wrong})

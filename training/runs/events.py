@@ -16,6 +16,13 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from training.runs.storage import open_regular
+
+CHUNK_BYTES = 4 * 2**20
+# Beyond these a number in a file is a mistake.
+Step = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+
 
 class Event(BaseModel):
     """Base of every record. ``time`` is in seconds since the epoch."""
@@ -49,8 +56,8 @@ class StartedEvent(Event):
     """
 
     kind: Literal["started"] = "started"
-    step: int
-    total_steps: int
+    step: Step
+    total_steps: Step
     examples: int
     general_examples: int = 0
     trainable_parameters: int
@@ -61,21 +68,21 @@ class StepEvent(Event):
     """A point of the curve: means over the steps since the last one. A loss of NaN or 0 shows a collapse."""
 
     kind: Literal["step"] = "step"
-    step: int
-    total_steps: int
+    step: Step
+    total_steps: Step
     loss: float
     learning_rate: float
     gradient_norm: float
-    seconds_per_step: float
+    seconds_per_step: Seconds
     tokens_per_second: float
-    seconds_left: float
+    seconds_left: Seconds
 
 
 class CheckpointEvent(Event):
     """A checkpoint is on disk, complete. ``name`` is its directory's in the run."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    step: int
+    step: Step
     name: str
 
 
@@ -83,7 +90,7 @@ class EvaluationEvent(Event):
     """Measured on validation rows: ``metrics`` by name, such as ``loss`` and ``rouge-l``."""
 
     kind: Literal["evaluation"] = "evaluation"
-    step: int
+    step: Step
     metrics: dict[str, float]
 
 
@@ -98,7 +105,7 @@ class RetentionEvent(Event):
     """
 
     kind: Literal["retention"] = "retention"
-    step: int
+    step: Step
     kept: float
     prompts: int
     unchanged: int
@@ -116,7 +123,7 @@ class MessageEvent(Event):
 class EndedEvent(Event):
     """Training is over; ``step`` is the last one done."""
 
-    step: int
+    step: Step
     en: str
     zh: str
 
@@ -173,17 +180,22 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     A last line without its end is left for the next call. Lines that are no event, torn by a kill or written by a newer
     version, are skipped. An offset beyond the file's end means that the run began anew: it is read from the start.
     """
+    events: list[Event] = []
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
-            start = offset if offset <= size else 0
-            file.seek(start)
-            content = file.read()
-    except FileNotFoundError:
+            position = file.seek(offset if offset <= size else 0)
+            while chunk := file.read(CHUNK_BYTES):
+                complete = chunk.rfind(b"\n") + 1
+                if not complete and len(chunk) == CHUNK_BYTES:  # no record is that long
+                    complete = len(chunk)
+                events.extend(event for line in chunk[:complete].splitlines() if (event := _parse(line)) is not None)
+                if not complete:
+                    break
+                position = file.seek(position + complete)
+    except OSError:
         return [], 0
-    complete = content.rfind(b"\n") + 1
-    events = [event for line in content[:complete].splitlines() if (event := _parse(line)) is not None]
-    return events, start + complete
+    return events, position
 
 
 EventT = TypeVar("EventT", bound=Event)

@@ -18,7 +18,7 @@ from chatglm2.checkpoints.hub import CHECKPOINT_FILES, Hub, resolve_model_direct
 from chatglm2.checkpoints.loading import LoadProgress
 from chatglm2.errors import CheckpointError, RunError
 from training.runs.checkpoints import CheckpointInfo, find_checkpoints
-from training.runs.storage import explaining_storage_errors, publish_directory
+from training.runs.storage import explaining_storage_errors, hidden_name, library_storage_error, publish_directory
 
 FORMATS = ("original", "peft", "glm")
 
@@ -53,20 +53,15 @@ def export(request: ExportRequest, progress: Callable[[LoadProgress], None] | No
         ChatGLMError: if the source cannot be read, does not fit its base, or the output cannot be written.
     """
     output = request.output.expanduser().resolve()
-    staged = output.with_name(f".{output.name}.partial")
+    staged = hidden_name(output, "partial")
     with explaining_storage_errors(output):
         _require_empty(output)
-        shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         try:
             source = _write(request, staged, progress)
             publish_directory(staged, output)
         except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(
-                f"{output} could not be written ({reason}). Check the free space.",
-                f"无法写入 {output}（{reason}）。请检查剩余空间。",
-            ) from error
+            raise library_storage_error(output, error) from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
     return source

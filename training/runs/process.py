@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 
 from chatglm2.errors import RunError
 from training.runs.launch import spawn
-from training.runs.liveness import is_running, start_time
-from training.runs.storage import explaining_storage_errors, remove_directory
+from training.runs.layout import discard_run
+from training.runs.liveness import LEAVE_SECONDS, is_running
+from training.runs.storage import explaining_storage_errors
 from training.runs.store import Run, RunState, RunStore, Status
 from training.settings.train import TrainingSettings, setting_fields
 
@@ -33,7 +34,7 @@ RESUMABLE_CHANGES = frozenset(
 
 
 def start(run: Run, begin: Begin = spawn) -> None:
-    """Start training a new run in a process of its own; a run that cannot be started is deleted.
+    """Start training a new run in a process of its own; a run that cannot be started is taken back.
 
     Args:
         run: the run.
@@ -119,7 +120,7 @@ def resume(
     Raises:
         RunError: if it is still being trained, has nothing left to do, or ``settings`` make it another run.
     """
-    if run.state().status.is_active:
+    if run.state().status.is_active or run.lease.is_held(LEAVE_SECONDS):
         raise RunError(f"{run.name} is being trained already.", f"{run.name} 正在训练中。")
     chosen = run.settings() if settings is None else settings
     _check_same_run(run, chosen)
@@ -171,7 +172,7 @@ def _launch_new(run: Run, begin: Begin) -> None:
     try:
         _launch(run, begin, resume_step=None)
     except RunError:
-        remove_directory(run.path)
+        discard_run(run.path)
         raise
 
 
@@ -185,9 +186,9 @@ def _launch(run: Run, begin: Begin, resume_step: int | None, settings: TrainingS
             run.set_stop_request(False)
             changes = {"status": Status.STARTING, "pid": None, "resume_step": resume_step}
             run.update(settings=settings, message_en="", message_zh="", **changes)
+            run.lease.touch()
             run.settle_share()
-            pid = begin(run)
-            run.update(pid=pid, pid_started_at=start_time(pid))
+            run.name_trainer(begin(run))
     except Timeout:
         raise RunError(
             "Another training is being started at this moment. Try again in a few seconds.",

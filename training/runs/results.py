@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.runs.storage import read_json
+
 ALL_RESULTS_FILE = "all_results.json"
 
 
@@ -32,7 +34,7 @@ def as_json(content: Mapping[str, Any], sort_keys: bool = False) -> str:
 
 def _earlier_results(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

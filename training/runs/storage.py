@@ -1,4 +1,4 @@
-"""Writing to disk so that a crash, a full disk or a second reader never meets half a file.
+"""Writing so that a crash, a full disk or a second reader never meets half a file; reading what may be anything.
 
 Knows files; does not know what is in them.
 """
@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
+import stat
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic_core import from_json
 
 from chatglm2.errors import RunError
+
+logger = logging.getLogger(__name__)
+# With less than this a checkpoint or an export cannot be written, whatever a library calls the reason.
+FULL_DISK_BYTES = 2**20
+# What describes a run or a checkpoint has some kilobytes.
+SMALL_FILE_BYTES = 2**20
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -22,10 +34,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_together(contents: Mapping[Path, str]) -> None:
     """Replace files by new ones that belong together: all are safely on disk before the first takes its place."""
-    staged = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
+    staged = {path: hidden_name(path, "partial") for path in contents}
     try:
         for path, text in contents.items():
-            with staged[path].open("w", encoding="utf-8") as file:
+            with staged[path].open("x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -34,6 +46,29 @@ def write_together(contents: Mapping[Path, str]) -> None:
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it; a pipe, which would let its reader wait for ever, or a directory is an `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_json(path: Path, limit_bytes: int = SMALL_FILE_BYTES) -> Any:
+    """What a JSON file holds that should be small.
+
+    Raises:
+        OSError: if it is not there, cannot be read or is no file.
+        ValueError: if it is no JSON, or larger than ``limit_bytes``.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ValueError(f"larger than {limit_bytes:,} bytes")
+    return from_json(content)
 
 
 def publish_directory(staged: Path, target: Path) -> None:
@@ -49,10 +84,14 @@ def publish_directory(staged: Path, target: Path) -> None:
 
 def remove_directory(path: Path) -> None:
     """Delete a directory; it is out of sight at once, even where deleting takes time or is cut off."""
-    hidden = path.with_name(f".{path.name}.deleted")
-    shutil.rmtree(hidden, ignore_errors=True)
+    hidden = hidden_name(path, "deleted")
     path.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
+
+
+def hidden_name(path: Path, kind: str) -> Path:
+    """A name beside ``path`` that nobody else uses, whichever thread, process or machine asks."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.{kind}")
 
 
 def _sync(path: Path) -> None:
@@ -79,8 +118,29 @@ def storage_error(path: Path, error: OSError) -> RunError:
             f"There is no space left for {path}. Free some space (old checkpoints can be deleted), then resume.",
             f"磁盘空间不足，无法写入 {path}。请清理空间（可删除旧检查点）后继续训练。",
         )
+    if error.errno == errno.EROFS:
+        return RunError(
+            f"{path} lies on a disk that can only be read. Choose a place that can be written, or mount it writable.",
+            f"{path} 所在的磁盘是只读的。请换一个可写入的位置，或将其挂载为可写。",
+        )
     reason = error.strerror or type(error).__name__
     return RunError(
         f"{path} cannot be written ({reason}). Check that the directory exists and that you may write to it.",
         f"无法写入 {path}（{reason}）。请确认目录存在且有写入权限。",
+    )
+
+
+def library_storage_error(path: Path, error: Exception) -> RunError:
+    """The sentence for what torch or safetensors could not write; their own words go to the log.
+
+    They do not hand on the operating system's number, so the disk is asked instead.
+    """
+    logger.error("%s could not be written: %s", path, error)
+    place = next((place for place in (path, *path.parents) if place.exists()), path)
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(place).free < FULL_DISK_BYTES or "No space left" in str(error):
+            return storage_error(path, OSError(errno.ENOSPC, ""))
+    return RunError(
+        f"{path} could not be written. Check that its disk has space and can be written; the log says what was tried.",
+        f"无法写入 {path}。请检查磁盘是否有剩余空间、是否可写；日志中有详细信息。",
     )

@@ -1,12 +1,6 @@
-"""Training runs on disk: one directory each, which is all that is known about a run.
+"""Training runs on disk: one directory each, as `layout.py` describes it, which is all that is known about a run.
 
     output/my-run/
-        run.json         settings and state, replaced as a whole
-        events.jsonl     what happened, appended
-        train.log        what the trainer's libraries said
-        checkpoint-N/    complete once it is there
-        stop             there if somebody asked the trainer to stop
-        share            there if who goes first on the device was changed since
 
 Page, command line and trainer read and write the same files. Knows how a run is stored and read; starting and training
 are `process.py`'s and `worker.py`'s.
@@ -14,9 +8,9 @@ are `process.py`'s and `worker.py`'s.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,31 +18,44 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatglm2.errors import RunError
-from training.runs.checkpoints import CheckpointInfo, checkpoints_in
-from training.runs.events import Event, append_event, read_events
-from training.runs.liveness import is_running
-from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
+from training.runs import layout
+from training.runs.checkpoints import LARGEST_STEP, LATEST_TIME, CheckpointInfo, checkpoints_in
+from training.runs.events import Event, StepEvent, append_event, last_event, read_events
+from training.runs.layout import (
+    EVENTS_FILE,
+    LOG_FILE,
+    RESERVE_FILE,
+    RUN_FILE,
+    SHARE_FILE,
+    STAGING_DIRECTORY,
+    STOP_FILE,
+)
+from training.runs.liveness import SILENT_SECONDS, Lease, describe_silence, is_running, start_time, this_boot, this_host
+from training.runs.storage import (
+    explaining_storage_errors,
+    open_regular,
+    read_json,
+    remove_directory,
+    write_atomically,
+)
 from training.settings.problems import describe_problem
 from training.settings.train import Share, TrainingSettings, setting_fields
 
 DEFAULT_STORE = "output"
-RUN_FILE = "run.json"
-EVENTS_FILE = "events.jsonl"
-LOG_FILE = "train.log"
-STOP_FILE = "stop"
-SHARE_FILE = "share"
-STAGING_DIRECTORY = ".staging"
-RESERVE_FILE = ".reserve.partial"
 RESERVED_BYTES = 64 * 1024
 LONGEST_NAME = 100
 LOG_TAIL_BYTES = 64 * 1024
 LOG_PROGRESS = " INFO "  # a line that tells of progress, not of an end
-SAFE_NAME = re.compile(r"[\w\-][\w.\-]*")
+# No option of a command, no file of ours beside the runs.
+SAFE_NAME = re.compile(r"\w[\w.\-]*(?<!\.json)")
 # How long a run may be "starting" before its process is known: the time between two writes of `process.py`.
 LAUNCH_SECONDS = 20.0
+# Silence that means nothing: importing and loading hold Python's lock, and a step may take long.
+STARTING_SILENCE_SECONDS = 60.0
+SILENT_STEPS = 10
 
 
 class Status(StrEnum):
@@ -61,26 +68,30 @@ class Status(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    SILENT = "silent"
 
     @property
     def is_active(self) -> bool:
-        """Whether a trainer is at work."""
-        return self in (Status.STARTING, Status.RUNNING, Status.STOPPING)
+        """Whether there is a trainer, at work or silent."""
+        return self in (Status.STARTING, Status.RUNNING, Status.STOPPING, Status.SILENT)
 
 
 class RunState(BaseModel):
     """A run's state. ``pid_started_at`` is in seconds since boot, the other times in seconds since the epoch.
 
-    ``best_step`` is the step of the checkpoint that validated best.
+    ``pid`` means a process of the machine ``host`` while that runs as ``boot``; ``best_step`` is the step of the
+    checkpoint that validated best.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     status: Status = Status.STARTING
-    pid: int | None = None
+    pid: int | None = Field(default=None, ge=1, lt=2**31)
     pid_started_at: float | None = None
-    resume_step: int | None = None
-    best_step: int | None = None
+    host: str = ""
+    boot: str = ""
+    resume_step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
+    best_step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     updated_at: float = 0.0
     message_en: str = ""
     message_zh: str = ""
@@ -92,7 +103,7 @@ class _RunFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     format: int = 1
-    created_at: float = 0.0
+    created_at: float = Field(default=0.0, ge=0, le=LATEST_TIME)
     settings: dict[str, Any]
     state: RunState
 
@@ -132,17 +143,50 @@ class Run:
         """When the run was created, in seconds since the epoch."""
         return self._read().created_at
 
+    @property
+    def lease(self) -> Lease:
+        """The right to train it."""
+        return Lease(self.path)
+
     def state(self) -> RunState:
         """The state as it is now: a run whose trainer is gone reads as interrupted, one asked to stop as stopping."""
         state = self._read().state
         if not state.status.is_active:
             return state
-        if is_running(state.pid, state.pid_started_at):
+        if self._has_trainer(state):
+            if self._is_silent(state):
+                return self._silent(state)
             return state.model_copy(update={"status": Status.STOPPING}) if self.stop_requested() else state
-        if state.pid is None and time.time() - state.updated_at < LAUNCH_SECONDS:
+        if state.pid is None and abs(time.time() - state.updated_at) < LAUNCH_SECONDS:
             return state
         en, zh = self._last_words()
         return state.model_copy(update={"status": Status.INTERRUPTED, "message_en": en, "message_zh": zh})
+
+    def name_trainer(self, pid: int) -> None:
+        """Process ``pid`` of this machine trains the run from now on."""
+        self.update(pid=pid, pid_started_at=start_time(pid), host=this_host(), boot=this_boot())
+
+    def _has_trainer(self, state: RunState) -> bool:
+        """Whether its process runs; another machine's or container's is known by its lease alone."""
+        if state.pid is None:
+            return False
+        if state.boot in ("", this_boot()):
+            return is_running(state.pid, state.pid_started_at)
+        silent = self.lease.seconds_silent()
+        return silent is not None and (abs(silent) < SILENT_SECONDS or self.lease.is_held())
+
+    def _is_silent(self, state: RunState) -> bool:
+        silent = self.lease.seconds_silent()
+        if silent is None or silent < SILENT_SECONDS:
+            return False
+        if state.status is Status.STARTING:
+            return silent >= STARTING_SILENCE_SECONDS
+        step = last_event(self.events()[0], StepEvent)
+        return step is None or silent >= SILENT_STEPS * step.seconds_per_step
+
+    def _silent(self, state: RunState) -> RunState:
+        en, zh = describe_silence(state.pid, state.host or this_host(), self.lease.seconds_silent() or 0.0)
+        return state.model_copy(update={"status": Status.SILENT, "message_en": en, "message_zh": zh})
 
     def update(self, *, settings: TrainingSettings | None = None, **changes: Any) -> None:
         """Replace parts of the stored state, and the settings if given."""
@@ -165,11 +209,11 @@ class Run:
     def log_tail(self, lines: int = 100) -> str:
         """The last lines of the log."""
         try:
-            with self.log_file.open("rb") as file:
+            with open_regular(self.log_file) as file:
                 size = file.seek(0, 2)
                 file.seek(max(size - LOG_TAIL_BYTES, 0))
-                text = file.read().decode("utf-8", errors="replace")
-        except FileNotFoundError:
+                text = file.read(LOG_TAIL_BYTES).decode("utf-8", errors="replace")
+        except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
@@ -260,7 +304,8 @@ class Run:
 
     def _changed_share(self) -> Share | None:
         try:
-            found = (self.path / SHARE_FILE).read_text(encoding="utf-8").strip()
+            with open_regular(self.path / SHARE_FILE) as file:
+                found = file.read(LOG_TAIL_BYTES).decode("utf-8").strip()
         except (OSError, UnicodeDecodeError):
             return None
         return next((share for share in get_args(Share) if share == found), None)
@@ -272,10 +317,23 @@ class Run:
 
     def discard_leftovers(self) -> None:
         """Delete what a trainer left half done, and the space it kept."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-        for pattern in (".*.deleted", ".*.partial"):
-            for item in self.path.glob(pattern):
-                shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
+        layout.discard_leftovers(self.path)
+
+    def set_aside_after(self, step: int) -> Path | None:
+        """Move checkpoints of later steps out of the way of a training that does those again; returns where to."""
+        with explaining_storage_errors(self.path):
+            return layout.set_aside_after(self.path, step)
+
+    @property
+    def replaced(self) -> Path | None:
+        """Where the run lies that this one replaces, until this one has a checkpoint."""
+        place = self.path / layout.REPLACED
+        return place if place.is_dir() else None
+
+    def forget_replaced(self) -> None:
+        """Delete the run that this one has replaced; what cannot be deleted stays."""
+        with contextlib.suppress(OSError):
+            layout.forget_replaced(self.path)
 
     def _last_words(self) -> tuple[str, str]:
         last = self.log_tail(1).strip()
@@ -288,12 +346,14 @@ class Run:
     def _read(self) -> _RunFile:
         en = zh = ""
         try:
-            return _RunFile.model_validate_json((self.path / RUN_FILE).read_bytes())
+            return _RunFile.model_validate(read_json(self.path / RUN_FILE))
         except OSError:
             pass
         except ValidationError as error:
             problem, problem_zh = describe_problem(error)
             en, zh = f" ({problem})", f"（{problem_zh}）"
+        except ValueError as error:
+            en, zh = f" ({error})", f"（{error}）"
         raise RunError(
             f"{self.path} is no training run: expected a readable {RUN_FILE} in it{en}. Choose a run's own directory.",
             f"{self.path} 不是训练目录：其中应有可读取的 {RUN_FILE}{zh}。请选择某次训练的目录。",
@@ -308,7 +368,19 @@ class RunStore:
 
     def list(self) -> list[Run]:
         """All readable runs, the newest first."""
-        return sorted(self._readable(), key=lambda run: run.created_at(), reverse=True)
+        found = []
+        for run in self._runs():
+            with contextlib.suppress(RunError):
+                found.append((run.created_at(), run))
+        return [run for _, run in sorted(found, key=lambda item: item[0], reverse=True)]
+
+    def broken(self) -> Iterator[RunError]:
+        """Why runs that are there are not listed."""
+        for run in self._runs():
+            try:
+                run.state()
+            except RunError as error:
+                yield error
 
     def get(self, name: str) -> Run:
         """The run called ``name``.
@@ -327,7 +399,12 @@ class RunStore:
 
     def active(self) -> Run | None:
         """The run that a trainer is working on now."""
-        return next((run for run in self._readable() if run.state().status.is_active and run.state().pid), None)
+        for run in self._runs():
+            with contextlib.suppress(RunError):
+                state = run.state()
+                if state.status.is_active and state.pid:
+                    return run
+        return None
 
     def create(self, settings: TrainingSettings, name: str | None = None, *, overwrite: bool = False) -> Run:
         """A new run, ready to be started.
@@ -335,14 +412,14 @@ class RunStore:
         Args:
             settings: what it shall do.
             name: of its directory; made from data, prefix length and time if not given.
-            overwrite: replace a run of that name, its checkpoints included.
+            overwrite: replace a run of that name once this one has its first checkpoint; until then it is put aside.
 
         Raises:
             RunError: if the name is taken or cannot be a directory's, or nothing can be written.
         """
         run = Run(self.root / (_checked_name(name) if name else self._free_name(settings)))
-        if overwrite and (run.path / RUN_FILE).is_file():
-            self._clear(run)
+        if overwrite and run.path.is_dir():
+            self._put_aside(run)
         with explaining_storage_errors(run.path):
             try:
                 run.path.mkdir(parents=True, exist_ok=overwrite)
@@ -354,14 +431,10 @@ class RunStore:
             write_atomically(run.path / RUN_FILE, content.to_json())
         return run
 
-    def _readable(self) -> Iterator[Run]:
-        for file in self.root.glob(f"*/{RUN_FILE}"):
-            run = Run(file.parent)
-            try:
-                run.state()
-            except RunError:
-                continue
-            yield run
+    def _runs(self) -> Iterator[Run]:
+        """Readable or not; what is being deleted has no name that a run can have."""
+        files = self.root.glob(f"*/{RUN_FILE}")
+        return (Run(file.parent) for file in files if SAFE_NAME.fullmatch(file.parent.name))
 
     def _free_name(self, settings: TrainingSettings) -> str:
         stem = re.sub(r"[^\w\-]+", "-", Path(settings.train_file).stem).strip("-_")[:40] or "run"
@@ -371,18 +444,19 @@ class RunStore:
         candidates = (base, *(f"{base}-{number}" for number in range(2, len(taken) + 3)))
         return next(name for name in candidates if name not in taken)
 
-    def _clear(self, run: Run) -> None:
-        if run.state().status.is_active and run.state().pid:
+    def _put_aside(self, run: Run) -> None:
+        try:
+            state = run.state()
+        except RunError:  # one that cannot be read, or none, is replaced as well
+            state = RunState()
+        if run.lease.is_held() or (state.status.is_active and state.pid):
             raise RunError(
                 f"{run.name} is being trained right now: stop it first, or choose another name.",
                 f"{run.name} 正在训练：请先停止，或换一个名字。",
             )
         with explaining_storage_errors(run.path):
-            for info in run.checkpoints():
-                remove_directory(info.path)
-            for name in (EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE):
-                (run.path / name).unlink(missing_ok=True)
             run.discard_leftovers()
+            layout.put_aside(run.path)
 
 
 def _checked_name(name: str) -> str:

@@ -24,6 +24,7 @@ _EXPECTED: dict[str, Words] = {
     **{"int_": _WHOLE_NUMBER, "float_": _NUMBER, "finite_": _NUMBER, "bool_": _TRUTH, "string_": _TEXT},
     **{"list_": ("a list", "列表"), "dict_": ("an object", "对象"), "model_": ("an object", "对象")},
     **{"json_": ("JSON", "JSON"), "missing": ("there", "存在")},
+    **{"greater_": ("a larger number", "更大的数字"), "less_": ("a smaller number", "更小的数字")},
 }
 
 

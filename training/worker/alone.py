@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import transformers.utils.logging
 
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
-from chatglm2.errors import ChatGLMError
+from chatglm2.errors import ChatGLMError, RunError
 from chatglm2.memory.lending import Loan, borrow
 from training.data.batching import ExampleDataset
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
@@ -33,7 +34,6 @@ from training.loop.trainer import PrefixTrainer, RunTrainer
 from training.plan.base_model import require_device
 from training.plan.step_plan import StepPlan, bytes_wanted, plan_step
 from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, PhaseEvent, StoppedEvent
-from training.runs.liveness import start_time
 from training.runs.results import result_files
 from training.runs.storage import write_together
 from training.runs.store import Run, Status
@@ -49,11 +49,28 @@ def work(directory: Path) -> int:
     """Train the run in ``directory``; returns the process's exit code."""
     run = Run(directory)
     prepare_logging()
-    _take_over(run)
-    stop_on_signals(run)
-    ended = carry_out(run)
-    conclude(run, ended)
+    with holding(run):
+        _take_over(run)
+        stop_on_signals(run)
+        ended = carry_out(run)
+        conclude(run, ended)
     return 1 if isinstance(ended, FailedEvent) else 0
+
+
+@contextmanager
+def holding(run: Run) -> Iterator[None]:
+    """Be the one process that trains ``run``.
+
+    Raises:
+        RunError: if another one is; nothing of the run is touched then.
+    """
+    with run.lease.held() as is_mine:
+        if not is_mine:
+            raise RunError(
+                f"{run.path} is being trained by another process, perhaps on another machine. Stop that one first.",
+                f"{run.path} 正由另一个进程训练（可能在另一台机器上）。请先停止它。",
+            )
+        yield
 
 
 def prepare_logging(file: Path | None = None, level: int = logging.INFO) -> None:
@@ -204,7 +221,8 @@ def _take_over(run: Run) -> None:
     deadline = time.monotonic() + HANDOVER_SECONDS
     while run.state().pid != os.getpid():
         if time.monotonic() > deadline:  # started by hand, or its starter died
-            run.update(status=Status.STARTING, pid=os.getpid(), pid_started_at=start_time(os.getpid()))
+            run.update(status=Status.STARTING)
+            run.name_trainer(os.getpid())
             return
         time.sleep(0.05)
 
@@ -224,6 +242,13 @@ def conclude(run: Run, event: EndedEvent) -> None:
     run.discard_leftovers()  # on a full disk this makes room for what follows
     run.set_stop_request(False)
     logger.info("%s", event.en)
+    if run.replaced is not None:
+        run.append(
+            MessageEvent(
+                en=f"No checkpoint was saved, so the run that was here before is kept, in {run.replaced}.",
+                zh=f"没有保存任何检查点，因此此处原有的训练仍保留在 {run.replaced}。",
+            )
+        )
     run.append(event)  # before the status: who sees that the run has ended finds its last word
     run.update(status=Status(event.kind), message_en=event.en, message_zh=event.zh)
 
@@ -232,7 +257,7 @@ def _lost_process(run: Run, ranks: Ranks) -> FailedEvent:
     """Another process is gone; it may have said why."""
     told = ranks.failure(LAST_WORD_SECONDS)
     if told is not None:
-        return FailedEvent(**told)
+        return failed_with(run, told)
     return FailedEvent(
         step=_last_step(run),
         en=f"One of the {ranks.size} processes is gone without a word: it was killed, or its machine went down. "
@@ -240,6 +265,11 @@ def _lost_process(run: Run, ranks: Ranks) -> FailedEvent:
         zh=f"{ranks.size} 个进程中有一个已不存在，且没有留下说明：可能被终止，或机器出现故障。"
         "请从最后一个检查点继续训练。",
     )
+
+
+def failed_with(run: Run, words: dict[str, Any]) -> FailedEvent:
+    """What a process said of its failure, or others of one that is lost, who do not know its last step."""
+    return FailedEvent(**{"step": _last_step(run), **words})
 
 
 def _unexpected(run: Run, error: Exception) -> FailedEvent:

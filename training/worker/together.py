@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.distributed.ranks import Ranks, join_ranks, leave_ranks
 from training.runs.events import Event, FailedEvent
 from training.runs.store import Run, RunState
 from training.settings.train import TrainingSettings
-from training.worker.alone import carry_out, conclude, prepare_logging, stop_on_signals
+from training.worker.alone import carry_out, conclude, failed_with, holding, prepare_logging, stop_on_signals
 
 Follow = Callable[[Run, int], int]
 
@@ -69,29 +70,35 @@ def train_together(
     """
     ranks = join_ranks(device)
     try:
-        run, offset = _agree_on_run(ranks, begin)
-        if run is None:
-            return None, 2
-        prepare_logging(run.log_file if ranks.is_first else None, logging.INFO if ranks.is_first else logging.WARNING)
-        stop_on_signals(run)
-        code = _train(run, ranks, offset, follow, abandon)
-        return (run if ranks.is_first else None), code
+        with ExitStack() as held:
+            run, offset = _agree_on_run(ranks, begin, held)
+            if run is None:
+                return None, 2
+            level = logging.INFO if ranks.is_first else logging.WARNING
+            prepare_logging(run.log_file if ranks.is_first else None, level)
+            stop_on_signals(run)
+            code = _train(run, ranks, offset, follow, abandon)
+            return (run if ranks.is_first else None), code
     finally:
         leave_ranks()
 
 
-def _agree_on_run(ranks: Ranks, begin: Callable[[], tuple[Run, int]]) -> tuple[Run | None, int]:
-    """The run: the first process's own, an observed one in the others; None there if it cannot be had."""
+def _agree_on_run(ranks: Ranks, begin: Callable[[], tuple[Run, int]], held: ExitStack) -> tuple[Run | None, int]:
+    """The run: the first process's own, an observed one in the others; None there if it cannot be had.
+
+    The first process's right to train it is put into ``held``.
+    """
     if not ranks.is_first:
-        told = ranks.share(None)
+        told = ranks.share_first(None)
         return (ObservedRun(*told) if told is not None else None), 0
     try:
         run, offset = begin()
+        held.enter_context(holding(run))
     except ChatGLMError:
-        ranks.share(None)
+        ranks.share_first(None)
         raise
     told = run.path.resolve(), run.settings(), run.state().resume_step
-    ranks.share(told)
+    ranks.share_first(told)
     return run, offset
 
 
@@ -105,7 +112,7 @@ def _train(run: Run, ranks: Ranks, offset: int, follow: Follow, abandon: Callabl
             if told.is_set():
                 return
             if ranks.is_first:
-                conclude(run, FailedEvent(**words))
+                conclude(run, failed_with(run, words))
                 viewer.join()
             sys.stdout.flush()
             abandon(1)
@@ -118,7 +125,7 @@ def _train(run: Run, ranks: Ranks, offset: int, follow: Follow, abandon: Callabl
         with telling:
             told.set()
             if isinstance(ended, FailedEvent):
-                ended = _first_failure(ended, ranks)
+                ended = _first_failure(run, ended, ranks)
             if ranks.is_first:
                 conclude(run, ended)
                 viewer.join()
@@ -128,10 +135,10 @@ def _train(run: Run, ranks: Ranks, offset: int, follow: Follow, abandon: Callabl
     return 0
 
 
-def _first_failure(mine: FailedEvent, ranks: Ranks) -> FailedEvent:
+def _first_failure(run: Run, mine: FailedEvent, ranks: Ranks) -> FailedEvent:
     """Why all end: what another process said before, or mine."""
     told = ranks.failure()
     if told is not None:
-        return FailedEvent(**told)
+        return failed_with(run, told)
     ranks.report_failure({"step": mine.step, "en": mine.en, "zh": mine.zh})
     return mine

@@ -39,7 +39,8 @@ from chatglm2.model.prefix import load_prefix_state
 from training.cli.export import main as export_from_shell
 from training.runs.checkpoints import METADATA_FILE, MODEL_METADATA_FILE
 from training.runs.events import EvaluationEvent, FinishedEvent, RetentionEvent, StartedEvent, StepEvent
-from training.runs.store import EVENTS_FILE, RunStore, Status
+from training.runs.layout import EVENTS_FILE
+from training.runs.store import RunStore, Status
 from training.settings.presets import PRESETS
 from training.settings.train import TrainingSettings
 

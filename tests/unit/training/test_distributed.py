@@ -7,13 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from processes import said_by, start_ranks, train_in_ranks
 from safetensors.torch import load_file
 from tiny_checkpoint import tiny_settings, write_examples
@@ -23,7 +27,7 @@ from chatglm2.model import prefix
 from training.cli.train import main
 from training.data.batching import LengthGroupedSampler
 from training.distributed import ranks as ranks_module
-from training.distributed.ranks import join_ranks
+from training.distributed.ranks import Pulse, Ranks, join_ranks
 from training.runs.events import StepEvent, step_history
 from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings, setting_fields
@@ -210,3 +214,41 @@ def test_a_prefix_is_not_shared(flag: str, capsys: pytest.CaptureFixture[str], m
     monkeypatch.setenv("LC_ALL", "C")
     assert main([flag, "full_shard", "--pre_seq_len", "8"]) == 2
     assert "share the weights of full fine-tuning" in capsys.readouterr().err
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "LOST_SECONDS", 0.4)
+    monkeypatch.setattr(ranks_module, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(ranks_module, "START_PATIENCE", timedelta(seconds=0.2))
+
+
+def test_a_process_whose_machine_is_gone_is_missed_and_named(impatient: None) -> None:
+    """It closes no connection, so that nothing but its silence tells."""
+    store, told, heard = dist.HashStore(), threading.Event(), []
+    gone = Pulse(store, 1, 2)
+
+    def hear(words: dict[str, Any]) -> None:
+        heard.append(words)
+        told.set()
+
+    with Ranks(0, 2, store=store).watching(hear):
+        for _ in range(6):
+            gone.beat()
+            assert not told.wait(0.1), "it lives"
+        assert told.wait(30)
+    assert heard[0]["en"].startswith("Process 1 of the 2") and "第 1 个" in heard[0]["zh"]
+    assert Ranks(1, 2, store=store).failure() == heard[0]
+
+
+def test_a_process_that_is_done_is_not_missed(impatient: None) -> None:
+    store, told = dist.HashStore(), threading.Event()
+    with Ranks(0, 2, store=store).watching(lambda words: told.set()):
+        with Ranks(1, 2, store=store).watching(lambda words: told.set()):
+            pass
+        assert not told.wait(1.0)
+
+
+def test_processes_do_not_wait_for_ever_for_a_first_one_that_does_not_begin(impatient: None) -> None:
+    with pytest.raises(RunError, match="has not begun the run"):
+        Ranks(1, 2, store=dist.HashStore()).share_first(None)

@@ -6,6 +6,7 @@ import copy
 import errno
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -407,10 +408,68 @@ def test_an_interrupted_evaluation_keeps_its_answers_and_leaves_earlier_results_
     before = {name: path.read_bytes() for name, path in files.items()}
     with pytest.raises(KeyboardInterrupt):
         evaluate(["--do_predict", "--max_target_length", "4", *words], Silence(enough=2))
-    partial = tmp_path / "results" / "generated_predictions.partial.txt"
-    assert len(partial.read_text(encoding="utf-8").splitlines()) == 2
+    partial = tmp_path / "results" / "predict_answers.partial.jsonl"
+    assert len(partial.read_text(encoding="utf-8").splitlines()) == 3  # whose they are, and two rows
     assert {name: path.read_bytes() for name, path in files.items()} == before
-    assert "generated_predictions.partial.txt" not in evaluate(["--do_predict", *words])
+    assert partial.name not in evaluate(["--do_predict", *words])
+
+
+@pytest.mark.parametrize("how", [["--do_sample", "True"], ["--num_beams", "2"], ["--baseline"]])
+def test_a_killed_evaluation_goes_on_from_its_answers_and_ends_as_if_it_had_not_been(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: list[str]
+) -> None:
+    command = ["--do_predict", *words, *how]
+    whole = evaluate(command)["report.json"].read_text(encoding="utf-8")
+
+    class Killed(BaseException):
+        """Nothing of the program sees a kill -9 coming."""
+
+    watcher = Silence()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(watcher, "progress", lambda done, total: _raise(Killed()) if done == 2 else None)
+        evaluate(command, watcher)
+    partial = tmp_path / "results" / "predict_answers.partial.jsonl"
+    with partial.open("a", encoding="utf-8") as file:
+        file.write('{"row": 3, "answers": [["half a li')
+    answer, asked = job.score_rows, []
+
+    def counted(*args: Any) -> Iterator[ScoredRow]:
+        for row in answer(*args):
+            asked.append(row.index)
+            yield row
+
+    monkeypatch.setattr(job, "score_rows", counted)
+    watcher = Silence()
+    files = evaluate([*command, "--per_device_eval_batch_size", "1"], watcher)
+    assert len(asked) == 2
+    assert any(sentence.startswith("2 of 4 answers are there") for sentence in watcher.said)
+    found, expected = json.loads(files["report.json"].read_text(encoding="utf-8")), json.loads(whole)
+    assert found["rows"] == expected["rows"]
+    assert found["scores"] == expected["scores"]
+    assert partial.name not in files
+
+
+@pytest.mark.parametrize("change", [["--seed", "7"], ["--max_target_length", "6"], "rows", "weights", "garbage"])
+def test_answers_to_something_else_are_not_taken_over(
+    words: list[str], tmp_path: Path, settings: TrainingSettings, change: list[str] | str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(["--do_predict", *words], Silence(enough=2))
+    if change == "rows":
+        rows = tmp_path / "rows.json"
+        rows.write_text(rows.read_text(encoding="utf-8").replace("hello", "hullo"), encoding="utf-8")
+    elif change == "weights":
+        file = Path(settings.model_name_or_path) / "model.safetensors"
+        os.utime(file, (1, 1))
+    elif change == "garbage":
+        (tmp_path / "results" / "predict_answers.partial.jsonl").write_bytes(b"\xff\x00[[[")
+    watcher = Silence()
+    evaluate(["--do_predict", *words, *(change if isinstance(change, list) else [])], watcher)
+    assert not any("cut off" in sentence for sentence in watcher.said)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def test_a_disk_that_fills_up_leaves_every_earlier_file_as_it_was_and_the_scores_are_told(
@@ -430,7 +489,9 @@ def test_a_disk_that_fills_up_leaves_every_earlier_file_as_it_was_and_the_scores
         evaluate(["--do_predict", "--seed", "7", "--do_sample", "True", *words], watcher)
     assert "predict_rouge-l" in watcher.said[-1]
     directory = files["report.html"].parent
-    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    after = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert len(after.pop("predict_answers.partial.jsonl").splitlines()) == 5  # nothing need be answered again
+    assert after == before
 
 
 def test_results_keep_the_files_order_whatever_was_answered_first(

@@ -15,7 +15,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from chatglm2.errors import RunError
 from training.loop.keeping import CheckpointKeeper, Validation, best_of, validations
 from training.loop.trainer import RunTrainer
-from training.runs.events import EvaluationEvent, FinishedEvent, point_history
+from training.runs.events import EvaluationEvent, FinishedEvent, point_history, step_history
 from training.runs.store import Run, RunStore
 from training.settings.train import TrainingSettings
 from training.worker.alone import train
@@ -116,6 +116,21 @@ def test_a_resumed_run_knows_the_best_and_how_long_nothing_better_came(
     assert best_on_disk(resumed) == [2]
     for name, tensor in prefix_of(straight, 5).items():
         assert tensor.equal(prefix_of(resumed, 5)[name])
+
+
+def test_a_save_of_the_best_shifts_no_point_of_a_resumed_curve(
+    store: RunStore, settings: TrainingSettings, measure_as: Any
+) -> None:
+    measure_as({1: 3.0, 2: 2.0, 3: 4.0, 4: 4.0, 5: 4.0, 6: 4.0})  # the best is between two points
+    asked = replace(settings, load_best_model_at_end=True, logging_steps=3, save_steps=50, eval_steps=2)
+    straight = store.create(asked, "straight")
+    train(straight)
+    resumed = half_done_copy(store, straight, kept_step=2)
+    train(resumed)
+    first, second = (
+        [(event.step, event.loss) for event in step_history(run.events()[0])] for run in (straight, resumed)
+    )
+    assert first == second
 
 
 def test_a_run_that_goes_on_from_before_the_best_forgets_it(

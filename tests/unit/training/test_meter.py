@@ -45,7 +45,7 @@ def test_a_window_ends_with_its_reading(clock: Clock) -> None:
     assert meter.read(2, 10, 100) == Pace(seconds_per_step=2, tokens_per_second=25, seconds_left=16)
     meter.tokens = 7
     clock.pass_seconds(2)
-    assert meter.read(4, 10, 100) == Pace(seconds_per_step=1, tokens_per_second=50, seconds_left=9)
+    assert meter.read(4, 10, 100) == Pace(seconds_per_step=1, tokens_per_second=50, seconds_left=6)
     assert meter.tokens == 0
 
 
@@ -54,6 +54,29 @@ def test_time_left_counts_the_steps_of_this_process_alone(clock: Clock) -> None:
     meter.begin(90)  # resumed
     clock.pass_seconds(30)
     assert meter.read(100, 110, 1).seconds_left == 30
+
+
+def test_time_left_does_not_remember_for_ever_what_the_first_step_compiled(clock: Clock) -> None:
+    meter = Meter(24, 0, 10)
+    meter.begin(0)
+    clock.pass_seconds(600)  # compiles
+    assert meter.read(1, 101, 1).seconds_left == 60_000
+    for step in range(2, 41):
+        clock.pass_seconds(1)
+        left = meter.read(step, 101, 1).seconds_left
+        assert left == 101 - step
+
+
+def test_time_left_counts_what_comes_again_now_and_then(clock: Clock) -> None:
+    meter = Meter(24, 0, 10)
+    meter.begin(0)
+    for step in range(1, 41):
+        clock.pass_seconds(1)
+        left = meter.read(step, 100, 1).seconds_left
+        if step % 10 == 0:
+            with meter.set_aside():
+                clock.pass_seconds(30)  # validates
+    assert left == pytest.approx(60 * (20 + 2 * 30) / 20)
 
 
 def test_what_is_set_aside_is_no_step_but_comes_again(clock: Clock) -> None:
@@ -118,4 +141,4 @@ def test_neither_validation_nor_general_questions_slow_a_step_down(
     steps = step_history(run.events()[0])
     assert [event.seconds_per_step for event in steps] == [2, 2, 2, 2]
     # The base has answered before step 1; validation and answers follow the line of step 2.
-    assert [event.seconds_left for event in steps] == pytest.approx([302 * 3, 304 / 2 * 2, (306 + 350) / 3, 0])
+    assert [event.seconds_left for event in steps] == pytest.approx([302 * 3, 2 * 2, (2 + 350 + 2) / 2, 0])

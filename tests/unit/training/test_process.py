@@ -18,6 +18,7 @@ from tiny_checkpoint import tiny_settings
 from chatglm2.errors import RunError
 from training.cli.train import main
 from training.runs import process
+from training.runs import store as store_module
 from training.runs.events import EndedEvent, FailedEvent, StepEvent, StoppedEvent, last_event
 from training.runs.liveness import is_running, start_time
 from training.runs.store import Run, RunState, RunStore, Status
@@ -53,7 +54,9 @@ def steps_of(run: Run) -> list[int]:
 
 
 @pytest.mark.usefixtures("quick_trainers")
-def test_a_run_can_be_started_stopped_killed_and_resumed(store: RunStore, settings: TrainingSettings) -> None:
+def test_a_run_can_be_started_frozen_stopped_killed_and_resumed(
+    store: RunStore, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = store.create(replace(settings, max_steps=100_000, save_steps=5), "long")
     process.start(run)
     assert run.state().status is Status.STARTING
@@ -70,6 +73,13 @@ def test_a_run_can_be_started_stopped_killed_and_resumed(store: RunStore, settin
         process.resume(run)
     with pytest.raises(RunError, match="being trained right now"):
         store.create(settings, "long", overwrite=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "SILENT_SECONDS", 2.0)
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: run.state().status is Status.SILENT)
+        os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: run.state().status is Status.RUNNING)
 
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: run.state().status is Status.INTERRUPTED)

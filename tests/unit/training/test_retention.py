@@ -163,3 +163,20 @@ def test_a_long_file_of_questions_is_asked_from_its_beginning_only(settings: Tra
     file.write_text("".join(f'{{"question": "{number}?"}}\n' for number in range(MAXIMUM_PROMPTS + 5)))
     prompts = read_prompts(replace(settings, retention_file=str(file)))
     assert prompts == [f"{number}?" for number in range(MAXIMUM_PROMPTS)]
+
+
+def test_broken_questions_are_skipped_and_told_if_that_is_asked_for(
+    store: RunStore, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"prompt": "a?"}\n{"prompt": {"b": 1}}\n{"prompt": "c?"}\n')
+    asked = replace(settings, retention_file=str(file))
+    with pytest.raises(DataError, match="--skip_bad_rows"):
+        read_prompts(asked)
+    run = store.create(settings, "run")
+    assert read_prompts(replace(asked, skip_bad_rows=True), run) == ["a?", "c?"]
+    (told,) = [event.en for event in run.events()[0] if isinstance(event, MessageEvent)]
+    assert told.startswith("questions.jsonl: 1 broken row is skipped (line 2)")
+    file.write_text('{"prompt": {}}\n{"prompt": []}\n')
+    with pytest.raises(DataError, match="none of its rows can be used"):
+        read_prompts(replace(asked, skip_bad_rows=True))

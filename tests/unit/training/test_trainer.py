@@ -11,8 +11,12 @@ import torch
 from small_runs import half_done_copy, prefix_of, write_general_examples
 from tiny_checkpoint import tiny_settings, write_examples
 
-from chatglm2 import load_model, load_prefix
+from chatglm2 import load_model, load_prefix, load_tokenizer
 from chatglm2.errors import DataError, PrefixError, RunError
+from training.data.columns import find_columns
+from training.data.encoding import read_examples
+from training.data.files import read_table
+from training.evaluation.scoring import mean_loss
 from training.loop import trainer as trainer_module
 from training.loop.run_data import load_data
 from training.plan.step_plan import StepPlan
@@ -286,6 +290,29 @@ def test_validation_loss_is_measured_when_asked(store: RunStore, settings: Train
     measured = [event for event in run.events()[0] if isinstance(event, EvaluationEvent)]
     assert [event.step for event in measured] == [2, 4]
     assert all(event.metrics["loss"] > 0 for event in measured)
+
+
+def test_the_validation_loss_is_the_mean_over_tokens_whatever_the_batches(
+    store: RunStore, settings: TrainingSettings
+) -> None:
+    """The rows' answers are of unlike lengths, so that a mean of batches' means would depend on who shares one."""
+    found = []
+    for name, train_rows, eval_rows in (("a", 4, 32), ("b", 4, 3), ("c", 2, 1)):
+        asked = replace(
+            settings, max_steps=1, per_device_train_batch_size=train_rows, per_device_eval_batch_size=eval_rows
+        )
+        # Nothing is learnt, so that all validate the same weights.
+        asked = replace(asked, validation_file=settings.train_file, eval_steps=1, learning_rate=1e-8)
+        run = store.create(replace(asked, retention_check="off"), name)
+        train(run)
+        found += [event.metrics["loss"] for event in run.events()[0] if isinstance(event, EvaluationEvent)]
+        model = load_model(settings.model_name_or_path)
+        tokenizer = load_tokenizer(settings.model_name_or_path)
+        table = read_table(settings.train_file)
+        examples, _ = read_examples(table, find_columns(table, settings))
+        prefix = load_prefix(run.checkpoint_path(1), model.config)
+        assert found[-1] == pytest.approx(mean_loss(model, tokenizer, examples, settings, prefix), rel=1e-5)
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
 
 
 def test_old_checkpoints_are_deleted_beyond_the_limit(store: RunStore, settings: TrainingSettings) -> None:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from chatglm2.errors import RunError
+from chatglm2.model.prefix_files import LONGEST_PREFIX_TOKENS
 from training.settings.distributed import DistributedSettings
 from training.settings.evaluate import EvaluationSettings
 from training.settings.field import CHECKS, SettingField, SettingValue, describe_fields, setting
@@ -94,7 +95,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         ),
         group="basic",
         minimum=1,
-        maximum=2048,
+        maximum=LONGEST_PREFIX_TOKENS,
     )
     learning_rate: float = setting(
         PREFIX_LEARNING_RATE,

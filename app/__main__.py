@@ -10,13 +10,12 @@ from pathlib import Path
 from app.chat.model_host import ModelOptions
 from app.ending import end, leave
 from app.interface import build_interface
+from app.places import UPLOADS, places_for
 from app.services import Services, build_services
 from app.web.addresses import ServerOptions, addresses
 from app.web.server import launch, wait_for_signal
 from chatglm2.errors import ChatGLMError
 from training.settings.samples import DEMO_MODEL
-
-UPLOADS = ".uploads"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,6 +64,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     page.add_argument("--output", type=Path, default=Path("output"), help="where training runs are kept")
     page.add_argument(
+        "--data-dir",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder whose data files may be named on the page, besides the sample data and uploads; repeatable",
+    )
+    page.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder whose checkpoints may be added on the page, besides the training runs; repeatable",
+    )
+    page.add_argument(
         "--lang", choices=("zh", "en"), default=None, help="language to start in (default: the browser's)"
     )
     return parser
@@ -85,9 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
         max_length=options.max_length,
     )
     output = options.output.resolve()
-    services = build_services(model, output)
     server = ServerOptions(options.host, options.port, output / UPLOADS, tuple(options.allowed_host), options.lang)
     try:
+        services = build_services(model, output, places_for(output, options.data_dir, options.checkpoint_dir))
         serve(services, server)
     except ChatGLMError as error:
         print(error.zh, error.en, sep="\n", file=sys.stderr)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.places import Places
 from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PrefixError
 from training.runs.checkpoints import CheckpointInfo, find_checkpoints
@@ -69,8 +70,9 @@ class PrefixLoader:
 class SourceLibrary:
     """Every source there is, newest first, and the prefixes that were loaded lately."""
 
-    def __init__(self, runs: RunStore, loader: PrefixLoader, root: Path) -> None:
+    def __init__(self, runs: RunStore, loader: PrefixLoader, root: Path, places: Places) -> None:
         self._runs = runs
+        self._places = places
         self._loader = loader
         self._named_file = root / NAMED_FILE
         self._loaded: OrderedDict[tuple[str, int, int], LoadedSource] = OrderedDict()
@@ -135,7 +137,7 @@ class SourceLibrary:
         """
         if not text.strip():
             raise PrefixError("Type a path first.", "请先填写路径。")
-        added = [Source(str(info.path.resolve()), info) for info in find_checkpoints(text.strip())]
+        added = [Source(str(info.path.resolve()), info) for info in find_checkpoints(self._places.checkpoint(text))]
         for source in added:
             self._loader.load(Path(source.key))
         known = self._named_paths()

@@ -7,24 +7,26 @@ outlives this one.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.places import KEPT_DATA, Places
 from app.training.run_view import RunFeed, RunView, read_view
 from app.training.served import TunedModel
+from chatglm2.files import open_regular
 from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
 from training.runs.launch import Standby
+from training.runs.storage import explaining_storage_errors
 from training.runs.store import Run, RunStore
+from training.settings.field import SettingField
 from training.settings.samples import SAMPLE_TRAIN_FILE
-from training.settings.train import TrainingSettings
-
-KEPT_DATA = ".data"
-SIDE_FILES = ("mix_file", "validation_file", "retention_file")
+from training.settings.train import TrainingSettings, setting_fields
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,12 @@ class DataChoice:
 
 
 class TrainingService:
-    def __init__(self, runs: RunStore, model: TunedModel, root: Path, standby: Standby) -> None:
+    def __init__(self, runs: RunStore, model: TunedModel, root: Path, standby: Standby, places: Places) -> None:
         self._runs = runs
         self._model = model
         self._root = root
         self._standby = standby
+        self._places = places
         self._feeds: dict[str, RunFeed] = {}
 
     @property
@@ -68,9 +71,8 @@ class TrainingService:
     def sample_path() -> str:
         return str(SAMPLE_TRAIN_FILE)
 
-    @staticmethod
-    def columns(path: str) -> tuple[str, ...]:
-        return read_table(path, skip_bad_rows=True).columns
+    def columns(self, path: str) -> tuple[str, ...]:
+        return read_table(self._places.data_file(path), skip_bad_rows=True).columns
 
     def describe(self, data: DataChoice, form: Mapping[str, object]) -> DatasetReport:
         """Rows, lengths and what would be shortened.
@@ -78,7 +80,8 @@ class TrainingService:
         Raises:
             ChatGLMError: the model's tokenizer is not there yet, or the data has a mistake in it.
         """
-        return describe_file(data.path, self._settings(data, form), self._model.tokenizer())
+        settings = self._settings(data, form)
+        return describe_file(settings.train_file, settings, self._model.tokenizer())
 
     # Runs
 
@@ -128,22 +131,32 @@ class TrainingService:
         return read_view(run, events)
 
     def _settings(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
-        # The trainer's process has another working directory.
-        files = {name: _absolute(form[name]) for name in SIDE_FILES if form.get(name)}
-        return TrainingSettings.from_dict({**self._model.settings(form), **files, **data.as_settings()})
+        asked = {**self._model.settings(form), **data.as_settings()}
+        # Every file that the form names is looked at here, wherever it is used later.
+        files = {item.name: self._places.setting(item, str(asked[item.name])) for item in _naming_files(asked)}
+        return TrainingSettings.from_dict({**asked, **files})
 
     def _keep(self, data: DataChoice) -> DataChoice:
         """Copies an uploaded file next to the runs: the upload folder is cleaned, and resuming needs the data."""
-        source = Path(data.path)
-        if source == SAMPLE_TRAIN_FILE:
+        source = self._places.data_file(data.path)
+        if source == SAMPLE_TRAIN_FILE.resolve():
             return data
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-        kept = self._root / KEPT_DATA / digest / source.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        if not kept.exists():
-            shutil.copyfile(source, kept)
+        with explaining_storage_errors(self._root / KEPT_DATA):
+            (self._root / KEPT_DATA).mkdir(parents=True, exist_ok=True)
+            (self._root / KEPT_DATA).chmod(0o700)  # the folder is its user's, as what was uploaded was
+            with open_regular(source) as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()[:12]
+            kept = self._root / KEPT_DATA / digest / source.name
+            if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                partial = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.partial")
+                try:
+                    shutil.copyfile(source, partial)
+                    partial.replace(kept)  # a copy that is cut off is none
+                finally:
+                    partial.unlink(missing_ok=True)
         return replace(data, path=str(kept))
 
 
-def _absolute(path: object) -> str:
-    return str(Path(str(path).strip()).expanduser().absolute())
+def _naming_files(values: Mapping[str, object]) -> list[SettingField]:
+    return [item for item in setting_fields() if item.reads is not None and values.get(item.name)]

@@ -69,7 +69,9 @@ def open_tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) 
     content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise ImplausibleFileError(f"it holds a {kind}, expected a dictionary of tensors", f"内容是 {kind}，应为张量字典")
+        raise ImplausibleFileError(
+            f"it holds a {kind}, expected a dictionary of tensors", f"内容是 {kind}，应为张量字典"
+        )
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     _check_sizes(tensors, file.stat().st_size)
     yield from ((name, tensor) for name, tensor in tensors.items() if wanted(name))

@@ -66,6 +66,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         ("Training data", "训练数据"),
         ("JSON, JSON lines or CSV file, one example a row.", "JSON、JSON Lines 或 CSV 文件，每行一条样本。"),
         group="basic",
+        reads="data",
     )
     max_steps: int = setting(
         40,
@@ -152,6 +153,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "日常问答数据文件，使模型少遗忘其他能力。",
         ),
         examples=(str(SAMPLE_GENERAL_FILE),),
+        reads="data",
     )
     mix_ratio: float = setting(
         0.3,
@@ -224,6 +226,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "Warm start: begin with this checkpoint's prefix and a fresh optimizer.",
             "热启动：从该检查点的前缀开始，优化器重新初始化。",
         ),
+        reads="checkpoint",
     )
     quantization_bit: Literal[4, 8] | None = setting(
         None,

@@ -15,6 +15,7 @@ from past_runs import write_past_run
 from app.chat.conversation import Answer, Conversation
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.sources import BASE
+from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.compare import CompareTab
 from app.tabs.train import UPLOAD, TrainTab, Viewer
@@ -39,7 +40,7 @@ def host(demo_model_dir: Path) -> Iterator[ModelHost]:
 @pytest.fixture
 def services(host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
     """Services on the loaded model, with two runs that are over: ``old`` and, after it, ``new``."""
-    services = build_services(host.options, tmp_path)
+    services = build_services(host.options, tmp_path, places_for(tmp_path, data=[tmp_path]))
     monkeypatch.setattr(services.host, "_session", host.session)
     for name in ("old", "new"):
         write_past_run(tmp_path, Path(host.options.path), name)

@@ -24,6 +24,7 @@ from app.chat.duet import draw_seeds
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE
+from app.places import places_for
 from app.services import Services, build_services
 from app.text.languages import Speech
 from app.training.form import preset_reason, preset_values
@@ -67,7 +68,7 @@ class Place:
 @pytest.fixture
 def place(host: ModelHost, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Services on the loaded model, with one run that has one checkpoint."""
-    services = build_services(host.options, tmp_path)
+    services = build_services(host.options, tmp_path, places_for(tmp_path, [tmp_path], [golden]))
     monkeypatch.setattr(services.host, "_session", host.session)
     run = RunStore(tmp_path).create(TrainingSettings(), "my-run")
     run.update(status=Status.FINISHED)
@@ -143,7 +144,7 @@ def test_deleting_a_runs_checkpoint_deletes_it(place: Place) -> None:
 
 def test_a_named_path_is_remembered_and_forgetting_it_keeps_its_files(place: Place, golden: Path) -> None:
     (added,) = place.services.sources.name_path(str(golden / "prefix-projection"))
-    again = build_services(place.services.host.options, place.output).sources
+    again = build_services(place.services.host.options, place.output, places_for(place.output, (), [golden])).sources
     assert added.key in [source.key for source in again.sources()]
     again.delete(added.key)
     assert Path(added.key).exists()

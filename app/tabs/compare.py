@@ -58,6 +58,7 @@ class CompareTab:
         self.chosen = gr.State(dict.fromkeys(PANES, BASE))
         self.known = gr.State(())
         self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
+        self.kept_choice = gr.BrowserState(None, storage_key="chatglm-panes", secret="chatglm")
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = {name: self._build_pane(name) for name in PANES}
         self._build_composer()
@@ -157,7 +158,12 @@ class CompareTab:
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
-        demo.load(self.on_load, [self.saved], [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
+        demo.load(
+            self.on_load,
+            [self.saved, self.kept_choice],
+            [*self._settled(), *self.chosen_outputs(), self.known],
+            **QUIET,
+        )
         demo.unload(lambda: None)
         timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **QUIET)
 
@@ -170,7 +176,11 @@ class CompareTab:
 
     def chosen_outputs(self) -> list[Any]:
         """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
-        return [self.chosen, *(part for pane in self.panes.values() for part in (pane.choice, pane.head))]
+        return [
+            self.chosen,
+            self.kept_choice,
+            *(part for pane in self.panes.values() for part in (pane.choice, pane.head)),
+        ]
 
     # Handlers
 
@@ -227,14 +237,14 @@ class CompareTab:
 
         return handler
 
-    def on_load(self, saved: Any, request: gr.Request) -> Updates:
+    def on_load(self, saved: Any, kept_choice: Any, request: gr.Request) -> Updates:
         speech = speech_for(request)
         conversation = Conversation.from_dict(saved)
-        newest = self.services.sources.newest(self.services.host.options.path)
-        chosen = {"left": BASE, "right": newest.key if newest else BASE}
+        chosen = self._kept(kept_choice) or self._first_choice()
+        gone = self._give_back_gone(chosen)
         return {
             **self._show(conversation, speech),
-            **self._menus(chosen, speech),
+            **self._menus(chosen, speech, gone),
             self.conversation: conversation,
         }
 
@@ -243,9 +253,7 @@ class CompareTab:
         if keys == known:
             return {self.known: gr.skip()}
         speech = speech_for(request)
-        gone = [name for name in PANES if chosen[name] not in keys]
-        chosen.update(dict.fromkeys(gone, BASE))
-        return self._menus(chosen, speech, gone)
+        return self._menus(chosen, speech, self._give_back_gone(chosen))
 
     def on_export(self, values: Updates, request: gr.Request) -> Updates:
         conversation: Conversation = values[self.conversation]
@@ -256,6 +264,25 @@ class CompareTab:
         return {self.exported: self._exported(conversation, self._form(values), speech)}
 
     # Behind the handlers
+
+    def _first_choice(self) -> dict[str, str]:
+        """What a browser that has chosen nothing yet compares: the base, and what was trained here last."""
+        newest = self.services.sources.newest(self.services.host.options.path)
+        return {"left": BASE, "right": newest.key if newest else BASE}
+
+    @staticmethod
+    def _kept(stored: Any) -> dict[str, str] | None:
+        """What this browser compared before; its panes are its own, whatever others train since."""
+        if isinstance(stored, dict) and all(isinstance(stored.get(name), str) for name in PANES):
+            return {name: stored[name] for name in PANES}
+        return None
+
+    def _give_back_gone(self, chosen: dict[str, str]) -> list[str]:
+        """Panes whose checkpoint is gone answer with the base again; returns which those are."""
+        known = {source.key for source in self.services.sources.sources()}
+        gone = [name for name in PANES if chosen[name] not in known]
+        chosen.update(dict.fromkeys(gone, BASE))
+        return gone
 
     def _exported(self, conversation: Conversation, settings: ChatSettings, speech: Speech) -> dict[str, str]:
         """The file that the browser saves."""
@@ -279,7 +306,12 @@ class CompareTab:
             say_problem(error, speech)
             return {pane.choice: gr.Dropdown(value=chosen[name])}
         chosen[name] = key
-        return {self.chosen: chosen, pane.choice: gr.Dropdown(value=key), pane.head: self._chip(loaded, speech)}
+        return {
+            self.chosen: chosen,
+            self.kept_choice: chosen,
+            pane.choice: gr.Dropdown(value=key),
+            pane.head: self._chip(loaded, speech),
+        }
 
     def _ask(
         self, values: Updates, question: str, request: gr.Request, replaced_round: int | None = None
@@ -336,6 +368,8 @@ class CompareTab:
         hints = {"right": "" if len(sources) > 1 else speech("train_one_hint")}
         hints |= dict.fromkeys(gone, speech("checkpoint_gone"))
         updates: Updates = {self.chosen: chosen, self.known: self._fingerprint()}
+        if any(key != BASE for key in chosen.values()):  # where there is nothing to compare yet, nothing was chosen
+            updates[self.kept_choice] = chosen
         for name, pane in self.panes.items():
             updates[pane.choice] = gr.Dropdown(choices=choices, value=chosen[name])
             updates[pane.head] = self._head(chosen[name], speech, hints.get(name, ""))

@@ -205,10 +205,18 @@ WORDS: dict[str, tuple[str, str]] = {
         "下载原版格式（pytorch_model.bin），供原版仓库的代码使用",
     ),
     "action_delete": ("Delete", "删除"),
+    "action_remove": ("Remove", "移除"),
+    "broken_title": ("Cannot be used ({count})", "无法使用（{count}）"),
+    "delete_run_question": (
+        "Delete the run {name} with everything in its directory? This cannot be undone.",
+        "确定删除训练 {name} 及其目录中的全部内容吗？删除后无法恢复。",
+    ),
     "name_path": ("Add a checkpoint from another place", "添加别处的检查点"),
     "name_path_help": (
-        "A directory or file on the machine that serves this page; the original's pytorch_model.bin works too.",
-        "运行本页面的机器上的目录或文件；原版的 pytorch_model.bin 也可以。",
+        "A directory or file below --checkpoint-dir on the machine that serves this page, or below its runs; "
+        "the original's pytorch_model.bin works too.",
+        "运行本页面的机器上的目录或文件，须位于 --checkpoint-dir 指定的目录或训练目录中；"
+        "原版的 pytorch_model.bin 也可以。",
     ),
     "add": ("Add", "添加"),
     "added": ("Added {name}.", "已添加 {name}。"),

@@ -105,12 +105,38 @@ def test_a_reload_brings_the_conversation_back_and_the_newest_checkpoint(
     conversation = Conversation()
     entry = conversation.ask("q")
     entry.answers["left"], entry.answers["right"] = Answer("of left"), Answer("of right")
-    updates = compare.on_load(conversation.to_dict(), request())
+    updates = compare.on_load(conversation.to_dict(), None, request())
     for name, pane in compare.panes.items():
         assert updates[pane.chat][-1]["content"] == f"of {name}"
     chosen = updates[compare.chosen]
     assert chosen["left"] == BASE
     assert Path(chosen["right"]).name == "checkpoint-40" and Path(chosen["right"]).parent.name == "new"
+
+
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_what_others_train_changes_no_pane_of_a_browser_that_has_compared(
+    compare: CompareTab, services: Services, tmp_path: Path
+) -> None:
+    first = compare.on_load(None, None, request())[compare.kept_choice]
+    write_past_run(tmp_path, Path(services.host.options.path), "of a stranger".replace(" ", "-"))
+    services.sources._forget_listing()
+    assert compare.on_tick((), dict(first), request())[compare.chosen] == first
+    assert compare.on_load(None, first, request())[compare.chosen] == first
+    chosen = dict(first)
+    updates = compare.choose("right", BASE, chosen, speech_for(request()))
+    assert updates[compare.kept_choice] == {"left": BASE, "right": BASE}
+    assert compare.on_load(None, updates[compare.kept_choice], request())[compare.chosen]["right"] == BASE
+
+
+@pytest.mark.parametrize("stored", [3, [], {"left": BASE}, {"left": 1, "right": 2}, "x"], ids=str)
+def test_a_browsers_store_that_holds_something_else_counts_as_empty(compare: CompareTab, stored: object) -> None:
+    assert Path(compare.on_load(None, stored, request())[compare.chosen]["right"]).parent.name == "new"
+
+
+def test_a_kept_checkpoint_that_is_gone_gives_its_pane_back_to_the_base(compare: CompareTab) -> None:
+    updates = compare.on_load(None, {"left": BASE, "right": "/gone/checkpoint-3"}, request())
+    assert updates[compare.chosen]["right"] == BASE
+    assert "The checkpoint was deleted" in updates[compare.panes["right"].head]
 
 
 # Outside of an event Gradio takes an update of a menu for a new menu, one without choices.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from app.places import KEPT_DATA, Places
+from app.training.previews import Previews
 from app.training.run_view import RunFeed, RunView, read_view
 from app.training.served import TunedModel
 from chatglm2.files import open_regular
@@ -25,7 +26,7 @@ from training.runs.launch import Standby
 from training.runs.storage import explaining_storage_errors
 from training.runs.store import Run, RunStore
 from training.settings.field import SettingField
-from training.settings.samples import SAMPLE_TRAIN_FILE
+from training.settings.samples import SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 from training.settings.train import TrainingSettings, setting_fields
 
 
@@ -54,6 +55,7 @@ class TrainingService:
         self._root = root
         self._standby = standby
         self._places = places
+        self._previews = Previews()
         self._feeds: dict[str, RunFeed] = {}
 
     @property
@@ -64,6 +66,7 @@ class TrainingService:
     def close(self) -> None:
         """Lets go of what is kept in reserve; runs go on."""
         self._standby.close()
+        self._previews.close()
 
     # Data
 
@@ -72,7 +75,8 @@ class TrainingService:
         return str(SAMPLE_TRAIN_FILE)
 
     def columns(self, path: str) -> tuple[str, ...]:
-        return read_table(self._places.data_file(path), skip_bad_rows=True).columns
+        file = self._places.data_file(path)
+        return read_table(file).columns if _is_ours(file) else self._previews.columns(str(file))
 
     def describe(self, data: DataChoice, form: Mapping[str, object]) -> DatasetReport:
         """Rows, lengths and what would be shortened.
@@ -81,7 +85,10 @@ class TrainingService:
             ChatGLMError: the model's tokenizer is not there yet, or the data has a mistake in it.
         """
         settings = self._settings(data, form)
-        return describe_file(settings.train_file, settings, self._model.tokenizer())
+        tokenizer = self._model.tokenizer()
+        if _is_ours(Path(settings.train_file)):
+            return describe_file(settings.train_file, settings, tokenizer)
+        return self._previews.describe(settings, tokenizer.vocab_file)
 
     # Runs
 
@@ -96,7 +103,7 @@ class TrainingService:
         settings = self._settings(self._keep(data), form)
         if not settings.skip_bad_rows:
             report.bad_rows.require_none()
-        require_readable(settings)
+        self._require_readable(settings)
         self._model.require_memory(settings)
         run = self._runs.create(settings, name or None)
         process.start(run, self._standby.begin)
@@ -136,6 +143,13 @@ class TrainingService:
         files = {item.name: self._places.setting(item, str(asked[item.name])) for item in _naming_files(asked)}
         return TrainingSettings.from_dict({**asked, **files})
 
+    def _require_readable(self, settings: TrainingSettings) -> None:
+        beside = [Path(file) for file in (settings.mix_file, settings.validation_file) if file]
+        if all(map(_is_ours, beside)):
+            require_readable(settings)
+        else:
+            self._previews.require_readable(settings)
+
     def _keep(self, data: DataChoice) -> DataChoice:
         """Copies an uploaded file next to the runs: the upload folder is cleaned, and resuming needs the data."""
         source = self._places.data_file(data.path)
@@ -156,6 +170,11 @@ class TrainingService:
                 finally:
                     partial.unlink(missing_ok=True)
         return replace(data, path=str(kept))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it came with the program: looking at it takes no process of its own."""
+    return file.resolve() in (SAMPLE_TRAIN_FILE, SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE)
 
 
 def _naming_files(values: Mapping[str, object]) -> list[SettingField]:

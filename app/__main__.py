@@ -14,6 +14,7 @@ from app.places import UPLOADS, places_for
 from app.services import Services, build_services
 from app.web.addresses import ServerOptions, addresses
 from app.web.server import launch, wait_for_signal
+from app.web.uploads import discard_uploads, prepare_uploads
 from chatglm2.errors import ChatGLMError
 from training.settings.samples import DEMO_MODEL
 
@@ -117,6 +118,7 @@ def _absolute(model: str) -> str:
 
 def serve(services: Services, options: ServerOptions) -> None:
     """Shows the page, loads the model behind it, and stays until the process is asked to end."""
+    uploads = prepare_uploads(options.uploads)
     demo = build_interface(services)
     launch(demo, services, options)
     services.host.start()
@@ -125,6 +127,7 @@ def serve(services: Services, options: ServerOptions) -> None:
         wait_for_signal()
     finally:
         end(demo, services)
+        discard_uploads(uploads)
 
 
 if __name__ == "__main__":

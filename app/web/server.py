@@ -5,10 +5,8 @@ Knows HTTP and how Gradio is launched. Who may ask is `guard`'s matter, where to
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-from pathlib import Path
 
 import gradio as gr
 from starlette.background import BackgroundTask
@@ -26,8 +24,8 @@ from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names
 from app.web.downloads import prepare_download
 from app.web.guard import Guard, HeadScript
+from app.web.uploads import UploadGate
 from chatglm2.errors import ChatGLMError, PrefixError
-from training.runs.storage import explaining_storage_errors
 
 MAX_UPLOAD = "200mb"
 
@@ -38,7 +36,6 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
     Raises:
         ServerError: the address cannot be used.
     """
-    _prepare_uploads(options.uploads)
     check_port(options.host, options.port)
     demo.launch(
         server_name=options.host,
@@ -64,6 +61,7 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
             "middleware": [
                 Middleware(Guard, own_names=own_names(options.allowed_hosts)),
                 Middleware(HeadScript, default_language=options.language),
+                Middleware(UploadGate),
             ],
         },
     )
@@ -104,11 +102,3 @@ def wait_for_signal() -> None:
         pass
     for number in asked:
         signal.signal(number, signal.SIG_DFL)
-
-
-def _prepare_uploads(directory: Path) -> None:
-    """What users upload is theirs: other accounts on this machine may not read it."""
-    with explaining_storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(directory)

@@ -5,6 +5,7 @@ Builds the components and names the handlers. What a conversation is, who can an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ EXAMPLES = (
     "写一个 Python 例子",
     "What can you do?",
 )
+# How often the browser keeps what it has heard of an answer: as much is lost at most if the page goes away.
+KEEP_SECONDS = 1.0
 Updates = dict[Any, Any]
 
 
@@ -59,6 +62,8 @@ class CompareTab:
         self.known = gr.State(())
         self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
         self.kept_choice = gr.BrowserState(None, storage_key="chatglm-panes", secret="chatglm")
+        self.heard = gr.BrowserState(None, storage_key="chatglm-heard", secret="chatglm")
+        self.draft = gr.BrowserState("", storage_key="chatglm-draft", secret="chatglm")
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = {name: self._build_pane(name) for name in PANES}
         self._build_composer()
@@ -158,12 +163,9 @@ class CompareTab:
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
-        demo.load(
-            self.on_load,
-            [self.saved, self.kept_choice],
-            [*self._settled(), *self.chosen_outputs(), self.known],
-            **QUIET,
-        )
+        self.message.input(None, [self.message], [self.draft], js="(text) => text", **QUIET)
+        kept = [self.saved, self.kept_choice, self.heard, self.draft]
+        demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(lambda: None)
         timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **QUIET)
 
@@ -172,7 +174,7 @@ class CompareTab:
 
     def _settled(self) -> list[Any]:
         shown = [component for pane in self.panes.values() for component in (pane.chat, pane.facts)]
-        return [self.conversation, self.message, self.saved, *shown]
+        return [self.conversation, self.message, self.draft, self.saved, self.heard, *shown]
 
     def chosen_outputs(self) -> list[Any]:
         """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
@@ -219,7 +221,12 @@ class CompareTab:
             say(speech("still_answering"))
             return {self.message: gr.skip()}
         question = conversation.undo()
-        return {**self._show(conversation, speech), self.message: question, self.saved: conversation.to_dict()}
+        return {
+            **self._show(conversation, speech),
+            self.message: question,
+            self.draft: question,
+            self.saved: conversation.to_dict(),
+        }
 
     def on_clear(self, request: gr.Request) -> Updates:
         conversation = Conversation()
@@ -228,6 +235,7 @@ class CompareTab:
             **self._buttons(answering=False),
             self.conversation: conversation,
             self.message: "",
+            self.draft: "",
             self.saved: conversation.to_dict(),
         }
 
@@ -237,15 +245,17 @@ class CompareTab:
 
         return handler
 
-    def on_load(self, saved: Any, kept_choice: Any, request: gr.Request) -> Updates:
+    def on_load(self, saved: Any, kept_choice: Any, heard: Any, draft: Any, request: gr.Request) -> Updates:
         speech = speech_for(request)
         conversation = Conversation.from_dict(saved)
+        conversation.take_up(heard)
         chosen = self._kept(kept_choice) or self._first_choice()
         gone = self._give_back_gone(chosen)
         return {
             **self._show(conversation, speech),
             **self._menus(chosen, speech, gone),
             self.conversation: conversation,
+            self.message: draft if isinstance(draft, str) else "",
         }
 
     def on_tick(self, known: tuple[str, ...], chosen: dict[str, str], request: gr.Request) -> Updates:
@@ -328,20 +338,25 @@ class CompareTab:
             return
         if replaced_round is None:
             conversation.ask(question)
-            yield {self.message: ""}
+            yield {self.message: "", self.draft: ""}
         else:
             conversation.edit(replaced_round, question)
         yield from self._stream(values, len(conversation.rounds) - 1, speech)
 
     def _stream(self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
-        yield {**self._buttons(answering=True), self.saved: conversation.to_dict()}
+        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: None}
+        kept_at = time.monotonic()
         answers = self.services.chat.answer(conversation, index, values[self.chosen], self._form(values), speech, panes)
         try:
             # A closed tab closes this generator here; closing the inner one frees the engine's slots.
             with closing(answers):
                 for _ in answers:
-                    yield self._show(conversation, speech)
+                    updates = self._show(conversation, speech)
+                    if time.monotonic() - kept_at > KEEP_SECONDS:
+                        kept_at = time.monotonic()
+                        updates[self.heard] = conversation.last_round()
+                    yield updates
         except ChatGLMError as error:
             for pane in panes:
                 conversation.rounds[index].answers[pane] = Answer(error=error.localized(speech.language))
@@ -349,6 +364,7 @@ class CompareTab:
             **self._show(conversation, speech),
             **self._buttons(answering=False),
             self.saved: conversation.to_dict(),
+            self.heard: None,
         }
 
     def _buttons(self, answering: bool) -> Updates:

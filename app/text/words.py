@@ -36,6 +36,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "seed_was": ("seed {seed}", "种子 {seed}"),
     "finish_length": ("cut at the length limit", "达到长度上限，已截断"),
     "finish_cancelled": ("stopped", "已停止"),
+    "finish_interrupted": (
+        "cut off when the page was reloaded or restarted; “Retry” beside the answer asks again",
+        "回答因页面刷新或重启而中断；点回答旁的“重试”可再次提问",
+    ),
     "dropped_rounds": (
         "the oldest {count} rounds no longer fit and were left out",
         "上下文放不下，最早的 {count} 轮没有带上",

@@ -38,6 +38,8 @@ EXAMPLES = (
 )
 # How often the browser keeps what it has heard of an answer: as much is lost at most if the page goes away.
 KEEP_SECONDS = 1.0
+# A browser stores nothing that is empty; what was there before would stay.
+NOTHING_HEARD = {"rounds": 0}
 Updates = dict[Any, Any]
 
 
@@ -62,8 +64,8 @@ class CompareTab:
         self.known = gr.State(())
         self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
         self.kept_choice = gr.BrowserState(None, storage_key="chatglm-panes", secret="chatglm")
-        self.heard = gr.BrowserState(None, storage_key="chatglm-heard", secret="chatglm")
-        self.draft = gr.BrowserState("", storage_key="chatglm-draft", secret="chatglm")
+        self.heard = gr.BrowserState({}, storage_key="chatglm-heard", secret="chatglm")
+        self.draft = gr.BrowserState({}, storage_key="chatglm-draft", secret="chatglm")
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = {name: self._build_pane(name) for name in PANES}
         self._build_composer()
@@ -163,7 +165,7 @@ class CompareTab:
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
-        self.message.input(None, [self.message], [self.draft], js="(text) => text", **QUIET)
+        self.message.input(None, [self.message], [self.draft], js="(text) => ({ text })", **QUIET)
         kept = [self.saved, self.kept_choice, self.heard, self.draft]
         demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(lambda: None)
@@ -224,7 +226,7 @@ class CompareTab:
         return {
             **self._show(conversation, speech),
             self.message: question,
-            self.draft: question,
+            self.draft: {"text": question},
             self.saved: conversation.to_dict(),
         }
 
@@ -235,7 +237,7 @@ class CompareTab:
             **self._buttons(answering=False),
             self.conversation: conversation,
             self.message: "",
-            self.draft: "",
+            self.draft: {"text": ""},
             self.saved: conversation.to_dict(),
         }
 
@@ -255,7 +257,7 @@ class CompareTab:
             **self._show(conversation, speech),
             **self._menus(chosen, speech, gone),
             self.conversation: conversation,
-            self.message: draft if isinstance(draft, str) else "",
+            self.message: self._typed(draft),
         }
 
     def on_tick(self, known: tuple[str, ...], chosen: dict[str, str], request: gr.Request) -> Updates:
@@ -286,6 +288,11 @@ class CompareTab:
         if isinstance(stored, dict) and all(isinstance(stored.get(name), str) for name in PANES):
             return {name: stored[name] for name in PANES}
         return None
+
+    @staticmethod
+    def _typed(draft: Any) -> str:
+        text = draft.get("text") if isinstance(draft, dict) else None
+        return text if isinstance(text, str) else ""
 
     def _give_back_gone(self, chosen: dict[str, str]) -> list[str]:
         """Panes whose checkpoint is gone answer with the base again; returns which those are."""
@@ -338,14 +345,14 @@ class CompareTab:
             return
         if replaced_round is None:
             conversation.ask(question)
-            yield {self.message: "", self.draft: ""}
+            yield {self.message: "", self.draft: {"text": ""}}
         else:
             conversation.edit(replaced_round, question)
         yield from self._stream(values, len(conversation.rounds) - 1, speech)
 
     def _stream(self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
-        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: None}
+        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
         kept_at = time.monotonic()
         answers = self.services.chat.answer(conversation, index, values[self.chosen], self._form(values), speech, panes)
         try:
@@ -364,7 +371,7 @@ class CompareTab:
             **self._show(conversation, speech),
             **self._buttons(answering=False),
             self.saved: conversation.to_dict(),
-            self.heard: None,
+            self.heard: NOTHING_HEARD,
         }
 
     def _buttons(self, answering: bool) -> Updates:

@@ -46,6 +46,13 @@ class Previews:
         for _ in range(PROCESSES):
             self._idle.put(_Process(self._limits))
 
+    def prepare(self) -> None:
+        """Starts a process if none is there: somebody is about to choose a file."""
+        with contextlib.suppress(queue.Empty):
+            process = self._idle.get_nowait()
+            process.start()
+            self._idle.put(process)
+
     def columns(self, file: str) -> tuple[str, ...]:
         """The columns of a file; raises as `read_table` does, and a `DataError` where a limit is reached."""
         return cast("tuple[str, ...]", self._ask("columns", file))
@@ -90,7 +97,7 @@ class _Process:
 
     def ask(self, job: Job, arguments: tuple[object, ...]) -> Any:
         """What the job gives, or the error that it ends with."""
-        process = self._start()
+        process = self.start()
         assert process.stdin is not None and process.stdout is not None
         # It ends itself in time; this is for one that cannot.
         timer = threading.Timer(2 * self._limits.seconds + 30, process.kill)
@@ -110,7 +117,8 @@ class _Process:
             self._end_running()
             self._running = None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, which takes jobs once it has imported what they need."""
         if self._running is not None and self._running.poll() is not None:
             self.end()
         if self._running is None:

@@ -74,6 +74,10 @@ class TrainingService:
     def sample_path() -> str:
         return str(SAMPLE_TRAIN_FILE)
 
+    def expect_file(self) -> None:
+        """Prepares to look at a file that somebody is about to choose."""
+        self._previews.prepare()
+
     def columns(self, path: str) -> tuple[str, ...]:
         file = self._places.data_file(path)
         return read_table(file).columns if _is_ours(file) else self._previews.columns(str(file))

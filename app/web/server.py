@@ -28,6 +28,8 @@ from app.web.uploads import UploadGate
 from chatglm2.errors import ChatGLMError, PrefixError
 
 MAX_UPLOAD = "200mb"
+# In the place of the library that draws diagrams in replies, which a reply can make take a browser's whole time.
+NO_DIAGRAMS = "export default { initialize() {}, run() {} };"
 
 
 def launch(demo: gr.Blocks, services: Services, options: ServerOptions) -> None:
@@ -86,7 +88,14 @@ def routes(services: Services) -> list[Route]:
             return PlainTextResponse(error.localized(language), status_code=404)
         return FileResponse(ready.file, filename=ready.name, background=BackgroundTask(ready.discard))
 
-    return [Route("/healthz", health), Route(f"/{DOWNLOAD_PATH}", download)]
+    def without_diagrams(_request: Request) -> Response:
+        return Response(NO_DIAGRAMS, media_type="text/javascript")
+
+    return [
+        Route("/healthz", health),
+        Route(f"/{DOWNLOAD_PATH}", download),
+        Route("/assets/mermaid.core-{build}.js", without_diagrams),
+    ]
 
 
 def wait_for_signal() -> None:

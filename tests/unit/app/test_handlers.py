@@ -154,7 +154,7 @@ def test_an_answer_that_a_reload_cut_off_is_there_again_and_so_is_what_was_typed
     asking.close()  # the tab is gone
     heard = kept[compare.heard]["answers"]["left"]["text"]
     assert kept[compare.saved]["rounds"][-1]["answers"]["left"]["text"] == ""
-    updates = compare.on_load(kept[compare.saved], None, kept[compare.heard], "half a sen", request())
+    updates = compare.on_load(kept[compare.saved], None, kept[compare.heard], {"text": "half a sen"}, request())
     assert updates[compare.message] == "half a sen"
     last = updates[compare.conversation].rounds[-1].answers["left"]
     assert (last.text, last.finish_reason) == (heard, INTERRUPTED)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gradio
 import pytest
 import torch
 from httpx import Response
@@ -463,3 +464,12 @@ def test_bad_data_is_said_before_anything_starts(place: Place, tmp_path: Path) -
     with pytest.raises(ChatGLMError, match="summary"):
         place.services.training.start(DataChoice(str(file)), {}, None)
     assert place.services.training.names() == ["my-run"]
+
+
+def test_the_library_that_draws_diagrams_is_served_empty(place: Place) -> None:
+    """Its name is Gradio's: where that changes, this says so."""
+
+    (library,) = (Path(gradio.__file__).parent / "templates" / "frontend" / "assets").glob("mermaid.core-*.js")
+    response = TestClient(Starlette(routes=routes(place.services))).get(f"/assets/{library.name}")
+    assert response.status_code == 200 and len(response.content) < 100
+    assert "javascript" in response.headers["content-type"]

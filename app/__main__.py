@@ -14,13 +14,13 @@ from app.door.door import Door, Mode, Policy
 from app.door.invitation import invitation
 from app.ending import end, leave
 from app.interface import build_interface
+from app.places import UPLOADS, places_for
 from app.services import Services, build_services
 from app.web.addresses import ServerOptions, addresses
 from app.web.server import launch, wait_for_signal
+from app.web.uploads import discard_uploads, prepare_uploads
 from chatglm2.errors import ChatGLMError
 from training.settings.samples import DEMO_MODEL
-
-UPLOADS = ".uploads"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,6 +68,22 @@ def build_parser() -> argparse.ArgumentParser:
         help="a further name to serve the page under, such as a proxy's",
     )
     page.add_argument("--output", type=Path, default=Path("output"), help="where training runs are kept")
+    page.add_argument(
+        "--data-dir",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder whose data files may be named on the page, besides the sample data and uploads; repeatable",
+    )
+    page.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder whose checkpoints may be added on the page, besides the training runs; repeatable",
+    )
     page.add_argument(
         "--lang", choices=("zh", "en"), default=None, help="language to start in (default: the browser's)"
     )
@@ -118,9 +134,9 @@ def main(arguments: list[str] | None = None) -> int:
         max_length=options.max_length,
     )
     output = options.output.resolve()
-    services = build_services(model, output)
     server = ServerOptions(options.host, options.port, output / UPLOADS, tuple(options.allowed_host), options.lang)
     try:
+        services = build_services(model, output, places_for(output, options.data_dir, options.checkpoint_dir))
         serve(services, server, door)
     except ChatGLMError as error:
         print(error.zh, error.en, sep="\n", file=sys.stderr)
@@ -157,6 +173,7 @@ def ask_password() -> str:
 
 def serve(services: Services, options: ServerOptions, door: Door) -> None:
     """Shows the page, loads the model behind it, and stays until the process is asked to end."""
+    uploads = prepare_uploads(options.uploads)
     demo = build_interface(services)
     launch(demo, services, options, door)
     services.host.start()
@@ -168,6 +185,7 @@ def serve(services: Services, options: ServerOptions, door: Door) -> None:
         wait_for_signal()
     finally:
         end(demo, services)
+        discard_uploads(uploads)
 
 
 if __name__ == "__main__":

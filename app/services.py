@@ -8,6 +8,7 @@ from pathlib import Path
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, SourceLibrary
+from app.places import Places, places_for
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
 from training.runs.launch import Standby
@@ -24,15 +25,19 @@ class Services:
     training: TrainingService
 
 
-def build_services(options: ModelOptions, output: Path) -> Services:
-    """Wires the model host, the runs under ``output`` and what stands on them. Loads nothing yet."""
+def build_services(options: ModelOptions, output: Path, places: Places | None = None) -> Services:
+    """Wires the model host, the runs under ``output`` and what stands on them. Loads nothing yet.
+
+    ``places`` are the folders that the page reads; by default its own alone.
+    """
+    read = places if places is not None else places_for(output)
     standby = Standby(lambda: trainer_environment(host.device))
     host = ModelHost(options, on_ready=standby.prepare)
     runs = RunStore(output)
     loader = PrefixLoader(host.load_prefix, lambda prefix: host.session.probe(prefix))
-    sources = SourceLibrary(runs, loader, output)
+    sources = SourceLibrary(runs, loader, output, read)
     bits = options.quantization_bit
     tuned = TunedModel(
         options.path, options.hub, lambda: host.session.tokenizer, lambda: host.session.engine.model, bits
     )
-    return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output, standby))
+    return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output, standby, read))

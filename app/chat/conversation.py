@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 PANES = ("left", "right")
 # Browsers keep about 5 MB a site, encrypted and encoded text takes several bytes a character.
 STORED_CHARACTERS = 400_000
+INTERRUPTED = "interrupted"  # how an answer ended that a reload or a restart cut off
 
 
 @dataclass
@@ -94,14 +97,33 @@ class Conversation:
     @classmethod
     def from_dict(cls, data: Any) -> Conversation:
         """Reads :meth:`to_dict`'s data back; a browser's store is not ours to trust, so anything else gives none."""
-        try:
-            rounds = [
-                Round(
-                    question=str(entry["question"]),
-                    answers={pane: Answer(**entry["answers"][pane]) for pane in PANES},
-                )
-                for entry in data["rounds"]
-            ]
-        except (KeyError, TypeError):
-            return cls()
-        return cls(rounds=rounds)
+        return cls(rounds=_read_rounds(data.get("rounds") if isinstance(data, dict) else None))
+
+    def take_up(self, heard: Any) -> None:
+        """After a reload or a restart: the last round as far as it was heard, if `last_round` gave it then.
+
+        Answers that never came to an end are marked so that they can be asked for again.
+        """
+        if not self.rounds:
+            return
+        found = _read_rounds([heard])
+        if found and found[0].question == self.rounds[-1].question:
+            self.rounds[-1] = found[0]
+        for answer in self.rounds[-1].answers.values():
+            if not answer.finish_reason and not answer.error:
+                answer.finish_reason = INTERRUPTED
+
+    def last_round(self) -> dict[str, Any] | None:
+        """The last round as plain data, as far as it is answered."""
+        return asdict(self.rounds[-1]) if self.rounds else None
+
+
+def _read_rounds(data: Any) -> list[Round]:
+    try:
+        rounds = _ROUNDS.validate_python(data)
+    except ValidationError:
+        return []
+    return rounds if all(set(entry.answers) == set(PANES) for entry in rounds) else []
+
+
+_ROUNDS = TypeAdapter(list[Round])

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.places import Places
 from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PrefixError
 from training.runs.checkpoints import CheckpointInfo, find_checkpoints
-from training.runs.storage import explaining_storage_errors, read_json, write_atomically
+from training.runs.storage import explaining_storage_errors, read_json, remove_directory, write_atomically
 from training.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -49,6 +50,26 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Broken:
+    """What lies where checkpoints come from and cannot be used: a run's directory, or a path that was named."""
+
+    key: str  # its path
+    name: str
+    reason: ChatGLMError
+    of_run: bool  # its files are ours to delete
+
+
+@dataclass(frozen=True)
+class _Listing:
+    read_at: float
+    sources: list[Source]
+    broken: list[Broken]
+
+
+NOTHING_READ = _Listing(float("-inf"), [], [])
+
+
+@dataclass(frozen=True)
 class LoadedSource:
     """A source that is ready to answer: for a checkpoint its prefix, and what the probe saw."""
 
@@ -69,25 +90,31 @@ class PrefixLoader:
 class SourceLibrary:
     """Every source there is, newest first, and the prefixes that were loaded lately."""
 
-    def __init__(self, runs: RunStore, loader: PrefixLoader, root: Path) -> None:
+    def __init__(self, runs: RunStore, loader: PrefixLoader, root: Path, places: Places) -> None:
         self._runs = runs
+        self._places = places
         self._loader = loader
         self._named_file = root / NAMED_FILE
         self._loaded: OrderedDict[tuple[str, int, int], LoadedSource] = OrderedDict()
         self._lock = threading.Lock()
-        self._listing: tuple[float, list[Source]] = (float("-inf"), [])
+        self._listing = NOTHING_READ
 
     def sources(self) -> list[Source]:
         """The base, then all checkpoints, of runs and of named paths, newest first."""
-        read_at, listing = self._listing
-        if time.monotonic() - read_at > LISTING_SECONDS:
-            listing = self._read_listing()
-            self._listing = (time.monotonic(), listing)
-        return listing
+        return self._current().sources
+
+    def broken(self) -> list[Broken]:
+        """What is there and cannot be used, with the reason."""
+        return self._current().broken
+
+    def _current(self) -> _Listing:
+        if time.monotonic() - self._listing.read_at > LISTING_SECONDS:
+            self._listing = self._read_listing()
+        return self._listing
 
     def newest(self, model: str) -> Source | None:
-        """The checkpoint that appeared last, of those that were trained on ``model`` or do not say on what."""
-        fitting = (source for source in self.sources() if source.info is not None)
+        """The checkpoint that was trained here last, of those on ``model`` or that do not say on what."""
+        fitting = (source for source in self.sources() if source.of_run)
         return next((source for source in fitting if source.info and _trained_on(source.info, model)), None)
 
     def find(self, key: str) -> Source:
@@ -135,7 +162,7 @@ class SourceLibrary:
         """
         if not text.strip():
             raise PrefixError("Type a path first.", "请先填写路径。")
-        added = [Source(str(info.path.resolve()), info) for info in find_checkpoints(text.strip())]
+        added = [Source(str(info.path.resolve()), info) for info in find_checkpoints(self._places.checkpoint(text))]
         for source in added:
             self._loader.load(Path(source.key))
         known = self._named_paths()
@@ -143,7 +170,16 @@ class SourceLibrary:
         return added
 
     def delete(self, key: str) -> None:
-        """Deletes a run's checkpoint from disk; of a named path only the name."""
+        """Deletes a run's checkpoint, or a broken run, from disk; of a named path only the name."""
+        broken = self.find_broken(key)
+        if broken is not None and broken.of_run:
+            with explaining_storage_errors(Path(key)):
+                remove_directory(Path(key))
+            self._forget_listing()
+            return
+        if broken is not None:
+            self._save_named([path for path in self._named_paths() if path != key])
+            return
         source = self.find(key)
         if source.of_run and source.info is not None:
             place = Path(key)
@@ -152,30 +188,38 @@ class SourceLibrary:
             self._save_named([path for path in self._named_paths() if path != key])
         self._forget_listing()
 
-    def _read_listing(self) -> list[Source]:
+    def find_broken(self, key: str) -> Broken | None:
+        """What is broken at ``key``; None where nothing is."""
+        return next((item for item in self.broken() if item.key == key), None)
+
+    def _read_listing(self) -> _Listing:
         found = {
             str(info.path): Source(str(info.path), info, of_run=True)
             for run in self._runs.list()
             for info in run.checkpoints()
             if info.is_prefix  # a complete model is no prefix of the one that is served
         }
+        broken = [Broken(str(run.path), run.name, error, of_run=True) for run, error in self._runs.broken()]
         for path in self._named_paths():
             try:
-                info = find_checkpoints(path)[0]
-            except ChatGLMError:
-                continue  # moved or unmounted; it shows again when it is back
+                info = find_checkpoints(self._places.checkpoint(path))[0]
+            except ChatGLMError as error:  # moved or unmounted: it can be used again when it is back
+                broken.append(Broken(path, path, error, of_run=False))
+                continue
             found.setdefault(path, Source(path, info))
         checkpoints = sorted(found.values(), key=_age)
-        return [Source(BASE), *checkpoints]
+        return _Listing(time.monotonic(), [Source(BASE), *checkpoints], broken)
 
     def _forget_listing(self) -> None:
-        self._listing = (float("-inf"), [])
+        self._listing = NOTHING_READ
 
     def _named_paths(self) -> list[str]:
+        """As somebody may have edited them: what is no text is left out."""
         try:
-            return [str(path) for path in read_json(self._named_file)]
-        except (OSError, ValueError, TypeError):
+            content = read_json(self._named_file)
+        except (OSError, ValueError):
             return []
+        return [path for path in content if isinstance(path, str)] if isinstance(content, list) else []
 
     def _save_named(self, paths: list[str]) -> None:
         with explaining_storage_errors(self._named_file):
@@ -200,7 +244,12 @@ def _age(source: Source) -> tuple[float, int]:
 
 
 def _trained_on(info: CheckpointInfo, model: str) -> bool:
-    return not info.base_model or info.base_model == model or Path(info.base_model).resolve() == Path(model).resolve()
+    if not info.base_model or info.base_model == model:
+        return True
+    try:
+        return Path(info.base_model).resolve() == Path(model).resolve()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have
+        return False
 
 
 def _last_change(path: Path) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from app.chat.conversation import PANES
+from app.chat.sources import Broken
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
 from app.tabs.compare import CompareTab
@@ -94,7 +95,8 @@ class CheckpointsTab:
     def on_delete(self, key: str, chosen: dict[str, str], request: gr.Request) -> Updates:
         speech = speech_for(request)
         try:
-            name = self.services.sources.find(key).name
+            broken = self.services.sources.find_broken(key)
+            name = broken.name if broken else self.services.sources.find(key).name
             self.services.sources.delete(key)
         except ChatGLMError as error:
             say_problem(error, speech)
@@ -124,18 +126,20 @@ class CheckpointsTab:
     # Behind the handlers
 
     def _table(self, chosen: dict[str, str], speech: Speech, *, may_change: bool = True) -> Updates:
-        table = checkpoint_table(self.services.sources.sources(), chosen, speech, may_change=may_change)
+        sources = self.services.sources
+        table = checkpoint_table(sources.sources(), chosen, speech, sources.broken(), may_change=may_change)
         return {self.table: table, self.shown: table}
 
     def _ask(self, key: str, speech: Speech) -> Updates:
         try:
-            source = self.services.sources.find(key)
+            doomed = self.services.sources.find_broken(key) or self.services.sources.find(key)
         except ChatGLMError as error:
             say_problem(error, speech)
             return self.on_keep()
-        text = "delete_question" if source.of_run else "forget_question"
+        whole_run = isinstance(doomed, Broken) and doomed.of_run
+        text = "delete_run_question" if whole_run else "delete_question" if doomed.of_run else "forget_question"
         return {
             self.doomed: key,
-            self.question: sentence_html(speech(text, name=source.name), "plain"),
+            self.question: sentence_html(speech(text, name=doomed.name), "plain"),
             self.question_box: gr.Row(visible=True),
         }

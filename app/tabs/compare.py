@@ -5,6 +5,7 @@ Builds the components and names the handlers. What a conversation is, who can an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ EXAMPLES = (
     "写一个 Python 例子",
     "What can you do?",
 )
+# How often the browser keeps what it has heard of an answer: as much is lost at most if the page goes away.
+KEEP_SECONDS = 1.0
+# A browser stores nothing that is empty; what was there before would stay.
+NOTHING_HEARD = {"rounds": 0}
 Updates = dict[Any, Any]
 
 
@@ -59,6 +64,9 @@ class CompareTab:
         self.chosen = gr.State(dict.fromkeys(PANES, BASE))
         self.known = gr.State(())
         self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
+        self.kept_choice = gr.BrowserState(None, storage_key="chatglm-panes", secret="chatglm")
+        self.heard = gr.BrowserState({}, storage_key="chatglm-heard", secret="chatglm")
+        self.draft = gr.BrowserState({}, storage_key="chatglm-draft", secret="chatglm")
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = {name: self._build_pane(name) for name in PANES}
         self._build_composer()
@@ -158,7 +166,9 @@ class CompareTab:
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
-        demo.load(self.on_load, [self.saved], [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
+        self.message.input(None, [self.message], [self.draft], js="(text) => ({ text })", **QUIET)
+        kept = [self.saved, self.kept_choice, self.heard, self.draft]
+        demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(open_to_all(lambda: None))
         timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **QUIET)
 
@@ -167,11 +177,15 @@ class CompareTab:
 
     def _settled(self) -> list[Any]:
         shown = [component for pane in self.panes.values() for component in (pane.chat, pane.facts)]
-        return [self.conversation, self.message, self.saved, *shown]
+        return [self.conversation, self.message, self.draft, self.saved, self.heard, *shown]
 
     def chosen_outputs(self) -> list[Any]:
         """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
-        return [self.chosen, *(part for pane in self.panes.values() for part in (pane.choice, pane.head))]
+        return [
+            self.chosen,
+            self.kept_choice,
+            *(part for pane in self.panes.values() for part in (pane.choice, pane.head)),
+        ]
 
     # Handlers
 
@@ -217,7 +231,12 @@ class CompareTab:
             say(speech("still_answering"))
             return {self.message: gr.skip()}
         question = conversation.undo()
-        return {**self._show(conversation, speech), self.message: question, self.saved: conversation.to_dict()}
+        return {
+            **self._show(conversation, speech),
+            self.message: question,
+            self.draft: {"text": question},
+            self.saved: conversation.to_dict(),
+        }
 
     @open_to_all
     def on_clear(self, request: gr.Request) -> Updates:
@@ -227,6 +246,7 @@ class CompareTab:
             **self._buttons(answering=False),
             self.conversation: conversation,
             self.message: "",
+            self.draft: {"text": ""},
             self.saved: conversation.to_dict(),
         }
 
@@ -238,15 +258,17 @@ class CompareTab:
         return handler
 
     @open_to_all
-    def on_load(self, saved: Any, request: gr.Request) -> Updates:
+    def on_load(self, saved: Any, kept_choice: Any, heard: Any, draft: Any, request: gr.Request) -> Updates:
         speech = speech_for(request)
         conversation = Conversation.from_dict(saved)
-        newest = self.services.sources.newest(self.services.host.options.path)
-        chosen = {"left": BASE, "right": newest.key if newest else BASE}
+        conversation.take_up(heard)
+        chosen = self._kept(kept_choice) or self._first_choice()
+        gone = self._give_back_gone(chosen)
         return {
             **self._show(conversation, speech),
-            **self._menus(chosen, speech),
+            **self._menus(chosen, speech, gone),
             self.conversation: conversation,
+            self.message: self._typed(draft),
         }
 
     @open_to_all
@@ -255,9 +277,7 @@ class CompareTab:
         if keys == known:
             return {self.known: gr.skip()}
         speech = speech_for(request)
-        gone = [name for name in PANES if chosen[name] not in keys]
-        chosen.update(dict.fromkeys(gone, BASE))
-        return self._menus(chosen, speech, gone)
+        return self._menus(chosen, speech, self._give_back_gone(chosen))
 
     @open_to_all
     def on_export(self, values: Updates, request: gr.Request) -> Updates:
@@ -269,6 +289,30 @@ class CompareTab:
         return {self.exported: self._exported(conversation, self._form(values), speech)}
 
     # Behind the handlers
+
+    def _first_choice(self) -> dict[str, str]:
+        """What a browser that has chosen nothing yet compares: the base, and what was trained here last."""
+        newest = self.services.sources.newest(self.services.host.options.path)
+        return {"left": BASE, "right": newest.key if newest else BASE}
+
+    @staticmethod
+    def _kept(stored: Any) -> dict[str, str] | None:
+        """What this browser compared before; its panes are its own, whatever others train since."""
+        if isinstance(stored, dict) and all(isinstance(stored.get(name), str) for name in PANES):
+            return {name: stored[name] for name in PANES}
+        return None
+
+    @staticmethod
+    def _typed(draft: Any) -> str:
+        text = draft.get("text") if isinstance(draft, dict) else None
+        return text if isinstance(text, str) else ""
+
+    def _give_back_gone(self, chosen: dict[str, str]) -> list[str]:
+        """Panes whose checkpoint is gone answer with the base again; returns which those are."""
+        known = {source.key for source in self.services.sources.sources()}
+        gone = [name for name in PANES if chosen[name] not in known]
+        chosen.update(dict.fromkeys(gone, BASE))
+        return gone
 
     def _exported(self, conversation: Conversation, settings: ChatSettings, speech: Speech) -> dict[str, str]:
         """The file that the browser saves."""
@@ -292,7 +336,12 @@ class CompareTab:
             say_problem(error, speech)
             return {pane.choice: gr.Dropdown(value=chosen[name])}
         chosen[name] = key
-        return {self.chosen: chosen, pane.choice: gr.Dropdown(value=key), pane.head: self._chip(loaded, speech)}
+        return {
+            self.chosen: chosen,
+            self.kept_choice: chosen,
+            pane.choice: gr.Dropdown(value=key),
+            pane.head: self._chip(loaded, speech),
+        }
 
     def _ask(
         self, values: Updates, question: str, request: gr.Request, replaced_round: int | None = None
@@ -309,20 +358,25 @@ class CompareTab:
             return
         if replaced_round is None:
             conversation.ask(question)
-            yield {self.message: ""}
+            yield {self.message: "", self.draft: {"text": ""}}
         else:
             conversation.edit(replaced_round, question)
         yield from self._stream(values, len(conversation.rounds) - 1, speech)
 
     def _stream(self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
-        yield {**self._buttons(answering=True), self.saved: conversation.to_dict()}
+        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
+        kept_at = time.monotonic()
         answers = self.services.chat.answer(conversation, index, values[self.chosen], self._form(values), speech, panes)
         try:
             # A closed tab closes this generator here; closing the inner one frees the engine's slots.
             with closing(answers):
                 for _ in answers:
-                    yield self._show(conversation, speech)
+                    updates = self._show(conversation, speech)
+                    if time.monotonic() - kept_at > KEEP_SECONDS:
+                        kept_at = time.monotonic()
+                        updates[self.heard] = conversation.last_round()
+                    yield updates
         except ChatGLMError as error:
             for pane in panes:
                 conversation.rounds[index].answers[pane] = Answer(error=error.localized(speech.language))
@@ -330,6 +384,7 @@ class CompareTab:
             **self._show(conversation, speech),
             **self._buttons(answering=False),
             self.saved: conversation.to_dict(),
+            self.heard: NOTHING_HEARD,
         }
 
     def _buttons(self, answering: bool) -> Updates:
@@ -349,6 +404,8 @@ class CompareTab:
         hints = {"right": "" if len(sources) > 1 else speech("train_one_hint")}
         hints |= dict.fromkeys(gone, speech("checkpoint_gone"))
         updates: Updates = {self.chosen: chosen, self.known: self._fingerprint()}
+        if any(key != BASE for key in chosen.values()):  # where there is nothing to compare yet, nothing was chosen
+            updates[self.kept_choice] = chosen
         for name, pane in self.panes.items():
             updates[pane.choice] = gr.Dropdown(choices=choices, value=chosen[name])
             updates[pane.head] = self._head(chosen[name], speech, hints.get(name, ""))

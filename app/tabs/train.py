@@ -175,6 +175,8 @@ class TrainTab:
     @open_to_all
     def on_source(self, source: str) -> Updates:
         own = source == UPLOAD
+        if own:
+            self.services.training.expect_file()
         return {
             self.file: gr.File(visible=own),
             self.columns_row: gr.Row(visible=False),

@@ -58,6 +58,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "seed_was": ("seed {seed}", "种子 {seed}"),
     "finish_length": ("cut at the length limit", "达到长度上限，已截断"),
     "finish_cancelled": ("stopped", "已停止"),
+    "finish_interrupted": (
+        "cut off when the page was reloaded or restarted; “Retry” beside the answer asks again",
+        "回答因页面刷新或重启而中断；点回答旁的“重试”可再次提问",
+    ),
     "dropped_rounds": (
         "the oldest {count} rounds no longer fit and were left out",
         "上下文放不下，最早的 {count} 轮没有带上",
@@ -228,10 +232,18 @@ WORDS: dict[str, tuple[str, str]] = {
         "下载原版格式（pytorch_model.bin），供原版仓库的代码使用",
     ),
     "action_delete": ("Delete", "删除"),
+    "action_remove": ("Remove", "移除"),
+    "broken_title": ("Cannot be used ({count})", "无法使用（{count}）"),
+    "delete_run_question": (
+        "Delete the run {name} with everything in its directory? This cannot be undone.",
+        "确定删除训练 {name} 及其目录中的全部内容吗？删除后无法恢复。",
+    ),
     "name_path": ("Add a checkpoint from another place", "添加别处的检查点"),
     "name_path_help": (
-        "A directory or file on the machine that serves this page; the original's pytorch_model.bin works too.",
-        "运行本页面的机器上的目录或文件；原版的 pytorch_model.bin 也可以。",
+        "A directory or file below --checkpoint-dir on the machine that serves this page, or below its runs; "
+        "the original's pytorch_model.bin works too.",
+        "运行本页面的机器上的目录或文件，须位于 --checkpoint-dir 指定的目录或训练目录中；"
+        "原版的 pytorch_model.bin 也可以。",
     ),
     "add": ("Add", "添加"),
     "added": ("Added {name}.", "已添加 {name}。"),

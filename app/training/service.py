@@ -13,19 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.places import KEPT_DATA, Places
+from app.training.previews import Previews
 from app.training.run_view import RunFeed, RunView, read_view
 from app.training.served import TunedModel
+from chatglm2.files import open_regular
 from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
 from training.runs.launch import Standby
 from training.runs.storage import explaining_storage_errors, hidden_name
 from training.runs.store import Run, RunStore
-from training.settings.samples import SAMPLE_TRAIN_FILE
-from training.settings.train import TrainingSettings
-
-KEPT_DATA = ".data"
-SIDE_FILES = ("mix_file", "validation_file", "retention_file")
+from training.settings.field import SettingField
+from training.settings.samples import SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
+from training.settings.train import TrainingSettings, setting_fields
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class DataChoice:
 
 
 class TrainingService:
-    def __init__(self, runs: RunStore, model: TunedModel, root: Path, standby: Standby) -> None:
+    def __init__(self, runs: RunStore, model: TunedModel, root: Path, standby: Standby, places: Places) -> None:
         self._runs = runs
         self._model = model
         self._root = root
         self._standby = standby
+        self._places = places
+        self._previews = Previews()
         self._feeds: dict[str, RunFeed] = {}
 
     @property
@@ -62,6 +65,7 @@ class TrainingService:
     def close(self) -> None:
         """Lets go of what is kept in reserve; runs go on."""
         self._standby.close()
+        self._previews.close()
 
     # Data
 
@@ -69,9 +73,13 @@ class TrainingService:
     def sample_path() -> str:
         return str(SAMPLE_TRAIN_FILE)
 
-    @staticmethod
-    def columns(path: str) -> tuple[str, ...]:
-        return read_table(path, skip_bad_rows=True).columns
+    def expect_file(self) -> None:
+        """Prepares to look at a file that somebody is about to choose."""
+        self._previews.prepare()
+
+    def columns(self, path: str) -> tuple[str, ...]:
+        file = self._places.data_file(path)
+        return read_table(file).columns if _is_ours(file) else self._previews.columns(str(file))
 
     def describe(self, data: DataChoice, form: Mapping[str, object]) -> DatasetReport:
         """Rows, lengths and what would be shortened.
@@ -79,7 +87,11 @@ class TrainingService:
         Raises:
             ChatGLMError: the model's tokenizer is not there yet, or the data has a mistake in it.
         """
-        return describe_file(data.path, self._settings(data, form), self._model.tokenizer())
+        settings = self._settings(data, form)
+        tokenizer = self._model.tokenizer()
+        if _is_ours(Path(settings.train_file)):
+            return describe_file(settings.train_file, settings, tokenizer)
+        return self._previews.describe(settings, tokenizer.vocab_file)
 
     # Runs
 
@@ -94,7 +106,7 @@ class TrainingService:
         settings = self._settings(self._keep(data), form)
         if not settings.skip_bad_rows:
             report.bad_rows.require_none()
-        require_readable(settings)
+        self._require_readable(settings)
         self._model.require_memory(settings)
         run = self._runs.create(settings, name or None)
         process.start(run, self._standby.begin)
@@ -129,20 +141,31 @@ class TrainingService:
         return read_view(run, events)
 
     def _settings(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
-        # The trainer's process has another working directory.
-        files = {name: _absolute(form[name]) for name in SIDE_FILES if form.get(name)}
-        return TrainingSettings.from_dict({**self._model.settings(form), **files, **data.as_settings()})
+        asked = {**self._model.settings(form), **data.as_settings()}
+        # Every file that the form names is looked at here, wherever it is used later.
+        files = {item.name: self._places.setting(item, str(asked[item.name])) for item in _naming_files(asked)}
+        return TrainingSettings.from_dict({**asked, **files})
+
+    def _require_readable(self, settings: TrainingSettings) -> None:
+        beside = [Path(file) for file in (settings.mix_file, settings.validation_file) if file]
+        if all(map(_is_ours, beside)):
+            require_readable(settings)
+        else:
+            self._previews.require_readable(settings)
 
     def _keep(self, data: DataChoice) -> DataChoice:
         """Copies an uploaded file next to the runs: the upload folder is cleaned, and resuming needs the data."""
-        source = Path(data.path)
-        if source == SAMPLE_TRAIN_FILE:
+        source = self._places.data_file(data.path)
+        if source == SAMPLE_TRAIN_FILE.resolve():
             return data
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-        kept = self._root / KEPT_DATA / digest / source.name
-        with explaining_storage_errors(kept):
-            kept.parent.mkdir(parents=True, exist_ok=True)
+        with explaining_storage_errors(self._root / KEPT_DATA):
+            (self._root / KEPT_DATA).mkdir(parents=True, exist_ok=True)
+            (self._root / KEPT_DATA).chmod(0o700)  # the folder is its user's, as what was uploaded was
+            with open_regular(source) as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()[:12]
+            kept = self._root / KEPT_DATA / digest / source.name
             if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
                 self._copy(source, kept)
         return replace(data, path=str(kept))
 
@@ -157,5 +180,10 @@ class TrainingService:
             half.unlink(missing_ok=True)
 
 
-def _absolute(path: object) -> str:
-    return str(Path(str(path).strip()).expanduser().absolute())
+def _is_ours(file: Path) -> bool:
+    """Whether it came with the program: looking at it takes no process of its own."""
+    return file.resolve() in (SAMPLE_TRAIN_FILE, SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE)
+
+
+def _naming_files(values: Mapping[str, object]) -> list[SettingField]:
+    return [item for item in setting_fields() if item.reads is not None and values.get(item.name)]

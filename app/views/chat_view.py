@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from app.chat.conversation import Answer, Conversation
+from app.chat.conversation import INTERRUPTED, Answer, Conversation
 from app.chat.sources import LoadedSource, Source, who_answers
 from app.text.languages import Speech
 from app.views.markup import render
@@ -30,6 +30,8 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
             messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
         elif answer.text or conversation.streaming:
             messages.append({"role": "assistant", "content": reply_markdown(answer.text) or "…"})
+        elif answer.finish_reason == INTERRUPTED:
+            messages.append({"role": "assistant", "content": "…"})
     return messages
 
 
@@ -83,6 +85,8 @@ def answer_facts(answer: Answer, speech: Speech) -> str:
     """Tokens, speed, seed and what a reader should know about how an answer ended."""
     if answer.error or not answer.finish_reason:
         return ""
+    if answer.finish_reason == INTERRUPTED:
+        return speech("finish_interrupted")
     facts = [speech("tokens", count=answer.tokens), speech("speed", speed=f"{answer.tokens_per_second:.1f}")]
     if answer.seed is not None:
         facts.append(speech("seed_was", seed=answer.seed))

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from app.chat.conversation import PANES
-from app.chat.sources import Source
+from app.chat.sources import Broken, Source
 from app.text.languages import Speech
 from app.views.markup import format_bytes, format_time, render
 from training.runs.checkpoints import CheckpointInfo
@@ -56,8 +56,23 @@ class Row:
     delete: Action
 
 
+@dataclass(frozen=True)
+class BrokenRow:
+    """What cannot be used: which, why, and the button that removes it."""
+
+    key: str
+    name: str
+    reason: str
+    delete: Action
+
+
 def checkpoint_table(
-    sources: Sequence[Source], selected: Mapping[str, str], speech: Speech, *, may_change: bool = True
+    sources: Sequence[Source],
+    selected: Mapping[str, str],
+    speech: Speech,
+    broken: Sequence[Broken] = (),
+    *,
+    may_change: bool = True,
 ) -> Markup:
     """The table of all checkpoints among ``sources``, or a sentence where there is none.
 
@@ -65,10 +80,17 @@ def checkpoint_table(
         sources: the panes' choices, the base among them.
         selected: pane name → key of the source it answers with now.
         speech: the reader's.
+        broken: what is there and cannot be used, named below the table.
         may_change: whether the reader may download and delete.
     """
     rows = [_row(source, source.info, selected, speech) for source in sources if source.info is not None]
     titles = [speech(f"column_{column}") for column in COLUMNS]
+    unusable = [
+        BrokenRow(
+            item.key, item.name, item.reason.localized(speech.language), Action("delete", speech("action_remove"))
+        )
+        for item in broken
+    ]
     return render(
         "checkpoints",
         rows=rows,
@@ -76,6 +98,8 @@ def checkpoint_table(
         frame=DOWNLOAD_FRAME,
         empty=speech("no_checkpoints"),
         closed="" if may_change else speech("not_for_viewers"),
+        broken=unusable,
+        broken_title=speech("broken_title", count=len(unusable)),
     )
 
 
@@ -106,7 +130,8 @@ def _values(info: CheckpointInfo, speech: Speech) -> tuple[str, ...]:
 
 def _settings_summary(settings: Mapping[str, Any]) -> str:
     """What a checkpoint was trained with, in the flags' own words; nothing where its files do not say."""
-    parts = [f"{short} {settings[name]:g}" for name, short in SUMMARY if isinstance(settings.get(name), int | float)]
+    numbers = ((short, settings.get(name)) for name, short in SUMMARY)
+    parts = [f"{short} {value:g}" for short, value in numbers if isinstance(value, int | float) and abs(value) < 1e18]
     if settings.get("train_file"):
         parts.append(Path(str(settings["train_file"])).name)
     return " · ".join(parts) or "—"

@@ -15,10 +15,11 @@ from markupsafe import Markup
 # Where Markdown's rules stop: code, then math. A bare `$` is money, not math. An unclosed fence is still code.
 PROTECTED = re.compile(
     r"(?P<fence>^```.*?(?:^```[ \t]*$|\Z))"
-    r"|(?P<code>(?<!`)(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`))"
+    r"|(?P<code>(?<![`\\])(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`))"
     r"|(?P<math>\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\))",
     re.MULTILINE | re.DOTALL,
 )
+TAG_START = re.compile(r"<(?=[A-Za-z/!?])")
 LONE_TILDE = re.compile(r"(?<!~)~(?!~)")
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -80,7 +81,15 @@ def escape_prose(text: str) -> str:
 
 def reply_markdown(text: str) -> str:
     """A reply for the chat, whose Markdown and KaTeX render it in the browser."""
-    return "".join(escape_prose(piece) if kind == "text" else piece for kind, piece in segments(text))
+    shown = {"text": escape_prose, "math": _inert_math}
+    marked = "".join(shown.get(kind, str)(piece) for kind, piece in segments(text))
+    # The chat would draw such code, which anybody can make take a browser's whole time; shown as code it does nothing.
+    return marked.replace("```mermaid", "``` mermaid")
+
+
+def _inert_math(piece: str) -> str:
+    """Math is put into the page as it is: an element in it would be one of the page's."""
+    return TAG_START.sub("&lt;", piece)
 
 
 def question_markdown(text: str) -> str:

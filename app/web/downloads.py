@@ -14,6 +14,7 @@ from pathlib import Path
 
 from app.chat.model_host import ModelOptions
 from app.views.checkpoint_table import ORIGINAL_FORMAT
+from app.web.uploads import scratch_folder
 from chatglm2.checkpoints.export import ORIGINAL_FILE
 from chatglm2.model.prefix_files import CANDIDATE_FILES
 from training.runs.checkpoints import METADATA_FILE, CheckpointInfo
@@ -46,8 +47,8 @@ def prepare_download(info: CheckpointInfo, kind: str, served: ModelOptions) -> D
     Raises:
         ChatGLMError: the checkpoint holds no prefix that can be used, or the file cannot be written.
     """
-    with explaining_storage_errors(Path(tempfile.gettempdir())):
-        directory = Path(tempfile.mkdtemp(prefix="download-"))
+    with explaining_storage_errors(scratch_folder()):
+        directory = Path(tempfile.mkdtemp(prefix="download-", dir=scratch_folder()))
     try:
         if kind == ORIGINAL_FORMAT:
             file = _write_original(info, directory, served)

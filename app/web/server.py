@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -38,10 +37,12 @@ from app.web.forwarding import Forwarding
 from app.web.guard import Guard, HeadScript
 from app.web.health import health_route
 from app.web.permissions import Permissions, refusal
+from app.web.uploads import UploadGate
 from chatglm2.errors import ChatGLMError, PrefixError
-from training.runs.storage import explaining_storage_errors
 
 MAX_UPLOAD = "200mb"
+# In the place of the library that draws diagrams in replies, which a reply can make take a browser's whole time.
+NO_DIAGRAMS = "export default { initialize() {}, run() {} };"
 
 
 def launch(demo: gr.Blocks, services: Services, options: ServerOptions, door: Door) -> None:
@@ -50,7 +51,6 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions, door: Do
     Raises:
         ServerError: the address cannot be used.
     """
-    _prepare_uploads(options.uploads)
     check_port(options.host, options.port)
     # The server would believe a forwarded address by its own rules, before ours see who is really there.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
@@ -94,6 +94,7 @@ def application_options(
             Middleware(Entrance, door=door, cookie=cookie),
             Middleware(AdmissionGate, admission=admission),
             Middleware(HeadScript, default_language=options.language),
+            Middleware(UploadGate),
         ],
     }
 
@@ -117,7 +118,14 @@ def routes(services: Services) -> list[Route]:
             return PlainTextResponse(error.localized(language), status_code=404)
         return FileResponse(ready.file, filename=ready.name, background=BackgroundTask(ready.discard))
 
-    return [health_route(services), Route(f"/{DOWNLOAD_PATH}", download)]
+    def without_diagrams(_request: Request) -> Response:
+        return Response(NO_DIAGRAMS, media_type="text/javascript")
+
+    return [
+        health_route(services),
+        Route(f"/{DOWNLOAD_PATH}", download),
+        Route("/assets/mermaid.core-{build}.js", without_diagrams),
+    ]
 
 
 def wait_for_signal() -> None:
@@ -133,11 +141,3 @@ def wait_for_signal() -> None:
         pass
     for number in asked:
         signal.signal(number, signal.SIG_DFL)
-
-
-def _prepare_uploads(directory: Path) -> None:
-    """What users upload is theirs: other accounts on this machine may not read it."""
-    with explaining_storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(directory)

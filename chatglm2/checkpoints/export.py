@@ -29,6 +29,7 @@ from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, PrefixError
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 from chatglm2.model.prefix import TENSOR_NAMESPACE, load_prefix, load_prefix_state
+from chatglm2.model.prefix_files import LONGEST_PREFIX_TOKENS
 from chatglm2.model.rotary import ROPE_BASE, RotaryEmbedding, rotate
 
 ORIGINAL_FILE = "pytorch_model.bin"
@@ -135,8 +136,8 @@ def _read_peft(directory: Path, config: ChatGLMConfig) -> Tensor:
             f"{file} is missing, damaged or without {PEFT_TENSOR} ({type(error).__name__}). Copy the adapter again.",
             f"{file} 不存在、已损坏，或缺少 {PEFT_TENSOR}（{type(error).__name__}）。请重新复制该适配器。",
         ) from error
-    length, width = flat.shape[0], config.prefix_width
-    if flat.dim() != 2 or flat.shape[1] != width:
+    width = config.prefix_width
+    if flat.dim() != 2 or flat.shape[1] != width or not 0 < flat.shape[0] <= LONGEST_PREFIX_TOKENS:
         shape = " × ".join(map(str, flat.shape))
         raise PrefixError(
             f"The adapter in {directory} does not fit this model: expected {width} values a prefix token, found a "
@@ -144,7 +145,7 @@ def _read_peft(directory: Path, config: ChatGLMConfig) -> Tensor:
             f"{directory} 里的适配器与当前模型不匹配：每个前缀 token 应有 {width} 个数值，实际张量为 {shape}。"
             "请用 --base-model 指定训练它的基座模型。",
         )
-    groups, channels = config.multi_query_group_num, config.kv_channels
+    length, groups, channels = flat.shape[0], config.multi_query_group_num, config.kv_channels
     key_values = flat.view(length, config.num_layers, 2, groups, channels).permute(1, 2, 0, 3, 4)
     return _turn_keys(key_values, config, -length).permute(2, 0, 1, 3, 4).reshape(length, width)
 

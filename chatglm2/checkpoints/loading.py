@@ -16,25 +16,27 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chatglm2.checkpoints.hub import TOKENIZER_FILES, DownloadProgress, Hub, resolve_model_directory
 from chatglm2.checkpoints.shape import check_shape
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, QuantizationError
+from chatglm2.files import read_regular
 from chatglm2.kernels.availability import computing_on
 from chatglm2.memory.estimate import require_memory_for_weights
 from chatglm2.memory.sharing import Layout, WeightsKey, share_weights, why_not
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
-from chatglm2.model.prefix import TENSOR_NAMESPACE, UNPICKLING_ERRORS
+from chatglm2.model.prefix import TENSOR_NAMESPACE
 from chatglm2.model.quantization import QuantizedLinear, record_quantization, replace_linears
+from chatglm2.model.tensor_files import READING_ERRORS, ImplausibleFileError, open_tensors
 from chatglm2.text.tokenizer import TOKENIZER_FILE, ChatGLMTokenizer
 
 logger = logging.getLogger(__name__)
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+LARGEST_JSON_BYTES = 64 * 2**20
 # Where fp32 would take more than this share of the memory that is free, a CPU runs in bf16.
 FP32_MEMORY_SHARE = 0.5
 
@@ -165,7 +167,7 @@ def read_config(directory: Path) -> ChatGLMConfig:
 def read_json(file: Path) -> dict[str, Any]:
     """The content of a JSON file of a checkpoint, which is an object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(file, LARGEST_JSON_BYTES))
     except OSError as error:
         raise CheckpointError(
             f"{file} cannot be read ({error.strerror}). Check the disk and the file's permissions.",
@@ -246,19 +248,18 @@ def _weight_map(index: Path) -> dict[str, str]:
 def open_shard(shard: Path) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a shard, mapped from disk and read only when used."""
     try:
-        if shard.suffix == ".safetensors":
-            with safe_open(shard, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dictionary
-                    yield name, file.get_tensor(name)
-        else:
-            content = torch.load(shard, map_location="cpu", mmap=True, weights_only=True)
-            yield from ((name, value) for name, value in content.items() if isinstance(value, Tensor))
+        yield from open_tensors(shard)
+    except ImplausibleFileError as error:
+        raise CheckpointError(
+            f"The weight file {shard} is refused: {error.en}. Download it again from where it was published.",
+            f"拒绝读取权重文件 {shard}：{error.zh}。请从发布处重新下载。",
+        ) from error
     except PermissionError as error:
         raise CheckpointError(
             f"You may not read the weight file {shard}. Change its permissions, or choose another checkpoint.",
             f"没有权限读取权重文件 {shard}。请修改其权限，或换一个检查点。",
         ) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, *UNPICKLING_ERRORS) as error:
+    except READING_ERRORS as error:
         size = shard.stat().st_size
         raise CheckpointError(
             f"The weight file {shard} ({size:,} bytes) is truncated or damaged. Download this file again; "

@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import PrefixError
-from chatglm2.model.prefix_files import CANDIDATE_FILES, PREFIX_FILE
+from chatglm2.model.prefix_files import CANDIDATE_FILES, LONGEST_PREFIX_TOKENS, PREFIX_FILE
+from chatglm2.model.tensor_files import READING_ERRORS, ImplausibleFileError, open_tensors
 
 TENSOR_NAMESPACE = "transformer.prefix_encoder."
 PREFIX_DROPOUT = 0.1
-# What the weights-only unpickler raises on bytes that are no pickle depends on where it stumbles.
-UNPICKLING_ERRORS = (pickle.UnpicklingError, ValueError, LookupError, AttributeError, TypeError, AssertionError)
 
 
 class PrefixEncoder(nn.Module):
@@ -168,48 +165,47 @@ def find_prefix_file(path: Path) -> Path:
 
 def _read_encoder(file: Path, config: ChatGLMConfig) -> PrefixEncoder:
     """The encoder that the tensors in ``file`` make up, with the length and projection that they show."""
-    state = _prefix_tensors(_read_tensors(file), file)
-    encoder = PrefixEncoder(_inferred_config(state, config, file))
-    try:
-        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except RuntimeError as error:
+    state = _prefix_tensors(file)
+    with torch.device("meta"):
+        encoder = PrefixEncoder(_inferred_config(state, config, file))
+    needed = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found != needed or not all(tensor.is_floating_point() for tensor in state.values()):
         names = ", ".join(sorted(state))
         raise _misfit(
             file,
             found=(f"tensors {names}", f"张量 {names}"),
             needed=("a complete prefix encoder", "完整的前缀编码器"),
-        ) from error
+        )
+    # copy=True: a tensor left mapped would break when its file is replaced.
+    copied = {name: tensor.to(dtype=torch.float32, copy=True) for name, tensor in state.items()}
+    encoder.load_state_dict(copied, assign=True)
     return encoder
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def _prefix_tensors(file: Path) -> dict[str, Tensor]:
+    """The prefix encoder's tensors in ``file``, named as in its state dict, and still mapped from disk."""
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, *UNPICKLING_ERRORS) as error:
-        size = file.stat().st_size
+        tensors = dict(open_tensors(file))
+    except ImplausibleFileError as error:
         raise PrefixError(
-            f"{file} ({size:,} bytes) cannot be read as a prefix checkpoint; it is probably truncated or damaged. "
+            f"{file} is refused as a prefix checkpoint: {error.en}. Copy it again from where it was made, or choose "
+            "another checkpoint.",
+            f"拒绝读取前缀检查点 {file}：{error.zh}。请从来源处重新复制，或换一个检查点。",
+        ) from error
+    except READING_ERRORS as error:
+        size = f"{file.stat().st_size:,}" if file.exists() else "?"
+        raise PrefixError(
+            f"{file} ({size} bytes) cannot be read as a prefix checkpoint; it is probably truncated or damaged. "
             f"Copy it again, or choose another checkpoint. ({type(error).__name__})",
-            f"无法读取前缀检查点 {file}（{size:,} 字节），文件可能不完整或已损坏。"
+            f"无法读取前缀检查点 {file}（{size} 字节），文件可能不完整或已损坏。"
             f"请重新复制，或换一个检查点。（{type(error).__name__}）",
         ) from error
-    if not isinstance(content, dict):
-        raise PrefixError(
-            f"{file} holds a {type(content).__name__}, expected a dictionary of tensors. Choose a prefix checkpoint.",
-            f"{file} 的内容是 {type(content).__name__}，应为张量字典。请选择前缀检查点。",
-        )
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-def _prefix_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """Only the prefix encoder's tensors, named as in its state dict."""
     found = {name.split(TENSOR_NAMESPACE, 1)[1]: tensor for name, tensor in tensors.items() if TENSOR_NAMESPACE in name}
     if not found and "embedding.weight" in tensors:
         found = tensors
     if found.get("embedding.weight") is None or found["embedding.weight"].dim() != 2:
-        names = ", ".join(sorted(tensors)[:3]) or "nothing"
+        names = ", ".join(name[:80] for name in sorted(tensors)[:3]) or "nothing"
         raise PrefixError(
             f"{file} holds no prefix: expected {TENSOR_NAMESPACE}embedding.weight, found {len(tensors)} tensors "
             f"({names} …). It may be a full model or another method's adapter; choose a P-Tuning v2 checkpoint.",
@@ -222,6 +218,12 @@ def _prefix_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]
 def _inferred_config(state: dict[str, Tensor], config: ChatGLMConfig, file: Path) -> ChatGLMConfig:
     """``config`` with the prefix settings that the tensors show, after checking that they fit the model."""
     length, width = state["embedding.weight"].shape
+    if length > LONGEST_PREFIX_TOKENS:
+        raise PrefixError(
+            f"The prefix in {file} has {length:,} tokens, at most {LONGEST_PREFIX_TOKENS:,} are read. "
+            "Choose a shorter one.",
+            f"{file} 里的前缀有 {length:,} 个 token，最多支持 {LONGEST_PREFIX_TOKENS:,} 个。请换一个更短的前缀。",
+        )
     if length == 0 or width != config.prefix_width:
         sizes = (config.num_layers, config.multi_query_group_num, config.kv_channels)
         raise _misfit(

@@ -3,3 +3,5 @@
 PREFIX_FILE = "prefix.safetensors"
 # Where a checkpoint directory may keep its prefix: ours, then the original's, then what transformers writes today.
 CANDIDATE_FILES = (PREFIX_FILE, "pytorch_model.bin", "model.safetensors")
+# Longer ones are refused, in training as in reading: the rest of the context would be too short to answer in.
+LONGEST_PREFIX_TOKENS = 2048

@@ -237,7 +237,7 @@ def _list(store: RunStore, language: str) -> int:
         rows.append([run.name, str(run.state().status), *progress])
     if rows:
         Lines(sys.stdout).keep(in_columns(rows))
-    for problem in store.broken():
+    for _, problem in store.broken():
         print(problem.localized(language), file=sys.stderr)
     return 0
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import DataError
+from chatglm2.files import open_regular
 from training.data.bad_rows import BadRows
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 LONGEST_CELL = 2**31 - 1  # csv's own limit, 128 KiB, is less than one long document
 SNIPPET_CHARACTERS = 40
+MOST_COLUMNS = 1000  # nobody could choose among more; a file that has them is one of another kind
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 Row = dict[str, Any]
@@ -77,6 +79,13 @@ def read_table(path: str | Path, *, skip_bad_rows: bool = False) -> Table:
         )
     bad_rows = BadRows(skip=skip_bad_rows)
     table = (_read_csv if file.suffix.lower() == ".csv" else _read_json)(file, text, bad_rows)
+    if len(table.columns) > MOST_COLUMNS:
+        raise DataError(
+            f"{file.name} has {len(table.columns):,} columns, at most {MOST_COLUMNS:,} are read. Expected one example "
+            'a line, such as {"content": "…", "summary": "…"}.',
+            f"{file.name} 有 {len(table.columns):,} 列，最多支持 {MOST_COLUMNS:,} 列。"
+            '应每行一条样本，例如 {"content": "…", "summary": "…"}。',
+        )
     if not table.rows:
         if bad_rows.first:
             raise bad_rows.nothing_left(file.name)
@@ -130,7 +139,8 @@ def _can_decode(content: bytes, encoding: str) -> bool:
 
 def _read_bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with open_regular(file) as opened:
+            return opened.read()
     except FileNotFoundError:
         beside = sorted(item.name for item in file.parent.glob("*") if item.suffix.lower() in SUFFIXES)[:3]
         hint_en = f" Beside it there is {', '.join(beside)}." if beside else " Check the path."

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from chatglm2.files import open_regular
 from training.data.encoding import Example
 from training.evaluation.answering import Answer
-from training.runs.storage import explaining_storage_errors, open_regular, write_atomically
+from training.runs.storage import explaining_storage_errors, write_atomically
 
 
 class _Head(BaseModel):

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from training.runs.storage import open_regular
+from chatglm2.files import open_regular
 
 CHUNK_BYTES = 4 * 2**20
 # Beyond these a number in a file is a mistake.

@@ -10,15 +10,15 @@ import errno
 import logging
 import os
 import shutil
-import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic_core import from_json
 
 from chatglm2.errors import RunError
+from chatglm2.files import read_regular
 
 logger = logging.getLogger(__name__)
 # With less than this a checkpoint or an export cannot be written, whatever a library calls the reason.
@@ -48,27 +48,14 @@ def write_together(contents: Mapping[Path, str]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read it; a pipe, which would let its reader wait for ever, or a directory is an `OSError`."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
-
-
 def read_json(path: Path, limit_bytes: int = SMALL_FILE_BYTES) -> Any:
     """What a JSON file holds that should be small.
 
     Raises:
-        OSError: if it is not there, cannot be read or is no file.
-        ValueError: if it is no JSON, or larger than ``limit_bytes``.
+        OSError: if it is not there, cannot be read, is no file or is larger than ``limit_bytes``.
+        ValueError: if it is no JSON.
     """
-    with open_regular(path) as file:
-        content = file.read(limit_bytes + 1)
-    if len(content) > limit_bytes:
-        raise ValueError(f"larger than {limit_bytes:,} bytes")
-    return from_json(content)
+    return from_json(read_regular(path, limit_bytes))
 
 
 def publish_directory(staged: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatglm2.errors import RunError
+from chatglm2.files import open_regular
 from training.runs import layout
 from training.runs.checkpoints import LARGEST_STEP, LATEST_TIME, CheckpointInfo, checkpoints_in
 from training.runs.events import Event, StepEvent, append_event, last_event, read_events
@@ -36,7 +37,6 @@ from training.runs.layout import (
 from training.runs.liveness import SILENT_SECONDS, Lease, describe_silence, is_running, start_time, this_boot, this_host
 from training.runs.storage import (
     explaining_storage_errors,
-    open_regular,
     read_json,
     remove_directory,
     write_atomically,
@@ -51,6 +51,8 @@ LOG_TAIL_BYTES = 64 * 1024
 LOG_PROGRESS = " INFO "  # a line that tells of progress, not of an end
 # No option of a command, no file of ours beside the runs.
 SAFE_NAME = re.compile(r"\w[\w.\-]*(?<!\.json)")
+# Names that a disk shared with Windows takes for devices, whatever follows a dot.
+DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # How long a run may be "starting" before its process is known: the time between two writes of `process.py`.
 LAUNCH_SECONDS = 20.0
 # Silence that means nothing: importing and loading hold Python's lock, and a step may take long.
@@ -347,13 +349,14 @@ class Run:
         en = zh = ""
         try:
             return _RunFile.model_validate(read_json(self.path / RUN_FILE))
-        except OSError:
+        except FileNotFoundError:
             pass
         except ValidationError as error:
             problem, problem_zh = describe_problem(error)
             en, zh = f" ({problem})", f"（{problem_zh}）"
-        except ValueError as error:
-            en, zh = f" ({error})", f"（{error}）"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            en, zh = f" ({reason})", f"（{reason}）"
         raise RunError(
             f"{self.path} is no training run: expected a readable {RUN_FILE} in it{en}. Choose a run's own directory.",
             f"{self.path} 不是训练目录：其中应有可读取的 {RUN_FILE}{zh}。请选择某次训练的目录。",
@@ -374,13 +377,14 @@ class RunStore:
                 found.append((run.created_at(), run))
         return [run for _, run in sorted(found, key=lambda item: item[0], reverse=True)]
 
-    def broken(self) -> Iterator[RunError]:
-        """Why runs that are there are not listed."""
+    def broken(self) -> Iterator[tuple[Run, RunError]]:
+        """Runs that are there and cannot be used, with the reason."""
         for run in self._runs():
             try:
                 run.state()
+                run.settings()
             except RunError as error:
-                yield error
+                yield run, error
 
     def get(self, name: str) -> Run:
         """The run called ``name``.
@@ -460,11 +464,13 @@ class RunStore:
 
 
 def _checked_name(name: str) -> str:
-    if SAFE_NAME.fullmatch(name) and len(name) <= LONGEST_NAME:
+    if SAFE_NAME.fullmatch(name) and len(name) <= LONGEST_NAME and not DEVICE_NAME.fullmatch(name):
         return name
     raise RunError(
-        f"{name!r} cannot name a run: use letters, digits, '-', '_' and '.', at most {LONGEST_NAME}, and no '/'.",
-        f"{name!r} 不能作为训练名：只能用文字、数字、“-”、“_”和“.”，最多 {LONGEST_NAME} 个字符，不能含“/”。",
+        f"{name!r} cannot name a run: use letters, digits, '-', '_' and '.', at most {LONGEST_NAME}, begin with a "
+        "letter or digit, and take no name of a device such as CON.",
+        f"{name!r} 不能作为训练名：只能用文字、数字、“-”、“_”和“.”，最多 {LONGEST_NAME} 个字符，以文字或数字开头，"
+        "且不能是 CON 之类的设备名。",
     )
 
 

@@ -37,6 +37,7 @@ class DistributedSettings(Settings):
             "用 DeepSpeed 的 ZeRO 分摊全部权重：其 JSON 文件，例如 training/scripts/deepspeed.json。",
         ),
         group="distributed",
+        reads="data",
     )
     extra_arguments: str | None = setting(
         None,

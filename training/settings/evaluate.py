@@ -23,6 +23,7 @@ class EvaluationSettings(Settings):
         ("Validation data", "验证数据"),
         ("Same format; its loss is measured during training.", "格式相同；训练中会测量其损失。"),
         examples=(str(SAMPLE_DEV_FILE),),
+        reads="data",
     )
     max_eval_samples: int | None = setting(
         100, ("Validation examples", "验证样本数"), ("Use only the first ones.", "只使用前若干条。"), minimum=1
@@ -74,6 +75,7 @@ class EvaluationSettings(Settings):
         None,
         ("Questions to check with", "检查用的问题"),
         ("File with a prompt column; our own dozen if empty.", "含提示列的文件；留空则使用内置的问题。"),
+        reads="data",
     )
     test_file: str | None = setting(
         None,
@@ -83,6 +85,7 @@ class EvaluationSettings(Settings):
             "--do_predict 回答的数据；默认 --validation_file。",
         ),
         group="evaluation",
+        reads="data",
     )
     max_predict_samples: int | None = setting(
         None,

@@ -18,6 +18,8 @@ Words = tuple[str, str]  # English, Chinese
 SettingValue = int | float | bool | str | None
 # The few settings that matter, the rest, what only an evaluation reads, and what several processes do.
 Group = Literal["basic", "advanced", "evaluation", "distributed"]
+# What a setting's text names on this machine, for whoever must not let it name anything.
+Reads = Literal["data", "checkpoint"]
 # For every class of settings: a name that is none is refused, and so is a number that is none.
 CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 NOTHING = ("", "none", "null")  # what a form, a flag or a file may say for no value
@@ -39,6 +41,7 @@ class SettingField:
     maximum: float | None = None
     choices: tuple[str | int, ...] = ()
     examples: tuple[str, ...] = ()  # values that a form may offer; others are as good
+    reads: Reads | None = None
 
     @property
     def flag(self) -> str:
@@ -61,6 +64,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     examples: tuple[str, ...] = (),
+    reads: Reads | None = None,
 ) -> Any:
     """A setting that carries its words and its range; ``Any`` as `dataclasses.field` itself is typed.
 
@@ -73,9 +77,10 @@ def setting(
         minimum: the least value.
         maximum: the largest value.
         examples: values that a form may offer.
+        reads: what its value names the file or folder of, if it does.
     """
     shown: dict[str, Any] = {"default": default, "label": label, "help": words, "group": group, "examples": examples}
-    shown |= {"minimum": minimum, "maximum": maximum}
+    shown |= {"minimum": minimum, "maximum": maximum, "reads": reads}
     otherwise: dict[str, Any] = {"default": default} if depending is None else {"default_factory": depending}
     return Field(**otherwise, ge=minimum, le=maximum, json_schema_extra=shown)
 

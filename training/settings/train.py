@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from chatglm2.errors import RunError
+from chatglm2.model.prefix_files import LONGEST_PREFIX_TOKENS
 from training.settings.distributed import DistributedSettings
 from training.settings.evaluate import EvaluationSettings
 from training.settings.field import CHECKS, SettingField, SettingValue, describe_fields, setting
@@ -65,6 +66,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         ("Training data", "训练数据"),
         ("JSON, JSON lines or CSV file, one example a row.", "JSON、JSON Lines 或 CSV 文件，每行一条样本。"),
         group="basic",
+        reads="data",
     )
     max_steps: int = setting(
         40,
@@ -94,7 +96,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         ),
         group="basic",
         minimum=1,
-        maximum=2048,
+        maximum=LONGEST_PREFIX_TOKENS,
     )
     learning_rate: float = setting(
         PREFIX_LEARNING_RATE,
@@ -151,6 +153,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "日常问答数据文件，使模型少遗忘其他能力。",
         ),
         examples=(str(SAMPLE_GENERAL_FILE),),
+        reads="data",
     )
     mix_ratio: float = setting(
         0.3,
@@ -223,6 +226,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "Warm start: begin with this checkpoint's prefix and a fresh optimizer.",
             "热启动：从该检查点的前缀开始，优化器重新初始化。",
         ),
+        reads="checkpoint",
     )
     quantization_bit: Literal[4, 8] | None = setting(
         None,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from app.chat.conversation import Answer, Conversation
+from app.chat.conversation import INTERRUPTED, Answer, Conversation
 from app.chat.sources import BASE, Source
 from app.text.languages import Speech
 from app.views.chat_view import SHOWN_ROUNDS, menu, round_index, shown_messages
@@ -98,3 +98,38 @@ def test_a_failure_is_shown_as_a_sentence() -> None:
 
 def test_the_menu_starts_with_the_base() -> None:
     assert menu([Source(BASE)], ZH) == [(ZH("base_choice"), BASE)]
+
+
+# What a reload or a restart cut off
+
+
+def test_a_round_that_was_heard_in_part_is_taken_up_and_marked() -> None:
+    conversation = spoken(2)
+    conversation.ask("q2")
+    stored = json.loads(json.dumps(conversation.to_dict()))
+    conversation.rounds[-1].answers["left"].text = "hal"
+    heard = json.loads(json.dumps(conversation.last_round()))
+    again = Conversation.from_dict(stored)
+    again.take_up(heard)
+    last = again.rounds[-1].answers
+    assert (last["left"].text, last["left"].finish_reason) == ("hal", INTERRUPTED)
+    assert (last["right"].text, last["right"].finish_reason) == ("", INTERRUPTED)
+    assert [message["content"] for message in shown_messages(again, "right", ZH)][-1] == "…"
+
+
+def test_what_was_heard_of_another_round_is_left_alone() -> None:
+    conversation = spoken(2)
+    heard = spoken(1).last_round()
+    conversation.take_up(heard)
+    assert conversation == spoken(2)
+
+
+@pytest.mark.parametrize(
+    "heard", [None, 3, {}, {"answers": {}}, {"question": "q1", "answers": {"left": {"text": 5}}}, [], "x"], ids=str
+)
+def test_anything_else_in_the_browsers_store_is_ignored(heard: object) -> None:
+    conversation = spoken(2)
+    conversation.take_up(heard)
+    assert conversation == spoken(2)
+    assert Conversation.from_dict({"rounds": [heard]}).rounds == []
+    Conversation().take_up(heard)

@@ -12,9 +12,10 @@ import gradio as gr
 import pytest
 from past_runs import write_past_run
 
-from app.chat.conversation import Answer, Conversation
+from app.chat.conversation import INTERRUPTED, Answer, Conversation
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.sources import BASE
+from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.compare import CompareTab
 from app.tabs.train import UPLOAD, TrainTab, Viewer
@@ -39,7 +40,7 @@ def host(demo_model_dir: Path) -> Iterator[ModelHost]:
 @pytest.fixture
 def services(host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
     """Services on the loaded model, with two runs that are over: ``old`` and, after it, ``new``."""
-    services = build_services(host.options, tmp_path)
+    services = build_services(host.options, tmp_path, places_for(tmp_path, data=[tmp_path]))
     monkeypatch.setattr(services.host, "_session", host.session)
     for name in ("old", "new"):
         write_past_run(tmp_path, Path(host.options.path), name)
@@ -104,12 +105,60 @@ def test_a_reload_brings_the_conversation_back_and_the_newest_checkpoint(
     conversation = Conversation()
     entry = conversation.ask("q")
     entry.answers["left"], entry.answers["right"] = Answer("of left"), Answer("of right")
-    updates = compare.on_load(conversation.to_dict(), request())
+    updates = compare.on_load(conversation.to_dict(), None, None, "", request())
     for name, pane in compare.panes.items():
         assert updates[pane.chat][-1]["content"] == f"of {name}"
     chosen = updates[compare.chosen]
     assert chosen["left"] == BASE
     assert Path(chosen["right"]).name == "checkpoint-40" and Path(chosen["right"]).parent.name == "new"
+
+
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_what_others_train_changes_no_pane_of_a_browser_that_has_compared(
+    compare: CompareTab, services: Services, tmp_path: Path
+) -> None:
+    first = compare.on_load(None, None, None, "", request())[compare.kept_choice]
+    write_past_run(tmp_path, Path(services.host.options.path), "of a stranger".replace(" ", "-"))
+    services.sources._forget_listing()
+    assert compare.on_tick((), dict(first), request())[compare.chosen] == first
+    assert compare.on_load(None, first, None, "", request())[compare.chosen] == first
+    chosen = dict(first)
+    updates = compare.choose("right", BASE, chosen, speech_for(request()))
+    assert updates[compare.kept_choice] == {"left": BASE, "right": BASE}
+    assert compare.on_load(None, updates[compare.kept_choice], None, "", request())[compare.chosen]["right"] == BASE
+
+
+@pytest.mark.parametrize("stored", [3, [], {"left": BASE}, {"left": 1, "right": 2}, "x"], ids=str)
+def test_a_browsers_store_that_holds_something_else_counts_as_empty(compare: CompareTab, stored: object) -> None:
+    assert Path(compare.on_load(None, stored, None, "", request())[compare.chosen]["right"]).parent.name == "new"
+
+
+def test_a_kept_checkpoint_that_is_gone_gives_its_pane_back_to_the_base(compare: CompareTab) -> None:
+    updates = compare.on_load(None, {"left": BASE, "right": "/gone/checkpoint-3"}, None, "", request())
+    assert updates[compare.chosen]["right"] == BASE
+    assert "The checkpoint was deleted" in updates[compare.panes["right"].head]
+
+
+def test_an_answer_that_a_reload_cut_off_is_there_again_and_so_is_what_was_typed(
+    compare: CompareTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.tabs.compare.KEEP_SECONDS", 0.0)
+    values = {part: part.value for part in compare.settings.values()}
+    values |= {compare.conversation: Conversation(), compare.chosen: {"left": BASE, "right": BASE}}
+    asking = compare._ask(values, "你好，介绍一下你自己", request())
+    kept: dict[Any, Any] = {}
+    for updates in asking:
+        kept |= {part: updates[part] for part in (compare.saved, compare.heard) if part in updates}
+        if (kept.get(compare.heard) or {}).get("answers", {}).get("left", {}).get("text"):
+            break
+    asking.close()  # the tab is gone
+    heard = kept[compare.heard]["answers"]["left"]["text"]
+    assert kept[compare.saved]["rounds"][-1]["answers"]["left"]["text"] == ""
+    updates = compare.on_load(kept[compare.saved], None, kept[compare.heard], {"text": "half a sen"}, request())
+    assert updates[compare.message] == "half a sen"
+    last = updates[compare.conversation].rounds[-1].answers["left"]
+    assert (last.text, last.finish_reason) == (heard, INTERRUPTED)
+    assert "“Retry”" in updates[compare.panes["left"].facts]
 
 
 # Outside of an event Gradio takes an update of a menu for a new menu, one without choices.

@@ -131,3 +131,22 @@ def test_an_exported_page_stands_alone_and_says_who_answered() -> None:
     assert "&lt;你好&gt; &amp;" in page
     assert "<script" not in page and "src=" not in page and "<link" not in page
     assert 'lang="zh-CN"' in page
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```mermaid\ngraph TD; A-->B\n```",
+        "- a\n\n  ```mermaid\n  graph TD; A-->B\n  ```",
+        "> ```mermaid\n> graph TD; A-->B\n> ```",
+        "a ```mermaid\nb\n```",
+    ],
+)
+def test_a_diagram_is_shown_as_code(reply: str) -> None:
+    assert "```mermaid" not in reply_markdown(reply)
+    assert "graph TD" in reply_markdown(reply) or "b" in reply_markdown(reply)
+
+
+@pytest.mark.parametrize("reply", ['$$<div class="mermaid">a</div>$$', '\\`<div class="mermaid">a</div>\\`'])
+def test_no_element_gets_through_where_markdown_sees_no_code(reply: str) -> None:
+    assert "<div" not in reply_markdown(reply)

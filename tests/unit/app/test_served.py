@@ -16,6 +16,7 @@ from sharing_process import Sharer
 from tiny_checkpoint import write_examples, write_tiny_checkpoint
 
 from app.chat.model_host import ModelOptions
+from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.train import TrainTab
 from app.text.languages import Speech
@@ -46,7 +47,11 @@ def services(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A page that serves the checkpoint in 4 bits; clicks start nothing."""
     monkeypatch.setattr("training.runs.process.start", lambda run, begin: None)
     monkeypatch.setattr(Standby, "prepare", lambda self: None)
-    services = build_services(ModelOptions(str(checkpoint), device="cpu", quantization_bit=4, slots=2), tmp_path)
+    services = build_services(
+        ModelOptions(str(checkpoint), device="cpu", quantization_bit=4, slots=2),
+        tmp_path,
+        places_for(tmp_path, [tmp_path]),
+    )
     services.host.start()
     assert services.host.wait(60) and services.host.state.phase == "ready", services.host.state.error
     yield services

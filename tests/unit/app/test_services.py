@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gradio
 import pytest
 import torch
 from httpx import Response
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 from torch import Tensor
 
@@ -24,6 +26,8 @@ from app.chat.duet import draw_seeds
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE
+from app.door.door import Door, Mode, Policy
+from app.places import places_for
 from app.services import Services, build_services
 from app.text.languages import Speech
 from app.training.form import preset_reason, preset_values
@@ -32,6 +36,8 @@ from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoin
 from app.views.dataset import dataset_html
 from app.views.run_figures import loss_html, ready_html, retention_html
 from app.web.downloads import prepare_download
+from app.web.entrance import Entrance
+from app.web.forwarding import Forwarding
 from app.web.server import routes
 from chatglm2 import ChatGLMConfig, save_prefix
 from chatglm2.errors import ChatGLMError, EngineError, PrefixError, PromptError
@@ -68,7 +74,7 @@ class Place:
 @pytest.fixture
 def place(host: ModelHost, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Services on the loaded model, with one run that has one checkpoint."""
-    services = build_services(host.options, tmp_path)
+    services = build_services(host.options, tmp_path, places_for(tmp_path, [tmp_path], [golden]))
     monkeypatch.setattr(services.host, "_session", host.session)
     run = RunStore(tmp_path).create(TrainingSettings(), "my-run")
     run.update(status=Status.FINISHED)
@@ -144,7 +150,7 @@ def test_deleting_a_runs_checkpoint_deletes_it(place: Place) -> None:
 
 def test_a_named_path_is_remembered_and_forgetting_it_keeps_its_files(place: Place, golden: Path) -> None:
     (added,) = place.services.sources.name_path(str(golden / "prefix-projection"))
-    again = build_services(place.services.host.options, place.output).sources
+    again = build_services(place.services.host.options, place.output, places_for(place.output, (), [golden])).sources
     assert added.key in [source.key for source in again.sources()]
     again.delete(added.key)
     assert Path(added.key).exists()
@@ -203,7 +209,8 @@ def test_a_download_is_answered_with_the_file_or_a_sentence(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    client = TestClient(Starlette(routes=routes(place.services)))
+    door = [Middleware(Forwarding), Middleware(Entrance, door=Door(Policy(Mode.OPEN)), cookie="session")]
+    client = TestClient(Starlette(routes=routes(place.services), middleware=door))
 
     def ask(key: str, language: str = "en") -> Response:
         asked = {"key": key, "format": ORIGINAL_FORMAT}
@@ -463,3 +470,12 @@ def test_bad_data_is_said_before_anything_starts(place: Place, tmp_path: Path) -
     with pytest.raises(ChatGLMError, match="summary"):
         place.services.training.start(DataChoice(str(file)), {}, None)
     assert place.services.training.names() == ["my-run"]
+
+
+def test_the_library_that_draws_diagrams_is_served_empty(place: Place) -> None:
+    """Its name is Gradio's: where that changes, this says so."""
+
+    (library,) = (Path(gradio.__file__).parent / "templates" / "frontend" / "assets").glob("mermaid.core-*.js")
+    response = TestClient(Starlette(routes=routes(place.services))).get(f"/assets/{library.name}")
+    assert response.status_code == 200 and len(response.content) < 100
+    assert "javascript" in response.headers["content-type"]

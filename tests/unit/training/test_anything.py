@@ -106,7 +106,7 @@ def test_any_value_in_a_runs_file_is_shown_or_refused(
         file.write_text(json.dumps(placed(content, place, value)), encoding="utf-8")
         store = RunStore(good.path.parent)
         listed = [run.name for run in store.list()]
-        told = [error.en for error in store.broken()]
+        told = [error.en for _, error in store.broken()]
         assert listed == ["good"] or (len(told) == 1 and str(good.path) in told[0])
         in_a_sentence(store.active)
         in_a_sentence(lambda: show(good, Speech("zh")))

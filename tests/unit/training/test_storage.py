@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.places import places_for
 from app.training.service import DataChoice, TrainingService
 from chatglm2.errors import RunError
 from training.runs import storage
@@ -76,7 +77,9 @@ def test_a_data_file_that_the_disk_has_no_room_for_is_kept_whole_or_not_at_all(t
     source = tmp_path / "rows.json"
     source.write_text("x" * 8000)
     elsewhere: Any = None  # neither the model nor a trainer is asked
-    service = TrainingService(RunStore(tmp_path), elsewhere, tmp_path / "output", elsewhere)
+    service = TrainingService(
+        RunStore(tmp_path), elsewhere, tmp_path / "output", elsewhere, places_for(tmp_path, data=[tmp_path])
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     with pytest.raises(RunError, match="cannot be written"):
         service._keep(DataChoice(str(source)))

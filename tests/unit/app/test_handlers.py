@@ -19,7 +19,8 @@ from app.services import Services, build_services
 from app.tabs.compare import CompareTab
 from app.tabs.train import UPLOAD, TrainTab, Viewer
 from app.tabs.translations import speech_for
-from app.text.languages import LANGUAGE_COOKIE
+from app.text.languages import LANGUAGE_COOKIE, Speech
+from app.views.chat_view import facts_html
 from training.runs.store import RunStore, Status
 
 
@@ -124,11 +125,71 @@ def test_compare_now_loads_the_offered_checkpoint_into_the_right_pane(
     assert "old · step 40" in updates[compare.panes["right"].head]
 
 
-def test_a_deleted_checkpoint_gives_its_pane_back_to_the_base(compare: CompareTab, services: Services) -> None:
+def test_a_deleted_checkpoint_gives_its_pane_back_to_the_base(
+    compare: CompareTab, services: Services, tmp_path: Path
+) -> None:
     gone = {"left": "/deleted/checkpoint-1", "right": BASE}
-    updates = compare.on_tick((), gone, request("zh"))
+    updates = compare.on_tick((), gone, "/deleted/checkpoint-2", str(tmp_path / "old" / "checkpoint-20"), request("zh"))
+    kept = [updates[pane.mixer.second].value for pane in compare.panes.values()]
+    assert kept == ["", str(tmp_path / "old" / "checkpoint-20")]
     assert updates[compare.chosen] == {"left": BASE, "right": BASE}
     assert "检查点已被删除" in updates[compare.panes["left"].head]
+
+
+def mix_values(compare: CompareTab, conversation: Conversation, chosen: dict[str, str], **right: Any) -> dict[Any, Any]:
+    """What the page sends when something under the right pane was changed."""
+    values = {component: component.value for component in compare.settings.values()}
+    for name, pane in compare.panes.items():
+        own = {"strength": 1.0, "second": "", "second_strength": 1.0} | (right if name == "right" else {})
+        values |= {getattr(pane.mixer, part): value for part, value in own.items()}
+    return values | {compare.message: "", compare.conversation: conversation, compare.chosen: chosen}
+
+
+def test_a_strength_answers_the_last_question_again_in_its_pane_with_the_same_dice(
+    compare: CompareTab, tmp_path: Path
+) -> None:
+    conversation, chosen = Conversation(), {"left": BASE, "right": str(tmp_path / "old" / "checkpoint-40")}
+    for question in ("你好", "你是谁？"):
+        values = mix_values(compare, conversation, chosen) | {compare.message: question}
+        list(compare.on_send(values, request()))
+    first, before = (dict(entry.answers) for entry in conversation.rounds)
+    handler = compare.on_mix("right")
+    list(handler(mix_values(compare, conversation, chosen, strength=0.35), request()))
+    after = conversation.rounds[1].answers
+    assert conversation.rounds[0].answers == first and after["left"] is before["left"]
+    assert (after["right"].seed, after["right"].strengths) == (before["right"].seed, [0.35])
+    assert after["right"].source == before["right"].source + " · strength 0.35"
+    assert "强度 0.35" in facts_html(after["right"], Speech("zh"))
+    conversation.streaming = True
+    assert list(handler(mix_values(compare, conversation, chosen, strength=1), request())) == []
+
+
+def test_at_strength_0_a_checkpoint_gives_the_base_models_answer(compare: CompareTab, tmp_path: Path) -> None:
+    conversation, chosen = Conversation(), {"left": BASE, "right": str(tmp_path / "old" / "checkpoint-40")}
+    values = mix_values(compare, conversation, chosen, strength=0.0) | {compare.message: "你好"}
+    list(compare.on_send(values, request()))
+    answers = conversation.rounds[0].answers
+    assert answers["left"].text == answers["right"].text != ""
+
+
+def test_two_prefixes_answer_together_and_a_deleted_one_says_so(compare: CompareTab, tmp_path: Path) -> None:
+    conversation, chosen = Conversation(), {"left": BASE, "right": str(tmp_path / "old" / "checkpoint-40")}
+    other = str(tmp_path / "new" / "checkpoint-40")
+    values = mix_values(compare, conversation, chosen, second=other, second_strength=0.5) | {compare.message: "你好"}
+    list(compare.on_send(values, request()))
+    right = conversation.rounds[0].answers["right"]
+    assert right.strengths == [1.0, 0.5] and right.source.startswith("old · step 40") and " + new · " in right.source
+    list(compare.on_mix("right")(mix_values(compare, conversation, chosen, second="/gone"), request("zh")))
+    assert "找不到检查点" in conversation.rounds[0].answers["right"].error
+
+
+# Outside of an event Gradio takes an update of a menu for a new menu, one without choices.
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_another_checkpoint_begins_as_it_was_trained(compare: CompareTab, tmp_path: Path) -> None:
+    mixer, chosen = compare.panes["right"].mixer, {"left": BASE, "right": BASE}
+    updates = compare.choose("right", str(tmp_path / "old" / "checkpoint-40"), chosen, speech_for(request()))
+    assert (updates[mixer.row].visible, updates[mixer.strength].value, updates[mixer.second].value) == (True, 1, "")
+    assert not compare.choose("right", BASE, chosen, speech_for(request()))[mixer.row].visible
 
 
 def test_what_a_data_file_holds_is_shown_and_does_nothing(train: TrainTab, tmp_path: Path) -> None:

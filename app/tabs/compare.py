@@ -330,7 +330,7 @@ class CompareTab:
             self.chosen: chosen,
             pane.choice: gr.Dropdown(value=key),
             pane.head: self._chip(loaded, speech),
-            **pane.mixer.start(key),
+            **pane.mixer.start(loaded.source, speech),
         }
 
     def _ask(

@@ -62,11 +62,11 @@ class Mixer:
         """The second strength is asked for only where there is a second prefix."""
         return {self.second_strength: gr.Slider(visible=bool(key))}
 
-    def start(self, key: str) -> dict[Any, Any]:
+    def start(self, source: Source, speech: Speech) -> dict[Any, Any]:
         """As a checkpoint was trained, and nothing beside it: for one that was chosen just now."""
         return {
-            self.row: gr.Row(visible=key != BASE),
-            self.strength: gr.Slider(value=1),
+            self.row: gr.Row(visible=not source.is_base),
+            self.strength: gr.Slider(value=1, label=_strength_label(source, speech)),
             self.second: gr.Dropdown(value=NO_SECOND),
             self.second_strength: gr.Slider(value=1, visible=False),
         }
@@ -76,8 +76,18 @@ class Mixer:
         choices = [(speech("no_second"), NO_SECOND)]
         choices += [(source.name, source.key) for source in sources if not source.is_base]
         kept = second if second in (value for _, value in choices) else NO_SECOND
+        chosen = next((source for source in sources if source.key == key), Source(BASE))
         return {
-            self.row: gr.Row(visible=key != BASE),
+            self.row: gr.Row(visible=not chosen.is_base),
+            self.strength: gr.Slider(label=_strength_label(chosen, speech)),
             self.second: gr.Dropdown(choices=choices, value=kept),
             **self.on_second(kept),
         }
+
+
+def _strength_label(source: Source, speech: Speech) -> str:
+    """With what an evaluation proposes for the checkpoint, if one has."""
+    proposed = source.info.proposed_strength if source.info is not None else None
+    if proposed is None:
+        return speech("strength")
+    return speech("strength_proposed", strength=f"{proposed:g}")

@@ -72,6 +72,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "chip_step": ("step {step}", "第 {step} 步"),
     "chip_prefix": ("prefix {length}", "前缀 {length}"),
     "strength": ("Strength", "强度"),
+    "strength_proposed": ("Strength ({strength} proposed)", "强度（建议 {strength}）"),
     "second_strength": ("Its strength", "其强度"),
     "second_prefix": ("Second prefix", "第二个前缀"),
     "no_second": ("no second prefix", "不加第二个前缀"),

@@ -23,6 +23,7 @@ from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, load_pre
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import read_config
 from chatglm2.errors import DeviceMemoryError, RunError
+from chatglm2.model.prefix_files import PREFIX_FILE
 from training.data.columns import find_columns
 from training.data.encoding import Example, read_examples
 from training.data.files import read_table
@@ -32,8 +33,9 @@ from training.evaluation.plan import EvaluationPlan
 from training.evaluation.report import report_data, report_page
 from training.evaluation.request import EVAL, PREDICT
 from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_row, score_rows
-from training.evaluation.strengths import read_strengths, sweep_strengths
+from training.evaluation.strengths import StrengthSweep, read_strengths, sweep_strengths
 from training.plan.base_model import load_base, require_device
+from training.runs.checkpoints import STRENGTH_FILE
 from training.runs.results import as_json, result_files
 from training.runs.storage import explaining_storage_errors, hidden_name, write_together
 from training.settings.samples import PROJECT_ROOT
@@ -90,6 +92,7 @@ def run_evaluations(
                     model, tokenizer, examples, plan.settings, strengths, questions, watcher.progress
                 )
                 evaluation = replace(evaluation, sweep=sweep)
+                _note_strength(plan, sweep, watcher)
             try:
                 _write(plan, evaluation, tokenizer, language)
             except RunError:  # a full disk; what took so long to find out is not lost
@@ -275,6 +278,20 @@ def _write(plan: EvaluationPlan, evaluation: Evaluation, tokenizer: ChatGLMToken
     with explaining_storage_errors(directory):
         write_together(contents)
         (directory / PARTIAL_FILE.format(split=plan.split)).unlink(missing_ok=True)
+
+
+def _note_strength(plan: EvaluationPlan, sweep: StrengthSweep, watcher: Watcher) -> None:
+    """Leave what is proposed beside the prefix, where the page finds it."""
+    if plan.checkpoint is None or not (plan.checkpoint / PREFIX_FILE).is_file():  # not ours, or a lone file
+        return
+    content = {"proposed": sweep.proposed, "points": [point.to_dict() for point in sweep.points]}
+    try:
+        write_together({plan.checkpoint / STRENGTH_FILE: as_json(content)})
+    except OSError as error:
+        watcher.say(
+            f"The proposed strength is not noted in {plan.checkpoint}: {error}",
+            f"建议的前缀强度未能写入 {plan.checkpoint}：{error}",
+        )
 
 
 def _out_of_memory(settings: TrainingSettings) -> RunError:

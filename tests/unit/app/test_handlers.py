@@ -21,6 +21,7 @@ from app.tabs.train import UPLOAD, TrainTab, Viewer
 from app.tabs.translations import speech_for
 from app.text.languages import LANGUAGE_COOKIE, Speech
 from app.views.chat_view import facts_html
+from training.runs.checkpoints import STRENGTH_FILE
 from training.runs.store import RunStore, Status
 
 
@@ -186,9 +187,13 @@ def test_two_prefixes_answer_together_and_a_deleted_one_says_so(compare: Compare
 # Outside of an event Gradio takes an update of a menu for a new menu, one without choices.
 @pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
 def test_another_checkpoint_begins_as_it_was_trained(compare: CompareTab, tmp_path: Path) -> None:
+    (tmp_path / "new" / "checkpoint-40" / STRENGTH_FILE).write_text('{"proposed": 0.5}')
     mixer, chosen = compare.panes["right"].mixer, {"left": BASE, "right": BASE}
     updates = compare.choose("right", str(tmp_path / "old" / "checkpoint-40"), chosen, speech_for(request()))
     assert (updates[mixer.row].visible, updates[mixer.strength].value, updates[mixer.second].value) == (True, 1, "")
+    assert updates[mixer.strength].label == "Strength"
+    updates = compare.choose("right", str(tmp_path / "new" / "checkpoint-40"), chosen, speech_for(request("zh")))
+    assert updates[mixer.strength].label == "强度（建议 0.5）"
     assert not compare.choose("right", BASE, chosen, speech_for(request()))[mixer.row].visible
 
 

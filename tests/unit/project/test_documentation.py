@@ -22,8 +22,10 @@ PAGES = (
     "docs/training_zh.md",
     "docs/scripts.md",
     "docs/scripts_zh.md",
+    "docs/strength.md",
+    "docs/strength_zh.md",
 )
-GUIDES = tuple(name for name in PAGES if name.startswith(("docs/training", "docs/scripts")))
+GUIDES = tuple(name for name in PAGES if name.startswith(("docs/training", "docs/scripts", "docs/strength")))
 READMES = ("README.md", "README_zh.md")
 
 

@@ -35,7 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     if mask.is_floating_point() and query.is_cuda:  # as wide as a number each, so it is not repeated a head
         spread = query.reshape(batch * groups, share, length, channels)
         key, value = (part.flatten(0, 1)[:, None].expand(-1, share, -1, -1) for part in (key, value))
-        bias = mask.expand(batch, -1, -1, -1).repeat_interleave(groups, dim=0)
+        bias = mask if len(mask) == 1 else mask.repeat_interleave(groups, dim=0)
         return F.scaled_dot_product_attention(spread, key, value, attn_mask=bias).reshape(query.shape)
     # Here too the heads of a group stand behind one another: the keys are neither repeated nor their gradients summed.
     folded = query.unflatten(1, (groups, share)).flatten(2, 3)

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import torch
 
-from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, load_prefix, load_tokenizer
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_prefix, load_tokenizer
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import read_config
 from chatglm2.errors import DeviceMemoryError, RunError

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chatglm2.checkpoints.loading import load_model, load_tokenizer
     from chatglm2.configuration import ChatGLMConfig
     from chatglm2.errors import ChatGLMError
+    from chatglm2.model.blending import PrefixBlend, average_prefixes, blend_prefixes
     from chatglm2.model.modeling import ChatGLMForConditionalGeneration
     from chatglm2.model.prefix import Prefix, PrefixEncoder, load_prefix, save_prefix
     from chatglm2.sampling import SamplingParams
@@ -38,9 +39,12 @@ __all__ = [
     "Engine",
     "IncrementalDecoder",
     "Prefix",
+    "PrefixBlend",
     "PrefixEncoder",
     "Request",
     "SamplingParams",
+    "average_prefixes",
+    "blend_prefixes",
     "load_model",
     "load_prefix",
     "load_tokenizer",
@@ -56,9 +60,12 @@ _HOMES = {
     "Engine": "serving.engine",
     "IncrementalDecoder": "text.decoder",
     "Prefix": "model.prefix",
+    "PrefixBlend": "model.blending",
     "PrefixEncoder": "model.prefix",
     "Request": "serving.request",
     "SamplingParams": "sampling",
+    "average_prefixes": "model.blending",
+    "blend_prefixes": "model.blending",
     "load_model": "checkpoints.loading",
     "load_prefix": "model.prefix",
     "load_tokenizer": "checkpoints.loading",

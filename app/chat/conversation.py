@@ -23,6 +23,7 @@ class Answer:
 
     text: str = ""
     source: str = ""  # the chip: "base", or run, step, prefix length and hash
+    strengths: list[float] = field(default_factory=list)  # of the prefixes that acted, none for the base
     seed: int | None = None
     tokens: int = 0
     seconds: float = 0.0

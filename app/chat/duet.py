@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ class Voice:
     sampling: SamplingParams
     seed: int
     remember: bool = True
+    strengths: Sequence[float] = ()
 
 
 def draw_seeds(seed: int | None, same: bool) -> dict[str, int]:
@@ -90,6 +91,7 @@ class _Player:
     ) -> None:
         self.answer: Answer = conversation.rounds[index].answers[pane]
         self.answer.source, self.answer.seed = voice.chip, voice.seed
+        self.answer.strengths = list(voice.strengths)
         self.answer.stands_alone = index > 0 and not voice.remember
         self._reply: ReplyStream | None = None
         self._cancelled = False

@@ -10,11 +10,13 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from app.chat.conversation import PANES, Answer, Conversation
 from app.chat.duet import MAX_SEED, Voice, draw_seeds, play
+from app.chat.mixing import AS_TRAINED, Mix, mix_prefixes
 from app.chat.model_host import ModelHost
-from app.chat.sources import SourceLibrary, who_answers
+from app.chat.sources import SourceLibrary
 from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PromptError
 from chatglm2.sampling import SamplingParams
@@ -77,8 +79,11 @@ class ChatService:
         settings: ChatSettings,
         speech: Speech,
         panes: tuple[str, ...] = PANES,
+        mixes: Mapping[str, Mix] = MappingProxyType({}),
     ) -> Generator[None]:
         """Answers round ``index`` in ``panes``; yields when there is more to show.
+
+        A pane without one of ``mixes`` answers as its checkpoint was trained.
 
         A pane whose checkpoint cannot be read says so; the other answers all the same.
 
@@ -90,13 +95,16 @@ class ChatService:
         voices = {}
         for pane in panes:
             try:
-                loaded = self._sources.load(keys[pane])
+                mixed = mix_prefixes(
+                    self._sources, keys[pane], mixes.get(pane, AS_TRAINED), self._host.options.name, speech
+                )
             except ChatGLMError as error:
                 failed = Answer(source=Path(keys[pane]).name, error=error.localized(speech.language))
                 conversation.rounds[index].answers[pane] = failed
                 continue
-            chip = who_answers(loaded, self._host.options.name, speech)
-            voices[pane] = Voice(chip, loaded.prefix, settings.sampling, seeds[pane], settings.remember)
+            voices[pane] = Voice(
+                mixed.chip, mixed.prefix, settings.sampling, seeds[pane], settings.remember, mixed.strengths
+            )
         with self._counted():
             yield from play(session, conversation, index, voices, speech.language)
 

@@ -6,10 +6,11 @@ Builds the components and names the handlers. What a conversation is, who can an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,7 @@ from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.access import open_to_all
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
+from app.tabs.mixing import NO_SECOND, Mixer
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.chat_view import chip_html, facts_html, failed_chip_html, menu, round_index, shown_messages
@@ -53,6 +55,7 @@ class Pane:
     head: gr.HTML
     chat: gr.Chatbot
     facts: gr.HTML
+    mixer: Mixer
 
 
 class CompareTab:
@@ -119,7 +122,8 @@ class CompareTab:
                 placeholder=word("chat_empty"),
             )
             facts = gr.HTML(elem_id=f"{name}-facts")
-        return Pane(name, choice, head, chat, facts)
+            mixer = Mixer(name)
+        return Pane(name, choice, head, chat, facts, mixer)
 
     def _build_settings(self) -> dict[str, Any]:
         with gr.Accordion(word("sampling"), open=False, elem_id="sampling"):
@@ -146,7 +150,9 @@ class CompareTab:
 
     def bind(self, demo: gr.Blocks, timer: gr.Timer) -> None:
         """Connects everything to its handler."""
-        asked = {self.message, self.conversation, self.chosen, *self.settings.values()}
+        mixers = [pane.mixer for pane in self.panes.values()]
+        mixed = {part for mixer in mixers for part in mixer.inputs}
+        asked = {self.message, self.conversation, self.chosen, *self.settings.values(), *mixed}
         seen = self._streamed()
         runs = [
             gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **CHATTING),
@@ -160,6 +166,12 @@ class CompareTab:
             runs.append(pane.chat.edit(self.on_edit, asked, seen, **CHATTING))
             pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **ASKED)
             pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **ASKED)
+            mixer, again = pane.mixer, self.on_mix(pane.name)
+            # Of the values that a slider is let go at while an answer runs, the last one is answered with.
+            sliders = (mixer.strength, mixer.second_strength)
+            runs += [slider.release(again, asked, seen, trigger_mode="always_last", **CHATTING) for slider in sliders]
+            shown = mixer.second.input(mixer.on_second, [mixer.second], [mixer.second_strength], **QUIET)
+            runs.append(shown.then(again, asked, seen, **CHATTING))
         self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
         self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
         self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, seen, **QUIET)
@@ -170,7 +182,8 @@ class CompareTab:
         kept = [self.saved, self.kept_choice, self.heard, self.draft]
         demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(open_to_all(lambda: None))
-        timer.tick(self.on_tick, [self.known, self.chosen], [*self.chosen_outputs(), self.known], **QUIET)
+        seconds = [mixer.second for mixer in mixers]
+        timer.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 
     def _streamed(self) -> list[Any]:
         return [*self._settled(), self.send, self.stop]
@@ -181,11 +194,8 @@ class CompareTab:
 
     def chosen_outputs(self) -> list[Any]:
         """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
-        return [
-            self.chosen,
-            self.kept_choice,
-            *(part for pane in self.panes.values() for part in (pane.choice, pane.head)),
-        ]
+        parts = [(pane.choice, pane.head, *pane.mixer.outputs) for pane in self.panes.values()]
+        return [self.chosen, self.kept_choice, *(component for own in parts for component in own)]
 
     # Handlers
 
@@ -216,6 +226,24 @@ class CompareTab:
             index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
             conversation.retry(index, (name,))
             yield from self._stream(values, index, speech_for(request), panes=(name,))
+
+        return handler
+
+    def on_mix(self, name: str) -> Any:
+        """Answers the last question again in one pane, with the same dice: only the mix is another."""
+
+        @open_to_all
+        def handler(values: Updates, request: gr.Request) -> Iterator[Updates]:
+            conversation: Conversation = values[self.conversation]
+            if conversation.streaming or not conversation.rounds:
+                return
+            index = len(conversation.rounds) - 1
+            last = conversation.rounds[index].answers[name]
+            settings = replace(self._form(values), remember=not last.stands_alone)
+            if last.seed is not None:
+                settings = replace(settings, seed=last.seed, same_seed=True)
+            conversation.retry(index, (name,))
+            yield from self._stream(values, index, speech_for(request), (name,), settings)
 
         return handler
 
@@ -272,12 +300,15 @@ class CompareTab:
         }
 
     @open_to_all
-    def on_tick(self, known: tuple[str, ...], chosen: dict[str, str], request: gr.Request) -> Updates:
+    def on_tick(
+        self, known: tuple[str, ...], chosen: dict[str, str], left_second: str, right_second: str, request: gr.Request
+    ) -> Updates:
         keys = self._fingerprint()
         if keys == known:
             return {self.known: gr.skip()}
         speech = speech_for(request)
-        return self._menus(chosen, speech, self._give_back_gone(chosen))
+        seconds = {"left": left_second, "right": right_second}
+        return self._menus(chosen, speech, self._give_back_gone(chosen), seconds)
 
     @open_to_all
     def on_export(self, values: Updates, request: gr.Request) -> Updates:
@@ -341,6 +372,7 @@ class CompareTab:
             self.kept_choice: chosen,
             pane.choice: gr.Dropdown(value=key),
             pane.head: self._chip(loaded, speech),
+            **pane.mixer.start(loaded.source, speech),
         }
 
     def _ask(
@@ -363,11 +395,20 @@ class CompareTab:
             conversation.edit(replaced_round, question)
         yield from self._stream(values, len(conversation.rounds) - 1, speech)
 
-    def _stream(self, values: Updates, index: int, speech: Speech, panes: tuple[str, ...] = PANES) -> Iterator[Updates]:
+    def _stream(
+        self,
+        values: Updates,
+        index: int,
+        speech: Speech,
+        panes: tuple[str, ...] = PANES,
+        settings: ChatSettings | None = None,
+    ) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
         yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
         kept_at = time.monotonic()
-        answers = self.services.chat.answer(conversation, index, values[self.chosen], self._form(values), speech, panes)
+        settings = settings or self._form(values)
+        mixes = {name: self.panes[name].mixer.read(values) for name in panes}
+        answers = self.services.chat.answer(conversation, index, values[self.chosen], settings, speech, panes, mixes)
         try:
             # A closed tab closes this generator here; closing the inner one frees the engine's slots.
             with closing(answers):
@@ -398,7 +439,13 @@ class CompareTab:
             updates[pane.facts] = facts_html(last, speech)
         return updates
 
-    def _menus(self, chosen: dict[str, str], speech: Speech, gone: Sequence[str] = ()) -> Updates:
+    def _menus(
+        self,
+        chosen: dict[str, str],
+        speech: Speech,
+        gone: Sequence[str] = (),
+        seconds: Mapping[str, str] = MappingProxyType({}),
+    ) -> Updates:
         sources = self.services.sources.sources()
         choices = menu(sources, speech)
         hints = {"right": "" if len(sources) > 1 else speech("train_one_hint")}
@@ -409,6 +456,7 @@ class CompareTab:
         for name, pane in self.panes.items():
             updates[pane.choice] = gr.Dropdown(choices=choices, value=chosen[name])
             updates[pane.head] = self._head(chosen[name], speech, hints.get(name, ""))
+            updates |= pane.mixer.offer(sources, chosen[name], seconds.get(name, NO_SECOND), speech)
         return updates
 
     def _head(self, key: str, speech: Speech, hint: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from app.chat.conversation import INTERRUPTED, Answer, Conversation
+from app.chat.mixing import strengths_text
 from app.chat.sources import LoadedSource, Source, who_answers
 from app.text.languages import Speech
 from app.views.markup import render
@@ -90,6 +91,8 @@ def answer_facts(answer: Answer, speech: Speech) -> str:
     facts = [speech("tokens", count=answer.tokens), speech("speed", speed=f"{answer.tokens_per_second:.1f}")]
     if answer.seed is not None:
         facts.append(speech("seed_was", seed=answer.seed))
+    if strengths := strengths_text(answer.strengths, speech):
+        facts.append(strengths)
     if answer.finish_reason in ("length", "cancelled"):
         facts.append(speech(f"finish_{answer.finish_reason}"))
     if answer.stands_alone:

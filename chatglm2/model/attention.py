@@ -5,6 +5,8 @@ Knows shapes; knows no modules and no cache.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
@@ -14,9 +16,9 @@ from torch.nn.attention.bias import causal_lower_right
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of ``[B, N, S, D]`` queries over ``[B, G, K, D]`` keys and values.
 
-    Query head h reads group h // (N / G). ``mask`` is boolean, ``[B or 1, 1, S, K]``, true where a query may look;
-    without one, the queries are the last S positions and each sees all before it. Without a mask a GPU runs flash
-    attention on the grouped keys as they are.
+    Query head h reads group h // (N / G). ``mask`` is boolean, ``[B or 1, 1, S, K]``, true where a query may look, or
+    what the logits get, in the queries' dtype; without one, the queries are the last S positions and each sees all
+    before it. Without a mask a GPU runs flash attention on the grouped keys as they are.
     """
     batch, heads, length, channels = query.shape
     groups = key.shape[1]
@@ -26,15 +28,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
         folded = query.view(batch, groups, share, channels)
         return F.scaled_dot_product_attention(folded, key, value, attn_mask=mask).reshape(batch, heads, 1, channels)
     if mask is None and query.is_cuda:
-        bias = causal_lower_right(length, key.shape[2])
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=share > 1)
+        causal = causal_lower_right(length, key.shape[2])
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=causal, enable_gqa=share > 1)
     if mask is None:
         mask = _causal_mask(length, key.shape[2], query.device)[None, None]
+    if mask.is_floating_point() and query.is_cuda:  # as wide as a number each, so it is not repeated a head
+        spread = query.reshape(batch * groups, share, length, channels)
+        key, value = (part.flatten(0, 1)[:, None].expand(-1, share, -1, -1) for part in (key, value))
+        bias = mask if len(mask) == 1 else mask.repeat_interleave(groups, dim=0)
+        return F.scaled_dot_product_attention(spread, key, value, attn_mask=bias).reshape(query.shape)
     # Here too the heads of a group stand behind one another: the keys are neither repeated nor their gradients summed.
     folded = query.unflatten(1, (groups, share)).flatten(2, 3)
     mask = mask.repeat(1, 1, share, 1)
     if query.requires_grad and query.dtype == torch.bfloat16 and not query.is_cuda:
         # A CPU's attention takes its gradient three times faster in fp32 (measured).
+        mask = mask.float() if mask.is_floating_point() else mask
         context = F.scaled_dot_product_attention(folded.float(), key.float(), value.float(), attn_mask=mask)
         context = context.to(query.dtype)
     else:
@@ -45,6 +53,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 def _causal_mask(length: int, total: int, device: torch.device) -> Tensor:
     """Boolean ``[length, total]``: the last ``length`` positions, each seeing all before it."""
     return torch.ones(length, total, dtype=torch.bool, device=device).tril(total - length)
+
+
+def add_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """A boolean mask ``[B or 1, 1, S, K]``, or none, and what logits get ``[B or 1, 1, S or 1, K]``, or nothing."""
+    if bias is None or mask is None:
+        return mask if bias is None else bias
+    return bias.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else mask + bias
 
 
 def count_positions(mask: Tensor | None, batch: int, length: int, past: int, device: torch.device) -> Tensor:
@@ -64,6 +79,8 @@ def build_attention_mask(
 ) -> Tensor | None:
     """Boolean ``[B or 1, 1, S, P + K]``, true where a query may look; None where each sees all before it.
 
+    Where the prefix of a row has a strength, what the logits get instead of a boolean.
+
     A padding query would see nothing and give NaN: it is opened to everything, and nobody reads its answer.
 
     Args:
@@ -71,8 +88,13 @@ def build_attention_mask(
         length: new tokens, S.
         past: cached tokens, K - S.
         prefix_length: P.
-        prefix_mask: ``[B, P]``, true where a row may look; all of it if None.
+        prefix_mask: ``[B, P]``, true where a row may look, or what its logits get; all of it, as it is, if None.
     """
+    if prefix_mask is not None and prefix_mask.is_floating_point():
+        acting = prefix_mask > -math.inf
+        seen = build_attention_mask(text_mask, length, past, prefix_length, acting, device)
+        bias = prefix_mask.masked_fill(~acting, 0)[:, None, None]  # [B, 1, 1, P]
+        return add_bias(seen, F.pad(bias, (0, past + length)))
     if text_mask is not None and text_mask.dim() == 4:
         return text_mask
     if text_mask is not None and bool(text_mask.all()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,6 +104,26 @@ class Prefix:
     def short_hash(self) -> str:
         """The first 8 hex digits of :attr:`sha256`."""
         return self.sha256[:8]
+
+    @property
+    def identity(self) -> str:
+        """What tells it, at its strength, from any other: equal where all that it changes is equal."""
+        return self.sha256
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added to the attention logits of its tokens, fp32 ``[length]``; None for nothing."""
+        return None
+
+    def at(self, strength: float) -> Prefix:
+        """The same prefix at another strength: 0 is the base model, 1 as it was trained; see `blend_prefixes`.
+
+        Raises:
+            PrefixError: for a strength that is not from 0 to `chatglm2.model.blending.MAXIMUM_STRENGTH`.
+        """
+        from chatglm2.model.blending import blend_prefixes  # here, since a blend is a prefix
+
+        return blend_prefixes([(self, strength)])
 
 
 def load_prefix(path: str | Path, config: ChatGLMConfig) -> Prefix:
@@ -266,8 +287,9 @@ def stack_prefixes(
     """Prefixes of unlike lengths as one tensor, the short ones filled up with zeros that no query sees.
 
     Returns:
-        ``[layers, 2, B, G, P, D]`` and which of it each row may see, a boolean ``[B, P]``. The second is None if all
-        rows may see all of it, both are if no row has a prefix.
+        ``[layers, 2, B, G, P, D]`` and which of it each row may see, a boolean ``[B, P]``; where a prefix has a
+        strength, what its logits get instead, ``[B, P]`` in ``dtype``. The second is None if all rows may see all of
+        it at strength 1, both are if no row has a prefix.
     """
     rows = [prefix] * batch if isinstance(prefix, Prefix) else list(prefix)
     if len(rows) == 0 or batch % len(rows):
@@ -283,4 +305,10 @@ def stack_prefixes(
         if row is not None:
             stacked[:, :, index, :, : row.length] = row.key_values.transpose(2, 3).to(device, dtype)
             seen[index, : row.length] = True
-    return stacked, None if bool(seen.all()) else seen
+    if all(row is None or row.bias is None for row in rows):
+        return stacked, None if bool(seen.all()) else seen
+    bias = torch.zeros(batch, longest, device=device, dtype=dtype).masked_fill_(~seen, -math.inf)
+    for index, row in enumerate(rows):
+        if row is not None and row.bias is not None:
+            bias[index, : row.length] = row.bias
+    return stacked, bias

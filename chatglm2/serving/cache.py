@@ -28,6 +28,7 @@ class SlotCache:
     Attributes:
         keys: ``[layers, slots, capacity, groups, channels]``.
         values: likewise.
+        bias: fp32 ``[slots, capacity]``, what the logits of each column get for its prefix's strength.
         column_bytes: what one column of a slot takes.
     """
 
@@ -39,6 +40,8 @@ class SlotCache:
         self.column_bytes = config.num_layers * 2 * config.multi_query_group_num * config.kv_channels * dtype.itemsize
         self._store = self._allocate(config, dtype, device)
         self.keys, self.values = self._store.unbind(1)
+        self.bias = torch.zeros(slots, capacity, dtype=torch.float32, device=device)
+        self._biased: set[int] = set()  # slots whose row of it is not all zeros
         self._slots: slice | Tensor = slice(0, 0)
         self._seen_length = 0
         self._targets = torch.empty(0)
@@ -94,16 +97,35 @@ class SlotCache:
         keys, values = layer[:, self._slots, : self._seen_length].transpose(2, 3).unbind()
         return keys, values
 
-    def write_prefix(self, slot: int, prefix: Prefix) -> None:
-        """Put ``prefix`` in front of ``slot``."""
+    def bias_of(self, slots: Sequence[int], seen_length: int) -> Tensor | None:
+        """`bias` of some slots' first columns, ``[n, 1, 1, K]`` in the keys' dtype; None where all of it is 0."""
+        if self._biased.isdisjoint(slots):
+            return None
+        return self.bias[list(slots), None, None, :seen_length].to(self.keys.dtype)
+
+    def write_prefix(self, slot: int, prefix: Prefix | None) -> None:
+        """Put ``prefix`` in front of ``slot``, or nothing."""
+        self._clear_bias(slot)
+        if prefix is None:
+            return
+        if prefix.bias is not None:
+            self.bias[slot, : prefix.length] = prefix.bias.to(self.bias.device)
+            self._biased.add(slot)
         ready = prefix.key_values.to(self.keys.device, self.keys.dtype)  # [layers, 2, P, G, D]
         self.keys[:, slot, : prefix.length] = ready[:, 0]
         self.values[:, slot, : prefix.length] = ready[:, 1]
 
     def erase(self, slot: int, first_column: int = 0) -> None:
         """Forget what lies in one slot, from a column on."""
+        if not first_column:
+            self._clear_bias(slot)
         self.keys[:, slot, first_column:] = 0
         self.values[:, slot, first_column:] = 0
+
+    def _clear_bias(self, slot: int) -> None:
+        if slot in self._biased:
+            self.bias[slot] = 0
+            self._biased.remove(slot)
 
 
 class PagedSlotCache(SlotCache):
@@ -148,6 +170,7 @@ class PagedSlotCache(SlotCache):
         self._memory.tensor()[offset : offset + missing].zero_()
 
     def withdraw(self, slot: int) -> None:
+        self._clear_bias(slot)
         torch.cuda.current_stream(self._memory.device).synchronize()  # whoever uses it has to be done
         for offset in self._pieces[slot]:
             self._memory.unmap(offset)
@@ -163,6 +186,8 @@ class PagedSlotCache(SlotCache):
         return keys, values
 
     def erase(self, slot: int, first_column: int = 0) -> None:
+        if not first_column:
+            self._clear_bias(slot)
         start = slot * self._slot_bytes
         end = start + self._mapped[slot]
         self._memory.tensor()[min(start + first_column * self.column_bytes, end) : end].zero_()

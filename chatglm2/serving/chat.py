@@ -158,6 +158,7 @@ def chat(
     top_p: float = 0.8,
     temperature: float = 0.8,
     prefix: Prefix | None = None,
+    strength: float = 1.0,
     **generation: Any,
 ) -> tuple[str, History]:
     """Answer ``query`` and return the reply and the longer history.
@@ -173,9 +174,11 @@ def chat(
         top_p: see `SamplingParams`.
         temperature: see `SamplingParams`.
         prefix: a prefix to answer with.
+        strength: of the prefix, from 0, the base model, over 1, as it was trained, to 1.5.
         generation: more options of `stream_chat`, or, with beams, of ``generate()``.
     """
     history = list(history or ())
+    prefix = prefix.at(strength) if prefix is not None else None
     if num_beams > 1:
         sampling: dict[str, Any] = {"top_p": top_p, "temperature": temperature} if do_sample else {}
         ids = torch.tensor([tokenizer.encode_prompt(query, history)], device=model.device)
@@ -209,12 +212,14 @@ def stream_chat(
     top_k: int = 50,
     repetition_penalty: float = 1.0,
     seed: int | None = None,
+    strength: float = 1.0,
 ) -> Iterator[tuple[str, History]]:
     """Answer ``query`` word by word: yields the reply so far and the history with it.
 
     Args as for `chat`; without ``seed`` one is drawn from torch's global generator.
     """
     history = list(history or ())
+    prefix = prefix.at(strength) if prefix is not None else None
     context = max(1, min(max_length, model.config.seq_length))
     session = ChatSession(own_engine(model, context), tokenizer)
     limit = min(context, session.engine.text_limit(prefix))

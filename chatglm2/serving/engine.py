@@ -347,7 +347,7 @@ class Engine:
         needs_prefix = self._slots.take(slot, request)
         row = Row(stream, slot, wanted, has_new_prefix=needs_prefix)
         self._rows.append(row)
-        if needs_prefix and request.prefix is not None:
+        if needs_prefix or not request.prefix_length:  # without one, what an earlier one added to logits goes
             self._cache.write_prefix(slot.index, request.prefix)
         self._sampling.enter(slot.index, request.sampling, request.seed, row.prompt_ids)
         return True

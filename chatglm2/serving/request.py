@@ -24,7 +24,8 @@ class Request:
 
     Attributes:
         prompt_ids: token ids, special tokens included.
-        prefix: what the row attends to in front of its text, or None for the base model.
+        prefix: what the row attends to in front of its text, or None for the base model; `Prefix.at` gives it a
+            strength, `blend_prefixes` puts several side by side.
         sampling: how tokens are chosen.
         seed: of the row's own random numbers; the same seed gives the same reply, whoever shares the batch. A whole
             number from 0 to 2**64 - 1.
@@ -56,8 +57,8 @@ class Request:
 
     @property
     def prefix_hash(self) -> str | None:
-        """What tells one prefix from another; None for the base model."""
-        return self.prefix.sha256 if self.prefix is not None else None
+        """What tells one prefix, at its strength, from another; None for the base model, which strength 0 is."""
+        return self.prefix.identity if self.prefix is not None and self.prefix.length else None
 
     def check(self, config: ChatGLMConfig, limit: int) -> None:
         """Refuse what a model of ``config`` cannot answer in ``limit`` tokens, prompt and reply together.

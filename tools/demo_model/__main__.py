@@ -45,6 +45,7 @@ def main() -> None:
     training.add_argument("--output", type=Path, default=MODEL_DIRECTORY)
     steps.add_parser("report", help="P-Tune with the default settings and compare; writes the model card's tables")
     steps.add_parser("forgetting", help="compare what helps against forgetting; half an hour on two cores")
+    steps.add_parser("combining", help="put two prefixes side by side, and average two; ten minutes on two cores")
     for item in fields(Recipe):
         training.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default)
     arguments = parser.parse_args()
@@ -60,6 +61,10 @@ def main() -> None:
         from tools.demo_model.forgetting import write_table
 
         write_table(MODEL_DIRECTORY, DATA_DIRECTORY)
+    elif arguments.step == "combining":
+        from tools.demo_model.combining import write_tables
+
+        write_tables(MODEL_DIRECTORY, DATA_DIRECTORY)
     else:
         recipe = Recipe(**{item.name: getattr(arguments, item.name) for item in fields(Recipe)})
         train(MODEL_DIRECTORY, arguments.output, recipe)

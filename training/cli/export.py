@@ -72,6 +72,26 @@ def build_parser(language: str) -> argparse.ArgumentParser:
         "--output", metavar="DIR", type=Path, required=True, help=say("a new directory", "新建的输出目录")
     )
     parser.add_argument(
+        "--beside",
+        metavar="CHECKPOINT",
+        nargs="+",
+        default=[],
+        help=say(
+            "put the prefixes of these behind it: one longer prefix that does both tasks",
+            "把这些检查点的前缀接在后面：合成一个更长的前缀，兼顾多项任务",
+        ),
+    )
+    parser.add_argument(
+        "--average",
+        metavar="CHECKPOINT",
+        nargs="+",
+        default=[],
+        help=say(
+            "average with the prefixes of these, which began at the same point (same seed and length)",
+            "与这些检查点的前缀取平均；它们应从同一起点训练（种子和长度相同）",
+        ),
+    )
+    parser.add_argument(
         "--base_model",
         "--base-model",
         metavar="MODEL",
@@ -94,7 +114,15 @@ def main(arguments: list[str] | None = None) -> int:
     language = system_language()
     try:
         given = build_parser(language).parse_args(with_underscores(sys.argv[1:] if arguments is None else arguments))
-        request = ExportRequest(given.source, given.format, given.output, given.base_model, given.hub)
+        request = ExportRequest(
+            given.source,
+            given.format,
+            given.output,
+            given.base_model,
+            given.hub,
+            tuple(given.beside),
+            tuple(given.average),
+        )
         source = export(request, _show_on(Lines(sys.stderr)))
     except ChatGLMError as error:
         print(error.localized(language), file=sys.stderr)

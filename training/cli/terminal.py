@@ -11,6 +11,7 @@ from typing import TextIO
 from training.cli.screen import Lines, in_columns
 from training.evaluation.report import METRIC_NAMES, METRICS, WORDS, contender_names
 from training.evaluation.scoring import Evaluation
+from training.evaluation.strengths import StrengthSweep
 from training.settings.field import Words
 
 # A file or a pipe gets a line now and then; a terminal's line changes in place.
@@ -82,3 +83,18 @@ def score_table(evaluation: Evaluation, language: str) -> str:
         if any(counts):
             lines.append([word(key), *map(str, counts)])
     return in_columns([head, *lines], numbers=True)
+
+
+def strength_table(sweep: StrengthSweep, language: str) -> str:
+    """What the prefix does at each strength, as aligned lines; one is proposed."""
+
+    def word(key: str, **values: int) -> str:
+        words: Words = WORDS[key]
+        return words[language == "zh"].format(**values)
+
+    lines = [[word(key) for key in ("strength", "task", "kept", "unchanged", "proposed")]]
+    for point in sweep.points:
+        unchanged = word("of_questions", count=point.unchanged, total=sweep.questions)
+        mark = "←" if point.strength == sweep.proposed else ""
+        lines.append([f"{point.strength:g}", f"{point.task.rouge_l:.2f}", f"{point.kept:.2f}", unchanged, mark])
+    return in_columns(lines, numbers=True)

@@ -157,14 +157,18 @@ def _train_together(command: Command, store: RunStore, language: str) -> tuple[R
 
 def _evaluate(command: Command, language: str) -> int:
     # Here, as they import torch and transformers, which starting a training does not need.
-    from training.cli.terminal import ProgressLine, score_table
+    from training.cli.terminal import ProgressLine, score_table, strength_table
     from training.evaluation.job import report_path, run_evaluations
     from training.evaluation.plan import plan_evaluations
+    from training.loop.retention import read_prompts
 
     try:
         plans = plan_evaluations(evaluation_request(command))
-        for plan, evaluation in run_evaluations(plans, ProgressLine(sys.stderr, language), language):
+        questions = read_prompts(plans[0].settings) if plans[0].settings.strengths else []
+        for plan, evaluation in run_evaluations(plans, ProgressLine(sys.stderr, language), language, questions):
             print(score_table(evaluation, language), flush=True)
+            if evaluation.sweep is not None:
+                print(strength_table(evaluation.sweep, language), flush=True)
             report = report_path(plan)
             print(_say(language, f"Report: {report}", f"报告：{report}"))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The report's two figures as inline SVG: how scores are spread, and how many rows a prefix made better or worse.
+"""The report's figures as inline SVG: how scores are spread, what a prefix made better or worse, and its strengths.
 
 Pure. Colours come from the stylesheet's classes, so that they follow the reader's light or dark.
 """
@@ -55,3 +55,30 @@ def difference_bar(counts: Mapping[str, int]) -> str:
         parts.append(f'<rect class="{name}" x="{x:.1f}" y="0" width="{width:.1f}" height="{BAR_HEIGHT}"/>')
         x += width
     return f'<svg viewBox="0 0 {WIDTH} {BAR_HEIGHT}" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def strength_curves(
+    strengths: Sequence[float], curves: Mapping[str, Sequence[float]], marked: float, label: str
+) -> str:
+    """Curves by class, 0 to 100, over strengths; one strength is marked. ``label`` is HTML."""
+    low, high = min(strengths), max(strengths)
+
+    def x(strength: float) -> float:
+        return 30 + (WIDTH - 45) * (strength - low) / max(high - low, 1e-9)
+
+    def y(value: float) -> float:
+        return BASE_LINE - (BASE_LINE - TOP) * value / 100
+
+    shapes = [
+        f'<line x1="30" y1="{y(value):.1f}" x2="{WIDTH}" y2="{y(value):.1f}"/>'
+        f'<text class="tick" x="14" y="{y(value) + 3:.1f}">{value}</text>'
+        for value in (0, 50, 100)
+    ]
+    shapes.append(f'<line class="marked" x1="{x(marked):.1f}" y1="{TOP}" x2="{x(marked):.1f}" y2="{BASE_LINE}"/>')
+    shapes += [f'<text class="tick" x="{x(value):.1f}" y="{BASE_LINE + 14}">{value:g}</text>' for value in strengths]
+    for name, values in curves.items():
+        places = [(f"{x(strength):.1f}", f"{y(value):.1f}") for strength, value in zip(strengths, values, strict=True)]
+        line = " ".join(",".join(place) for place in places)
+        shapes.append(f'<polyline class="{name}" points="{line}"/>')
+        shapes += [f'<circle class="{name}" cx="{across}" cy="{up}" r="3"/>' for across, up in places]
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(shapes)}</svg>'

@@ -19,10 +19,11 @@ from typing import Protocol
 
 import torch
 
-from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, load_prefix, load_tokenizer
+from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix, load_prefix, load_tokenizer
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import read_config
 from chatglm2.errors import DeviceMemoryError, RunError
+from chatglm2.model.prefix_files import PREFIX_FILE
 from training.data.columns import find_columns
 from training.data.encoding import Example, read_examples
 from training.data.files import read_table
@@ -32,7 +33,9 @@ from training.evaluation.plan import EvaluationPlan
 from training.evaluation.report import report_data, report_page
 from training.evaluation.request import EVAL, PREDICT
 from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_row, score_rows
+from training.evaluation.strengths import StrengthSweep, read_strengths, sweep_strengths
 from training.plan.base_model import load_base, require_device
+from training.runs.checkpoints import STRENGTH_FILE
 from training.runs.results import as_json, result_files
 from training.runs.storage import explaining_storage_errors, hidden_name, write_together
 from training.settings.samples import PROJECT_ROOT
@@ -63,9 +66,11 @@ class Watcher(Protocol):
 
 
 def run_evaluations(
-    plans: Sequence[EvaluationPlan], watcher: Watcher, language: str = "en"
+    plans: Sequence[EvaluationPlan], watcher: Watcher, language: str = "en", questions: Sequence[str] = ()
 ) -> Iterator[tuple[EvaluationPlan, Evaluation]]:
     """Evaluate each plan of one request with one loaded model, and write its results; reports are in ``language``.
+
+    At other strengths of the prefix, where the plan asks for them, ``questions`` tell what is kept of the rest.
 
     Raises:
         ChatGLMError: for a model, prefix or file that cannot be used, or a disk that cannot be written.
@@ -73,6 +78,7 @@ def run_evaluations(
     """
     data = [_prepare(plan, watcher) for plan in plans]
     contenders = _load_contenders(plans[0], watcher)
+    strengths = _strengths(plans[0], contenders[0].prefix, watcher)
     settings = plans[0].settings
     try:
         tokenizer = load_tokenizer(settings.model_name_or_path, hub=settings.hub)
@@ -81,6 +87,12 @@ def run_evaluations(
         model = load_base(settings)
         for plan, examples in zip(plans, data, strict=True):
             evaluation = _evaluate(plan, model, tokenizer, examples, contenders, watcher)
+            if strengths:
+                sweep = sweep_strengths(
+                    model, tokenizer, examples, plan.settings, strengths, questions, watcher.progress
+                )
+                evaluation = replace(evaluation, sweep=sweep)
+                _note_strength(plan, sweep, watcher)
             try:
                 _write(plan, evaluation, tokenizer, language)
             except RunError:  # a full disk; what took so long to find out is not lost
@@ -111,6 +123,8 @@ def results(evaluation: Evaluation) -> dict[str, float]:
     loss = evaluation.contenders[0].loss
     if loss is not None:
         figures["loss"] = loss
+    if evaluation.sweep is not None:
+        figures["proposed_strength"] = evaluation.sweep.proposed
     return {f"{evaluation.split}_{name}": value for name, value in figures.items()}
 
 
@@ -167,6 +181,16 @@ def _load_contenders(plan: EvaluationPlan, watcher: Watcher) -> tuple[Contender,
     )
     tuned = Contender(settings.model_name_or_path, plan.checkpoint, prefix)
     return (tuned, base) if settings.baseline else (tuned,)
+
+
+def _strengths(plan: EvaluationPlan, prefix: Prefix | None, watcher: Watcher) -> list[tuple[float, Prefix]]:
+    """The prefix at each strength that is asked for; what is no strength is refused before weights are loaded."""
+    if not plan.settings.strengths:
+        return []
+    if prefix is None:
+        watcher.say("--strengths is of a prefix; there is none.", "--strengths 用于前缀，而这里没有前缀。")
+        return []
+    return [(strength, prefix.at(strength)) for strength in read_strengths(plan.settings.strengths)]
 
 
 def _evaluate(
@@ -254,6 +278,20 @@ def _write(plan: EvaluationPlan, evaluation: Evaluation, tokenizer: ChatGLMToken
     with explaining_storage_errors(directory):
         write_together(contents)
         (directory / PARTIAL_FILE.format(split=plan.split)).unlink(missing_ok=True)
+
+
+def _note_strength(plan: EvaluationPlan, sweep: StrengthSweep, watcher: Watcher) -> None:
+    """Leave what is proposed beside the prefix, where the page finds it."""
+    if plan.checkpoint is None or not (plan.checkpoint / PREFIX_FILE).is_file():  # not ours, or a lone file
+        return
+    content = {"proposed": sweep.proposed, "points": [point.to_dict() for point in sweep.points]}
+    try:
+        write_together({plan.checkpoint / STRENGTH_FILE: as_json(content)})
+    except OSError as error:
+        watcher.say(
+            f"The proposed strength is not noted in {plan.checkpoint}: {error}",
+            f"建议的前缀强度未能写入 {plan.checkpoint}：{error}",
+        )
 
 
 def _out_of_memory(settings: TrainingSettings) -> RunError:

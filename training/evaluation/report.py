@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from training.evaluation.charts import difference_bar, score_histogram
+from training.evaluation.charts import difference_bar, score_histogram, strength_curves
 from training.evaluation.scoring import Contender, Evaluation, ScoredAnswer, ScoredRow
 from training.evaluation.standalone_page import render_page
 from training.settings.field import SettingValue, Words
@@ -45,6 +45,19 @@ WORDS: dict[str, Words] = {
     "worse": ("worse", "更差"),
     "rows_against_base": ("Rows against the base, by ROUGE-L", "与基座逐行比较（ROUGE-L）"),
     "distribution": ("Rows by ROUGE-L", "ROUGE-L 分布"),
+    "strengths": ("By strength of the prefix", "不同前缀强度"),
+    "strength": ("Strength", "强度"),
+    "task": ("Task, ROUGE-L", "任务 ROUGE-L"),
+    "kept": ("Kept of the rest", "保留的原有能力"),
+    "unchanged": ("Answered as the base", "与基座回答相同"),
+    "of_questions": ("{count} of {total}", "{count} / {total}"),
+    "proposed": ("proposed", "建议"),
+    "strength_note": (
+        "Kept: ROUGE-L of the answers to {total} general questions against the base model's own. Proposed is the least "
+        "strength whose task score is within 2 % of the best.",
+        "保留的原有能力：{total} 个通用问题的回答与基座模型回答之间的 ROUGE-L。"
+        "建议值是任务得分与最高分相差不超过 2% 的最小强度。",
+    ),
     "worst": ("Worst rows, by ROUGE-L", "ROUGE-L 最低的行"),
     "lost": ("Most lost against the base, by ROUGE-L", "ROUGE-L 比基座下降最多的行"),
     "all": ("All rows, by number", "全部行（按行号）"),
@@ -94,6 +107,13 @@ def report_data(evaluation: Evaluation) -> dict[str, Any]:
     if len(names) > 1:
         tuned, base = (data["scores"][name] for name in names)
         data["difference"] = {metric: round(tuned[metric] - base[metric], 4) for metric in METRICS}
+    if evaluation.sweep is not None:
+        sweep = evaluation.sweep
+        data["strengths"] = {
+            "proposed": sweep.proposed,
+            "questions": sweep.questions,
+            "points": [point.to_dict() for point in sweep.points],
+        }
     data["rows"] = [_row_data(row, names) for row in evaluation.rows]
     return data
 
@@ -217,6 +237,8 @@ class _Page:
             histogram=Markup(self._histogram()),
             changes=changes,
             bar=Markup(difference_bar(changes)),
+            sweep=self.evaluation.sweep,
+            curves=Markup(self._curves()),
             columns=[*columns, *[self.word("difference")] * self.compares],
             lists=self._lists(),
             metric_names=METRIC_NAMES,
@@ -270,6 +292,17 @@ class _Page:
     def _histogram(self) -> str:
         columns = [[_leading(row.answers[place]) for row in self.evaluation.rows] for place in range(len(self.names))]
         return score_histogram(columns, self.names, self.word("distribution"))
+
+    def _curves(self) -> str:
+        sweep = self.evaluation.sweep
+        if sweep is None:
+            return ""
+        curves = {
+            "task": [point.task.rouge_l for point in sweep.points],
+            "kept": [point.kept for point in sweep.points],
+        }
+        strengths = [point.strength for point in sweep.points]
+        return strength_curves(strengths, curves, sweep.proposed, self.word("strengths"))
 
     def _changes(self) -> dict[str, int]:
         """How many rows are better, the same and worse than the base's."""

@@ -18,6 +18,7 @@ from training.data.batching import PaddingCollator
 from training.data.encoding import IGNORED_LABEL, EncodedExample, Example, ExampleEncoder
 from training.evaluation.answering import Answer, answer_examples, reference_text
 from training.evaluation.metrics import Scores, mean_scores, score
+from training.evaluation.strengths import StrengthSweep
 from training.settings.train import TrainingSettings
 
 # Logits of all label positions are there at once: a row takes far more memory here than while it is answered.
@@ -77,6 +78,7 @@ class Evaluation:
         settings: how they were answered.
         seconds: that answering and scoring took.
         finished_at: local time.
+        sweep: what the prefix does at other strengths, where that was asked.
     """
 
     split: str
@@ -86,6 +88,7 @@ class Evaluation:
     settings: TrainingSettings
     seconds: float
     finished_at: datetime
+    sweep: StrengthSweep | None = None
 
     def scores(self, contender: int = 0) -> Scores:
         """Mean scores of a contender."""

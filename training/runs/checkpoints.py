@@ -25,6 +25,8 @@ METADATA_FILE = "prefix.json"
 # Marks a checkpoint that is a complete model, and says what it is.
 MODEL_METADATA_FILE = "finetuned.json"
 TRAINER_STATE_FILE = "trainer_state.json"
+# What an evaluation at several strengths proposes for a prefix.
+STRENGTH_FILE = "strength.json"
 # What a run needs, besides what it trains, to go on as if it had not been interrupted.
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", TRAINER_STATE_FILE)
 # Where several processes keep the optimizer instead: FSDP's directory, DeepSpeed's.
@@ -58,6 +60,7 @@ class CheckpointInfo:
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_best: bool = False
     kind: CheckpointKind = "prefix"
+    proposed_strength: float | None = None
 
     @property
     def is_prefix(self) -> bool:
@@ -150,6 +153,10 @@ class _Metadata(BaseModel):
     model_type: str = ""
 
 
+class _Strength(BaseModel):
+    proposed: float | None = None
+
+
 class _Logged(BaseModel):
     loss: float | None = None
 
@@ -186,6 +193,7 @@ def read_checkpoint(place: Path, kind: CheckpointKind | None = None) -> Checkpoi
         base_model=metadata.base_model,
         settings=metadata.settings,
         kind=kind,
+        proposed_strength=_read(_Strength, directory / STRENGTH_FILE).proposed,
     )
 
 

@@ -7,6 +7,7 @@ Knows where a checkpoint's base model is, and how an export comes to its place w
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from safetensors import SafetensorError
 
 from chatglm2.checkpoints import export as formats
 from chatglm2.checkpoints.hub import CHECKPOINT_FILES, Hub, resolve_model_directory
-from chatglm2.checkpoints.loading import LoadProgress
+from chatglm2.checkpoints.loading import LoadProgress, read_config
+from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import CheckpointError, RunError
+from chatglm2.model.blending import average_prefixes, blend_prefixes, flat_state
+from chatglm2.model.prefix import Prefix, load_prefix, save_prefix
 from training.runs.checkpoints import CheckpointInfo, find_checkpoints
 from training.runs.storage import explaining_storage_errors, hidden_name, library_storage_error, publish_directory
 
@@ -33,6 +37,8 @@ class ExportRequest:
         output: a directory that is not there yet, or is empty.
         base_model: directory or hub id of the base; if None, what the checkpoint names.
         hub: where a hub id is looked for.
+        beside: checkpoints whose prefixes are put behind the source's, as one longer prefix.
+        averaged: checkpoints whose prefixes are averaged with the source's, token by token.
         fallback_base: the base if ``base_model`` is None and what the checkpoint names, if anything, is not found.
     """
 
@@ -41,6 +47,8 @@ class ExportRequest:
     output: Path
     base_model: str | None = None
     hub: Hub = "huggingface"
+    beside: tuple[str, ...] = ()
+    averaged: tuple[str, ...] = ()
     fallback_base: str | None = None
 
 
@@ -76,12 +84,31 @@ def _write(request: ExportRequest, staged: Path, progress: Callable[[LoadProgres
     info = None if (place / formats.PEFT_CONFIG_FILE).is_file() else find_checkpoints(place)[-1]
     source = place if info is None else info.path
     base = _find_base(request, info)
-    if request.format == "peft":
-        formats.export_peft(source, base, staged)
-    else:
-        bits = info.settings.get("quantization_bit") if info is not None else None
-        formats.export_original(source, base, staged, quantization_bit=int(bits or 0))
+    with tempfile.TemporaryDirectory(dir=staged.parent, prefix=f"{staged.name}-") as scratch:
+        given = _combine(request, source, base, Path(scratch)) if request.beside or request.averaged else source
+        if request.format == "peft":
+            formats.export_peft(given, base, staged)
+        else:
+            bits = info.settings.get("quantization_bit") if info is not None else None
+            formats.export_original(given, base, staged, quantization_bit=int(bits or 0))
     return source
+
+
+def _combine(request: ExportRequest, source: Path, base: Path, scratch: Path) -> Path:
+    """A prefix file in ``scratch`` that the source's and the others' prefixes make up."""
+    config = read_config(base)
+    prefix = load_prefix(source, config)
+    if request.averaged:
+        prefix = average_prefixes([prefix, *(_load_last(place, config) for place in request.averaged)])
+    if request.beside:
+        prefix = blend_prefixes(
+            [(one, 1) for one in (prefix, *(_load_last(place, config) for place in request.beside))]
+        )
+    return save_prefix(flat_state(prefix), scratch)
+
+
+def _load_last(place: str, config: ChatGLMConfig) -> Prefix:
+    return load_prefix(find_checkpoints(Path(place).expanduser())[-1].path, config)
 
 
 def _find_base(request: ExportRequest, info: CheckpointInfo | None) -> Path:

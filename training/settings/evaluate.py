@@ -149,6 +149,18 @@ class EvaluationSettings(Settings):
         ("Also let the untuned model answer, and compare.", "同时让未微调的模型回答并比较。"),
         group="evaluation",
     )
+    strengths: str | None = setting(
+        None,
+        ("Strengths", "前缀强度"),
+        (
+            "Also answer with the prefix at these strengths, such as 0,0.25,0.5,0.75,1, and propose one: 0 is the base "
+            "model, 1 as it was trained. What is kept is asked with --retention_file.",
+            "另外用这些强度的前缀回答并给出建议，例如 0,0.25,0.5,0.75,1：0 即基座模型，1 为训练所得。"
+            "保留多少原有能力，用 --retention_file 中的问题衡量。",
+        ),
+        group="evaluation",
+        examples=("0,0.25,0.5,0.75,1",),
+    )
 
     def check_validation(self) -> None:
         """Refuse what needs a validation that was not asked for.

@@ -67,10 +67,12 @@ def _attention_kernel(
     values,
     columns,
     slots,
+    bias,
     partial,
     statistics,
     slot_stride,
     column_stride,
+    bias_stride,
     scale,
     GROUPS: tl.constexpr,
     SHARE: tl.constexpr,
@@ -93,7 +95,8 @@ def _attention_kernel(
     query_tile = tl.load(
         query + (first_head + member)[:, None] * CHANNELS + channel[None, :], mask=(member < SHARE)[:, None], other=0.0
     )
-    base = tl.load(slots + row).to(tl.int64) * slot_stride + group * CHANNELS
+    slot = tl.load(slots + row).to(tl.int64)
+    base = slot * slot_stride + group * CHANNELS
     highest = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     context = tl.zeros([TILE, CHANNELS], tl.float32)
@@ -101,7 +104,8 @@ def _attention_kernel(
         seen = offset + column < end
         place = base + (offset + column)[:, None].to(tl.int64) * column_stride + channel[None, :]
         key = tl.load(keys + place, mask=seen[:, None], other=0.0)
-        score = tl.dot(query_tile, tl.trans(key)) * scale
+        extra = tl.load(bias + slot * bias_stride + offset + column, mask=seen, other=0.0)
+        score = tl.dot(query_tile, tl.trans(key)) * scale + extra[None, :]
         score = tl.where(seen[None, :], score, float("-inf"))
         higher = tl.maximum(highest, tl.max(score, axis=1))
         shrink = tl.exp(highest - higher)
@@ -143,11 +147,15 @@ def _combine_kernel(
     tl.store(output + (row * GROUPS * SHARE + head) * CHANNELS + channel, context.to(output.dtype.element_ty))
 
 
-def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tensor, slots: Tensor) -> Tensor:
+def decode_attention(
+    query: Tensor, keys: Tensor, values: Tensor, columns: Tensor, slots: Tensor, bias: Tensor
+) -> Tensor:
     """Attention of one query a row and head, ``[n, N, D]``, over columns ``0..columns[row]`` of its slot.
 
-    The keys of a row are split in parts, so that a long one fills the card; the parts' softmaxes are put together
-    afterwards (flash-decoding, Dao et al. 2023). Returns ``[n, N * D]``.
+    The logits of a slot's columns get ``bias``, fp32 ``[slots, T]``: one table for all strengths, so that a captured
+    step goes on with whatever stands in it, and 0 changes no bit. The keys of a row are split in parts, so that a long
+    one fills the card; the parts' softmaxes are put together afterwards (flash-decoding, Dao et al. 2023). Returns
+    ``[n, N * D]``.
     """
     rows, heads, channels = query.shape
     groups = keys.shape[2]
@@ -164,10 +172,12 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, columns: Tenso
         values,
         columns,
         slots,
+        bias,
         partial,
         statistics,
         keys.stride(0),
         keys.stride(1),
+        bias.stride(0),
         channels**-0.5,
         BLOCK=KEY_BLOCK,
         num_warps=4,

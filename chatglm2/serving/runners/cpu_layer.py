@@ -24,7 +24,7 @@ class Surroundings(NamedTuple):
 
     Attributes:
         rotation: ``[rows, 1, R / 2]`` complex, of each row's position.
-        mask: ``[rows, 1, 1, K]``, or None where all rows see the same.
+        mask: ``[rows, 1, 1, K]``, a boolean or what logits get, or None where all rows see the same.
         epsilon: ``[n, 1, 1]``, of the norms.
         mixed: ``[n, (N + 2G) * D]`` that every layer writes over: taking memory costs as much as using it.
         gated: ``[n, F]``, likewise.

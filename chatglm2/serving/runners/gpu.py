@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chatglm2.kernels.layer.decoding import decode_attention
 from chatglm2.kernels.layer.rotation import Places
-from chatglm2.model.attention import attend
+from chatglm2.model.attention import add_bias, attend
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 from chatglm2.serving.cache import SlotCache
 from chatglm2.serving.runners.base import PromptPart
@@ -41,13 +41,14 @@ class GpuPasses:
             places[2] += range(part.first_column, part.end_column)
             places[3] += [part.slot] * length
         lengths = [len(part.ids) for part in parts]
+        masks = [self._strength_mask(part) for part in parts]
 
         def attend_parts(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             contexts = []
-            for part, own in zip(parts, query.split(lengths), strict=True):
+            for part, own, mask in zip(parts, query.split(lengths), masks, strict=True):
                 seen = (slice(part.slot, part.slot + 1), slice(0, part.end_column))
                 context = attend(
-                    own.transpose(0, 1)[None], keys[seen].transpose(1, 2), values[seen].transpose(1, 2), None
+                    own.transpose(0, 1)[None], keys[seen].transpose(1, 2), values[seen].transpose(1, 2), mask
                 )
                 contexts.append(context[0].transpose(0, 1).flatten(1))
             return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
@@ -61,10 +62,18 @@ class GpuPasses:
         """A decode step: logits ``[n, vocabulary]`` after ``ids`` ``[n]``."""
 
         def attend_slots(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            return decode_attention(query, keys, values, places.columns, places.slots)
+            return decode_attention(query, keys, values, places.columns, places.slots, self._cache.bias)
 
         hidden = self._compute(ids, places, attend_slots)
         return project(self._transformer.output_layer, hidden)
+
+    def _strength_mask(self, part: PromptPart) -> Tensor | None:
+        """What a part's logits get, ``[1, 1, S, K]``, where its prefix has a strength; without, flash needs no mask."""
+        bias = self._cache.bias_of([part.slot], part.end_column)
+        if bias is None:
+            return None
+        columns = torch.arange(part.end_column, device=self._device)
+        return add_bias(columns <= columns[part.first_column :, None], bias)
 
     def _compute(self, ids: Tensor, places: Places, attention: Attention) -> Tensor:
         """Hidden states ``[n, H]`` after the final norm, for ``ids`` ``[n]``."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chatglm2.model.attention import add_bias
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
 from chatglm2.serving.cache import SlotCache
 from chatglm2.serving.runners.base import DecodeBatch, PromptPart
@@ -37,11 +38,13 @@ class ModuleRunner:
         positions = starts + torch.arange(longest, device=device)
         columns = (positions + in_front).clamp(max=self._cache.capacity - 1)
         seen_length = min(max(part.first_column for part in parts) + longest, self._cache.capacity)
+        slots = [part.slot for part in parts]
+        bias = self._cache.bias_of(slots, seen_length)
         mask = None
-        if len(parts) > 1 or device.type == "cpu":
+        if len(parts) > 1 or device.type == "cpu" or bias is not None:
             mask = (torch.arange(seen_length, device=device) <= columns.unsqueeze(-1)).unsqueeze(1)  # [n, 1, S, K]
-        self._cache.point_at([part.slot for part in parts], columns, seen_length)
-        hidden = self._transformer(ids, positions, mask, self._cache)
+        self._cache.point_at(slots, columns, seen_length)
+        hidden = self._transformer(ids, positions, add_bias(mask, bias), self._cache)
         last = torch.tensor([len(part.ids) - 1 for part in parts], device=device)
         return self._transformer.output_layer(hidden[torch.arange(len(parts), device=device), last])
 
@@ -53,10 +56,11 @@ class ModuleRunner:
         return self._transformer.output_layer(hidden[:, -1])
 
     def point_cache(self, batch: DecodeBatch) -> Tensor | None:
-        """Point the cache at the batch's columns; the mask ``[n, 1, 1, K]`` that rows of unlike lengths need."""
+        """Point the cache at the batch's columns; the mask ``[n, 1, 1, K]`` for unlike lengths or strengths."""
         columns = torch.tensor(batch.columns, device=batch.ids.device).unsqueeze(1)
         seen_length = max(batch.columns) + 1
         self._cache.point_at(batch.slots, columns, seen_length)
-        if min(batch.columns) == max(batch.columns):
-            return None
-        return (torch.arange(seen_length, device=columns.device) <= columns)[:, None, None]
+        mask = None
+        if min(batch.columns) != max(batch.columns):
+            mask = (torch.arange(seen_length, device=columns.device) <= columns)[:, None, None]
+        return add_bias(mask, self._cache.bias_of(batch.slots, seen_length))

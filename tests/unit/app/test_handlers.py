@@ -20,7 +20,9 @@ from app.services import Services, build_services
 from app.tabs.compare import CompareTab
 from app.tabs.train import UPLOAD, TrainTab, Viewer
 from app.tabs.translations import speech_for
-from app.text.languages import LANGUAGE_COOKIE
+from app.text.languages import LANGUAGE_COOKIE, Speech
+from app.views.chat_view import facts_html
+from training.runs.checkpoints import STRENGTH_FILE
 from training.runs.store import RunStore, Status
 
 
@@ -120,7 +122,7 @@ def test_what_others_train_changes_no_pane_of_a_browser_that_has_compared(
     first = compare.on_load(None, None, None, "", request())[compare.kept_choice]
     write_past_run(tmp_path, Path(services.host.options.path), "of a stranger".replace(" ", "-"))
     services.sources._forget_listing()
-    assert compare.on_tick((), dict(first), request())[compare.chosen] == first
+    assert compare.on_tick((), dict(first), "", "", request())[compare.chosen] == first
     assert compare.on_load(None, first, None, "", request())[compare.chosen] == first
     chosen = dict(first)
     updates = compare.choose("right", BASE, chosen, speech_for(request()))
@@ -143,7 +145,8 @@ def test_an_answer_that_a_reload_cut_off_is_there_again_and_so_is_what_was_typed
     compare: CompareTab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.tabs.compare.KEEP_SECONDS", 0.0)
-    values = {part: part.value for part in compare.settings.values()}
+    mixers = [part for pane in compare.panes.values() for part in pane.mixer.inputs]
+    values = {part: part.value for part in (*compare.settings.values(), *mixers)}
     values |= {compare.conversation: Conversation(), compare.chosen: {"left": BASE, "right": BASE}}
     asking = compare._ask(values, "你好，介绍一下你自己", request())
     kept: dict[Any, Any] = {}
@@ -173,11 +176,75 @@ def test_compare_now_loads_the_offered_checkpoint_into_the_right_pane(
     assert "old · step 40" in updates[compare.panes["right"].head]
 
 
-def test_a_deleted_checkpoint_gives_its_pane_back_to_the_base(compare: CompareTab, services: Services) -> None:
+def test_a_deleted_checkpoint_gives_its_pane_back_to_the_base(
+    compare: CompareTab, services: Services, tmp_path: Path
+) -> None:
     gone = {"left": "/deleted/checkpoint-1", "right": BASE}
-    updates = compare.on_tick((), gone, request("zh"))
+    updates = compare.on_tick((), gone, "/deleted/checkpoint-2", str(tmp_path / "old" / "checkpoint-20"), request("zh"))
+    kept = [updates[pane.mixer.second].value for pane in compare.panes.values()]
+    assert kept == ["", str(tmp_path / "old" / "checkpoint-20")]
     assert updates[compare.chosen] == {"left": BASE, "right": BASE}
     assert "检查点已被删除" in updates[compare.panes["left"].head]
+
+
+def mix_values(compare: CompareTab, conversation: Conversation, chosen: dict[str, str], **right: Any) -> dict[Any, Any]:
+    """What the page sends when something under the right pane was changed."""
+    values = {component: component.value for component in compare.settings.values()}
+    for name, pane in compare.panes.items():
+        own = {"strength": 1.0, "second": "", "second_strength": 1.0} | (right if name == "right" else {})
+        values |= {getattr(pane.mixer, part): value for part, value in own.items()}
+    return values | {compare.message: "", compare.conversation: conversation, compare.chosen: chosen}
+
+
+def test_a_strength_answers_the_last_question_again_in_its_pane_with_the_same_dice(
+    compare: CompareTab, tmp_path: Path
+) -> None:
+    conversation, chosen = Conversation(), {"left": BASE, "right": str(tmp_path / "old" / "checkpoint-40")}
+    for question in ("你好", "你是谁？"):
+        values = mix_values(compare, conversation, chosen) | {compare.message: question}
+        list(compare.on_send(values, request()))
+    first, before = (dict(entry.answers) for entry in conversation.rounds)
+    handler = compare.on_mix("right")
+    list(handler(mix_values(compare, conversation, chosen, strength=0.35), request()))
+    after = conversation.rounds[1].answers
+    assert conversation.rounds[0].answers == first and after["left"] is before["left"]
+    assert (after["right"].seed, after["right"].strengths) == (before["right"].seed, [0.35])
+    assert after["right"].source == before["right"].source + " · strength 0.35"
+    assert "强度 0.35" in facts_html(after["right"], Speech("zh"))
+    conversation.streaming = True
+    assert list(handler(mix_values(compare, conversation, chosen, strength=1), request())) == []
+
+
+def test_at_strength_0_a_checkpoint_gives_the_base_models_answer(compare: CompareTab, tmp_path: Path) -> None:
+    conversation, chosen = Conversation(), {"left": BASE, "right": str(tmp_path / "old" / "checkpoint-40")}
+    values = mix_values(compare, conversation, chosen, strength=0.0) | {compare.message: "你好"}
+    list(compare.on_send(values, request()))
+    answers = conversation.rounds[0].answers
+    assert answers["left"].text == answers["right"].text != ""
+
+
+def test_two_prefixes_answer_together_and_a_deleted_one_says_so(compare: CompareTab, tmp_path: Path) -> None:
+    conversation, chosen = Conversation(), {"left": BASE, "right": str(tmp_path / "old" / "checkpoint-40")}
+    other = str(tmp_path / "new" / "checkpoint-40")
+    values = mix_values(compare, conversation, chosen, second=other, second_strength=0.5) | {compare.message: "你好"}
+    list(compare.on_send(values, request()))
+    right = conversation.rounds[0].answers["right"]
+    assert right.strengths == [1.0, 0.5] and right.source.startswith("old · step 40") and " + new · " in right.source
+    list(compare.on_mix("right")(mix_values(compare, conversation, chosen, second="/gone"), request("zh")))
+    assert "找不到检查点" in conversation.rounds[0].answers["right"].error
+
+
+# Outside of an event Gradio takes an update of a menu for a new menu, one without choices.
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_another_checkpoint_begins_as_it_was_trained(compare: CompareTab, tmp_path: Path) -> None:
+    (tmp_path / "new" / "checkpoint-40" / STRENGTH_FILE).write_text('{"proposed": 0.5}')
+    mixer, chosen = compare.panes["right"].mixer, {"left": BASE, "right": BASE}
+    updates = compare.choose("right", str(tmp_path / "old" / "checkpoint-40"), chosen, speech_for(request()))
+    assert (updates[mixer.row].visible, updates[mixer.strength].value, updates[mixer.second].value) == (True, 1, "")
+    assert updates[mixer.strength].label == "Strength"
+    updates = compare.choose("right", str(tmp_path / "new" / "checkpoint-40"), chosen, speech_for(request("zh")))
+    assert updates[mixer.strength].label == "强度（建议 0.5）"
+    assert not compare.choose("right", BASE, chosen, speech_for(request()))[mixer.row].visible
 
 
 def test_what_a_data_file_holds_is_shown_and_does_nothing(train: TrainTab, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from training.settings.train import setting_fields
 # Text that names nothing on this machine, or nothing that a form offers.
 NO_NAMES_OF_FILES = {
     *("model_name_or_path", "prompt_column", "response_column", "history_column", "source_prefix"),
-    *("fsdp", "extra_arguments"),
+    *("fsdp", "extra_arguments", "strengths"),
 }
 
 

@@ -121,6 +121,18 @@ def test_a_reply_that_is_read_again_is_the_same(session) -> None:
     assert reply.token_count <= GREEDY.max_new_tokens
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_chat_takes_a_strength_and_0_is_the_base(model, tokenizer, beams: int) -> None:
+    options = {"do_sample": False, "max_length": 60, "num_beams": beams}
+    prefix = random_prefix(model)
+    base, half, full, none = (
+        model.chat(tokenizer, "红色", **options, **given)[0]
+        for given in ({}, {"prefix": prefix, "strength": 0.2}, {"prefix": prefix}, {"prefix": prefix, "strength": 0})
+    )
+    assert none == base
+    assert len({base, half, full}) == 3
+
+
 @pytest.mark.parametrize("query", ["", "  \n", "红" * 3000, "x" * 50_000_000], ids=["empty", "blank", "long", "50 MB"])
 def test_questions_that_cannot_be_answered_are_refused_with_a_sentence(session, query: str) -> None:
     with pytest.raises(PromptError) as caught:

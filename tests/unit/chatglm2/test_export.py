@@ -83,6 +83,26 @@ def test_the_originals_file_holds_the_same_tensors_and_comes_back_the_same(
     assert config == CONFIG | prefix
 
 
+@pytest.mark.parametrize("flag", ["--beside", "--average"])
+def test_prefixes_are_combined_into_an_ordinary_checkpoint(
+    checkpoint: Path, base: Path, tmp_path: Path, model: ChatGLMForConditionalGeneration, flag: str
+) -> None:
+    other = tmp_path / "other" / "checkpoint-20"
+    other.mkdir(parents=True)
+    torch.manual_seed(8)
+    encoder = chatglm2.load_model(base, dtype="fp32", device="cpu").prepare_prefix_tuning(LENGTH)
+    save_prefix(encoder.state_dict(), other)
+    output = tmp_path / "both"
+    assert main([str(checkpoint), flag, str(other.parent), "--output", str(output)]) == 0
+    assert sorted(file.name for file in output.iterdir()) == ["config.json", "pytorch_model.bin"]
+    parts = [chatglm2.load_prefix(place, model.config).key_values for place in (checkpoint, other)]
+    expected = torch.cat(parts, dim=2) if flag == "--beside" else torch.stack(parts).mean(dim=0)
+    found = chatglm2.load_prefix(output, model.config)
+    assert torch.equal(found.key_values, expected)
+    assert json.loads((output / "config.json").read_text())["pre_seq_len"] == found.length == expected.shape[2]
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["both", "my-run", "other"]
+
+
 @pytest.mark.parametrize("name", ["prefix", "prefix-projection"])
 def test_the_originals_own_prefixes_survive_our_format(
     golden: Path, tiny_model_dir: Path, tmp_path: Path, name: str

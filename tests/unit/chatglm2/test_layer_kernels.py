@@ -121,12 +121,13 @@ def test_attention_of_a_step_looks_at_each_rows_own_columns(kernel_device: str, 
     keys, values = torch.randn(2, 3, 150, 2, 16, device=kernel_device).to(kernel_dtype)
     query = torch.randn(2, 6, 16, device=kernel_device).to(kernel_dtype)
     columns, slots = [0, 140], [2, 0]
-    found = decode_attention(
-        query, keys, values, torch.tensor(columns, device=kernel_device), torch.tensor(slots, device=kernel_device)
-    )
+    bias = torch.zeros(3, 150, device=kernel_device)
+    bias[0, :5], bias[1], bias[2, 1:] = -0.7, float("nan"), float("nan")  # of other slots, or not yet looked at
+    places = [torch.tensor(numbers, device=kernel_device) for numbers in (columns, slots)]
+    found = decode_attention(query, keys, values, *places, bias)
     for row, (column, slot) in enumerate(zip(columns, slots, strict=True)):
         seen = [part[slot : slot + 1, : column + 1].transpose(1, 2).float() for part in (keys, values)]
-        expected = attend(query[row, None, :, None].float(), *seen, None)
+        expected = attend(query[row, None, :, None].float(), *seen, bias[slot, None, None, None, : column + 1])
         assert relative_error(found[row], expected.flatten()) < TOLERANCE[kernel_dtype]
 
 

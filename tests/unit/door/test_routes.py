@@ -48,6 +48,8 @@ OPEN_HANDLERS = {
     "CompareTab.on_example.<locals>": {"handler"},
     "CompareTab.on_retry.<locals>": {"handler"},
     "CompareTab.on_choose.<locals>": {"handler"},
+    "CompareTab.on_mix.<locals>": {"handler"},
+    "Mixer": {"on_second"},
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainTab": {"on_source", "on_preset", "on_learns", "on_pick", "on_compare", "on_tick"},
     "CheckpointsTab": {"on_action", "on_keep", "on_tick"},

@@ -11,6 +11,7 @@ import pytest
 from app.__main__ import build_parser
 from benchmarks import tables
 from training.cli.export import build_parser as build_export_parser
+from training.cli.flag_parser import with_underscores
 from training.cli.parser import parse_command
 
 PAGES = (
@@ -22,8 +23,10 @@ PAGES = (
     "docs/training_zh.md",
     "docs/scripts.md",
     "docs/scripts_zh.md",
+    "docs/strength.md",
+    "docs/strength_zh.md",
 )
-GUIDES = tuple(name for name in PAGES if name.startswith(("docs/training", "docs/scripts")))
+GUIDES = tuple(name for name in PAGES if name.startswith(("docs/training", "docs/scripts", "docs/strength")))
 READMES = ("README.md", "README_zh.md")
 
 
@@ -49,7 +52,7 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
         elif arguments[:1] == ["evaluate"]:
             assert not parse_command(["--do_predict", *arguments[1:]]).notes
         elif arguments[:1] == ["export"]:
-            build_export_parser("en").parse_args(arguments[1:])
+            build_export_parser("en").parse_args(with_underscores(arguments[1:]))
         elif arguments[:1] != ["test"]:
             build_parser().parse_args(arguments)
 

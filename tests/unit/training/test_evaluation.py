@@ -30,7 +30,7 @@ from training.data.encoding import Example, ExampleEncoder
 from training.evaluation import job
 from training.evaluation.answering import Answer, answer_examples, reference_text
 from training.evaluation.job import results, run_evaluations
-from training.evaluation.metrics import score
+from training.evaluation.metrics import Scores, score
 from training.evaluation.plan import plan_evaluations
 from training.evaluation.report import SHOWN_EXTREMES, SHOWN_ROWS, WORDS, report_data, report_page
 from training.evaluation.request import EvaluationRequest
@@ -43,6 +43,8 @@ from training.evaluation.scoring import (
     score_rows,
     score_sample,
 )
+from training.evaluation.strengths import StrengthPoint, StrengthSweep, read_strengths, sweep_strengths
+from training.runs.checkpoints import STRENGTH_FILE, find_checkpoints
 from training.runs.store import RunStore
 from training.settings.samples import SAMPLE_DEV_FILE
 from training.settings.train import TrainingSettings
@@ -657,3 +659,70 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_one_that_changes(monkeypatch: py
     assert pipe.getvalue().count("\n") == 2 and "3/3" in pipe.getvalue() and "\r" not in pipe.getvalue()
     assert terminal.getvalue().count("\n") == 2 and terminal.getvalue().endswith("\n")
     assert terminal.getvalue().count("\r") == 2  # 2/3 in the place of 1/3, 3/3 in that of 2/3
+
+
+# Strengths of a prefix
+
+
+def sweep_of(*points: tuple[float, float, float]) -> StrengthSweep:
+    """Points of strength, task score and what is kept."""
+    return StrengthSweep(tuple(StrengthPoint(s, Scores(0, 0, task, 0), kept, 3) for s, task, kept in points), 12)
+
+
+def test_a_sweep_begins_at_the_base_and_passes_the_prefix_itself(model, tokenizer, settings, prefix) -> None:
+    strengths = [(strength, prefix.at(strength)) for strength in (0.0, 0.4, 1.0)]
+    heard: list[tuple[int, int]] = []
+    sweep = sweep_strengths(
+        model, tokenizer, EXAMPLES, settings, strengths, ["你好", "hello"], lambda *counts: heard.append(counts)
+    )
+    base, _, full = sweep.points
+    assert base.task == score_sample(model, tokenizer, EXAMPLES, settings)
+    assert full.task == score_sample(model, tokenizer, EXAMPLES, settings, prefix)
+    assert (base.kept, base.unchanged, sweep.questions) == (100.0, 2, 2)
+    assert full.kept < 100
+    assert heard == [(count, 7) for count in range(1, 8)]
+
+
+def test_the_least_strength_that_does_the_task_is_proposed() -> None:
+    assert sweep_of((0, 20.9, 100), (0.5, 26.8, 95), (0.75, 26.4, 78), (1, 26.9, 70)).proposed == 0.5
+    assert sweep_of((0, 30, 100), (1, 30.1, 50)).proposed == 0, "what the prefix does not do needs no prefix"
+
+
+@pytest.mark.parametrize(("text", "strengths"), [("1,0.5, 0", [0, 0.5, 1]), ("0，1，1", [0, 1])])
+def test_strengths_are_read_as_people_list_them(text: str, strengths: list[float]) -> None:
+    assert read_strengths(text) == strengths
+
+
+def test_a_sweep_is_in_the_report_in_both_languages(settings: TrainingSettings) -> None:
+    evaluation = replace(
+        made_up(settings, [("a", "b")]), sweep=sweep_of((0, 20.9, 100), (0.5, 26.8, 95.25), (1, 26.9, 70))
+    )
+    for language, words in (("en", ("proposed", "10 of 12")), ("zh", ("建议", "10 / 12"))):
+        page = report_page(evaluation, language=language, stylesheet="")
+        assert page.count("<polyline") == 2 and "95.25" in page
+        assert f"<mark>{words[0]}</mark>" in page
+    found = report_data(evaluation)["strengths"]
+    assert found["proposed"] == 0.5
+    task = Scores(0, 0, 26.8, 0).to_dict()
+    assert found["points"][1] == {"strength": 0.5, "task": task, "kept": 95.25, "unchanged": 3}
+    assert results(evaluation)["predict_proposed_strength"] == 0.5
+
+
+def test_strengths_on_the_command_line_are_answered_charted_and_checked_before_the_model_is_loaded(
+    words: list[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    command = ["--do_predict", *words, "--output_dir", str(tmp_path / "out"), "--strengths"]
+    for given, complaint in (("0,x", "list of numbers"), ("0,1.6", "found 1.6")):
+        assert main([*command, given]) == 2
+        assert complaint in capsys.readouterr().err
+    assert main([*command, "0,1"]) == 0
+    assert "12 of 12" in capsys.readouterr().out
+    data = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [point["strength"] for point in data["strengths"]["points"]] == [0, 1]
+    assert find_checkpoints(checkpoint)[0].proposed_strength == data["strengths"]["proposed"]
+    (checkpoint / STRENGTH_FILE).unlink()

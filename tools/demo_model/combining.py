@@ -1,0 +1,79 @@
+"""Two prefixes side by side, and the mean of two runs, trained on the demo model: the tables of docs/strength.md.
+
+The second task is formal speech: everyday questions, answered with a salutation, a polite 您 and a closing line.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from chatglm2 import ChatSession, Engine, Prefix, load_model, load_prefix, load_tokenizer
+from chatglm2.model.blending import average_prefixes, blend_prefixes
+from tools.demo_model.corpus import Corpus, write_json_lines
+from tools.demo_model.forgetting import Examination
+from tools.demo_model.report import GREEDY, answer_all, percent
+
+SALUTATION, CLOSING = "您好！", "请随时吩咐。"  # words that so small a model has met
+ROWS, SEED, ASKED, ASKED_SEED = 1_000, 2026, 60, 1
+MORE_STEPS = ("--max_steps", "160")  # the second task is further from what the model was trained on
+MIXES = ((0.0, 0.0), (1.0, 0.0), (0.5, 0.0), (0.0, 1.0), (0.0, 0.5), (1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 0.5))
+
+
+def formal_rows(seed: int, count: int) -> list[dict[str, str]]:
+    """Everyday questions with formal answers."""
+    rng, chat = random.Random(seed), Corpus().chat
+    turns = [rng.choice((chat.intent, chat.intent, chat.fallback))(rng) for _ in range(count)]
+    return [{"prompt": question, "response": formal(answer)} for question, answer in turns]
+
+
+def formal(answer: str) -> str:
+    """An answer as an official would give it."""
+    return f"{SALUTATION}{answer.replace('你', '您')}{CLOSING}"
+
+
+def write_tables(model_directory: Path, data_directory: Path) -> None:
+    """Train both tasks, and the first on two halves of its data; print what every mix of them does."""
+    model = load_model(model_directory)
+    engine = Engine(model, slots=8)
+    session = ChatSession(engine, load_tokenizer(model_directory))
+    examination = Examination(session, data_directory)
+    known = formal_rows(SEED, ROWS)
+    prompts = {row["prompt"] for row in known}
+    questions = [row["prompt"] for row in formal_rows(ASKED_SEED, ASKED) if row["prompt"] not in prompts]
+    adverts = (data_directory / "train.json").read_text(encoding="utf-8").splitlines(keepends=True)
+    with tempfile.TemporaryDirectory() as parent:
+        files = {name: Path(parent) / f"{name}.json" for name in ("adverts", "formal", "first", "second")}
+        write_json_lines(known, files["formal"])
+        for name, lines in (("adverts", adverts), ("first", adverts[::2]), ("second", adverts[1::2])):
+            files[name].write_text("".join(lines), encoding="utf-8")
+        flags = {"formal": MORE_STEPS}
+        prefixes = {name: load_prefix(_train(file, *flags.get(name, ())), model.config) for name, file in files.items()}
+    columns = ("adverts", "formal", "formal answers (%)", "task learnt (%)", "ROUGE-L", "chat word for word (%)")
+    print("|", " | ".join((*columns, "chat ROUGE-L", "sums right (%)")), "|")
+    print("|---" * (len(columns) + 2) + "|")
+    for strengths in MIXES:
+        mix = blend_prefixes([(prefixes["adverts"], strengths[0]), (prefixes["formal"], strengths[1])])
+        cells = f"{formality(session, questions, mix)} | {examination.describe(mix)}"
+        print(f"| {strengths[0]:g} | {strengths[1]:g} | {cells} |", flush=True)
+    mean = average_prefixes([prefixes["first"], prefixes["second"]])
+    for name, prefix in (("one half", prefixes["first"]), ("the other", prefixes["second"]), ("mean", mean)):
+        print(f"| {name} | {examination.describe(prefix)} |", flush=True)
+    engine.close()
+
+
+def formality(session: ChatSession, questions: Sequence[str], prefix: Prefix | None) -> float:
+    """The percentage of answers with salutation and closing line."""
+    answers = answer_all(session, questions, prefix, GREEDY)
+    return percent([answer.startswith(SALUTATION) and answer.endswith(CLOSING) for answer in answers])
+
+
+def _train(file: Path, *flags: str) -> Path:
+    run = file.with_suffix("")
+    command = [sys.executable, "-m", "training.main", "--train_file", str(file), "--output_dir", str(run), *flags]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return max(run.glob("checkpoint-*"), key=lambda place: int(place.name.partition("-")[2]))

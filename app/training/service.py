@@ -15,7 +15,10 @@ from typing import Any
 
 from app.training.run_view import RunFeed, RunView, read_view
 from app.training.served import TunedModel
+from training.data.columns import find_columns
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import read_table
+from training.data.instruction import propose_sentence
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
 from training.runs.launch import Standby
@@ -25,7 +28,19 @@ from training.settings.samples import SAMPLE_TRAIN_FILE
 from training.settings.train import TrainingSettings
 
 KEPT_DATA = ".data"
-SIDE_FILES = ("mix_file", "validation_file", "retention_file")
+SIDE_FILES = ("mix_file", "validation_file", "retention_file", "keep_file")
+
+
+TRIED_ROWS, TRIED_TOKENS = 3, 96
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row's prompt, what a model answered, and the row's own answer."""
+
+    prompt: str
+    answer: str
+    wanted: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,38 @@ class TrainingService:
             ChatGLMError: the model's tokenizer is not there yet, or the data has a mistake in it.
         """
         return describe_file(data.path, self._settings(data, form), self._model.tokenizer())
+
+    @staticmethod
+    def propose_sentence(data: DataChoice) -> str:
+        """What the rows ask for, in a sentence that a prefix may start from.
+
+        Raises:
+            ChatGLMError: for a file in which nothing can be used.
+        """
+        return propose_sentence(_examples(data))
+
+    def try_sentence(self, data: DataChoice, form: Mapping[str, object]) -> list[Trial]:
+        """What the model answers to the first rows when a prefix says the form's sentence, and nothing is trained.
+
+        Raises:
+            ChatGLMError: the model is not there yet, or data or settings have a mistake in them.
+        """
+        from chatglm2 import Request, SamplingParams
+        from chatglm2.model.text_prefix import prefix_from_ids
+        from chatglm2.text.instruction import frame_instruction
+
+        settings, examples = self._settings(data, form), _examples(data)
+        text = settings.prefix_text.strip() or propose_sentence(examples)
+        engine, tokenizer = self._model.engine(), self._model.tokenizer()
+        prefix = prefix_from_ids(engine.model, frame_instruction(tokenizer, text, settings.pre_seq_len or 0))
+        encoder = ExampleEncoder(tokenizer, settings)
+        sampling = SamplingParams(temperature=0, max_new_tokens=TRIED_TOKENS)
+        tried = examples[:TRIED_ROWS]
+        streams = engine.submit_all([Request(encoder.encode_prompt(row), prefix, sampling) for row in tried])
+        return [
+            Trial(row.prompt, tokenizer.decode_ids(stream), row.response)
+            for row, stream in zip(tried, streams, strict=True)
+        ]
 
     # Runs
 
@@ -155,6 +202,12 @@ class TrainingService:
             half.replace(kept)
         finally:
             half.unlink(missing_ok=True)
+
+
+def _examples(data: DataChoice) -> list[Example]:
+    """The rows of a data file that can be used; no model is needed to read them."""
+    table = read_table(data.path, skip_bad_rows=True)
+    return read_examples(table, find_columns(table, TrainingSettings.from_dict(data.as_settings())))[0]
 
 
 def _absolute(path: object) -> str:

@@ -60,7 +60,9 @@ def data(tmp_path: Path) -> DataChoice:
 
 def served(path: Path | str, model_path: Path) -> TunedModel:
     model = load_model(model_path, device="cpu", dtype="float32")
-    return TunedModel(str(path), "huggingface", lambda: load_tokenizer(model_path), lambda: model)
+    return TunedModel(
+        str(path), "huggingface", lambda: load_tokenizer(model_path), lambda: model, lambda: pytest.fail("asked")
+    )
 
 
 # Precision, quantization, device

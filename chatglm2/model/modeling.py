@@ -439,8 +439,9 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def final_hidden(self, input_ids: Tensor) -> Tensor:
         """What the base, without any prefix, hands to its head: ``[B, S, H]`` of texts that are padded on the right."""
-        positions = count_positions(None, *input_ids.shape, 0, input_ids.device)
-        mask = build_attention_mask(None, input_ids.shape[1], 0, 0, None, input_ids.device)
+        batch, length = input_ids.shape
+        positions = count_positions(None, batch, length, 0, input_ids.device)
+        mask = build_attention_mask(None, length, 0, 0, None, input_ids.device)
         hidden: Tensor = self.transformer(input_ids, positions, mask)
         return hidden
 

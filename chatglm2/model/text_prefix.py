@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
+from torch import Tensor, nn
 
 from chatglm2.errors import PrefixError
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
@@ -31,16 +30,31 @@ def prefix_from_ids(model: ChatGLMForConditionalGeneration, ids: Sequence[int], 
             "用文本作为前缀的起点时，文本至少要有一个 token。请写一句说明任务的话。",
         )
     length = len(ids)
-    cache = DynamicCache()
+    read = _Reading()
     model(
         input_ids=torch.tensor([list(ids)], device=model.device),
         position_ids=torch.arange(-length, 0, device=model.device)[None],
-        past_key_values=cache,
+        past_key_values=read,
         prefix=[None],
         logits_to_keep=1,
     )
-    layers = [torch.stack((layer.keys[0], layer.values[0])) for layer in cache.layers]  # [2, G, P, D] each
-    return Prefix(torch.stack(layers).transpose(2, 3).float(), origin=origin)
+    return Prefix(torch.stack(read.layers).float(), origin=origin)
+
+
+class _Reading:
+    """A cache that gathers each layer's keys and values of one text, ``[2, P, G, D]``."""
+
+    def __init__(self) -> None:
+        self.layers: list[Tensor] = []
+
+    def get_seq_length(self) -> int:
+        """Tokens before the text: none."""
+        return 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Note ``[1, G, P, D]`` keys and values, and hand them back."""
+        self.layers.append(torch.stack((key_states[0], value_states[0])).transpose(1, 2))
+        return key_states, value_states
 
 
 @torch.no_grad()
@@ -55,8 +69,9 @@ def start_from(encoder: PrefixEncoder, key_values: Tensor) -> None:
     if encoder.trans is None:
         encoder.embedding.weight.copy_(flat)
         return
-    first, between, last = encoder.trans
-    inner = between(first(encoder.embedding.weight))  # [P, H]
+    inner = encoder.trans[:-1](encoder.embedding.weight)  # [P, H]
+    last = encoder.trans[-1]
+    assert isinstance(last, nn.Linear)
     mean = flat.mean(0)
     last.bias.copy_(mean)
     last.weight.copy_((torch.linalg.pinv(inner.double()) @ (flat - mean).double()).T.float())

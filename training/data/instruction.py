@@ -26,8 +26,7 @@ def propose_sentence(examples: Sequence[Example]) -> str:
     """What the examples ask for, in the language of their answers."""
     stride = max(1, len(examples) // LOOKED_AT)
     rows = examples[::stride]
-    own = _common_beginning([row.prompt for row in rows])
-    if own:
+    if not _has_attributes(rows) and (own := _common_beginning([row.prompt for row in rows])):
         return own
     sentence = next(words for fits, words in _KINDS if fits(rows))
     if callable(sentence):

@@ -17,7 +17,7 @@ from training.cli.parser import AS_THE_ORIGINAL, parse_command
 from training.data.encoding import IGNORED_LABEL, EncodedExample, Example
 from training.data.instruction import propose_sentence
 from training.distributed.ranks import Ranks
-from training.keep.questions import ANSWERS_FILE, gather_questions
+from training.keep.questions import ANSWERS_FILE, BaseAnswer, gather_questions
 from training.keep.recipe import KeepRecipe, recipe_for
 from training.keep.rows import KeptRow, KeptRows, encode_answers, with_base_hidden
 from training.loop.passes import split
@@ -112,8 +112,6 @@ def test_a_steps_rows_come_from_seed_and_step_alone() -> None:
 
 def test_the_bases_hidden_states_lie_where_it_says_the_answer(settings: TrainingSettings) -> None:
     model, tokenizer = load_model(settings.model_name_or_path), load_tokenizer(settings.model_name_or_path)
-    from training.keep.questions import BaseAnswer
-
     examples = encode_answers([BaseAnswer("你好", "hello"), BaseAnswer("你", "你好 你好", is_cut=True)], tokenizer)
     assert [example.input_ids[-1] == tokenizer.eos_token_id for example in examples] == [True, False]
     rows = with_base_hidden(examples, model.eval(), int(tokenizer.pad_token_id))
@@ -141,16 +139,12 @@ def test_half_kept_counts_three_times_and_all_ten_times() -> None:
     [
         ([("类型#上衣*颜色#红", "这件红色上衣……很好看")] * 4, "请根据下面的商品属性写一段吸引人的广告文案。"),
         ([(f"把这句话翻译成英文：第{n}句", f"No {n}.") for n in range(4)], "把这句话翻译成英文："),
-        ([(f"今天第{n}次下雨了", f"It rains, time {n}.") for n in range(4)], "请把下面的内容翻译成英文。"),
+        ([(f"今天第{n}次下雨了", f"It rains, time {n}.") for n in range(4)], "Translate the text below into English."),
         ([(f"{n}号商品很好用", "好评") for n in range(9)], "请判断下面的内容属于哪一类，只回答类别：好评。"),
     ],
 )
 def test_a_sentence_is_proposed_from_the_rows(rows: list[tuple[str, str]], sentence: str) -> None:
-    proposed = propose_sentence([Example(prompt, response) for prompt, response in rows])
-    if "翻译成英文。" in sentence:
-        assert proposed in (sentence, "Translate the text below into English.")
-    else:
-        assert proposed == sentence
+    assert propose_sentence([Example(prompt, response) for prompt, response in rows]) == sentence
 
 
 def test_the_originals_command_line_starts_as_the_original() -> None:

@@ -112,7 +112,7 @@ class TrainTab:
     def _build_start(self) -> None:
         """Where a prefix starts, and how much of the rest it keeps."""
         sample = self.services.training.propose_sentence(DataChoice(self.services.training.sample_path()))
-        with gr.Group(elem_id="prefix-start") as self.start_box:
+        with gr.Column(elem_id="prefix-start") as self.start_box:
             self.form["prefix_text"] = gr.Textbox(
                 sample,
                 label=word("setting_prefix_text"),
@@ -270,7 +270,7 @@ class TrainTab:
         updates = {
             self.form["pre_seq_len"]: gr.Number(visible=prefix),
             self.form["learning_rate"]: rate if prefix else FULL_LEARNING_RATE,
-            self.start_box: gr.Group(visible=prefix),
+            self.start_box: gr.Column(visible=prefix),
             self.form["keep"]: gr.Radio(visible=prefix),
             self.form["preset"]: gr.Dropdown(visible=prefix) if prefix else gr.Dropdown(value="", visible=False),
         }

@@ -159,7 +159,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "“Try it” answers three rows with this sentence alone, before any training.",
         "“试一试”只用这句话回答三行数据，无需训练。",
     ),
-    "tried_prompt": ("Row", "数据"),
     "tried_answer": ("Answered now", "现在的回答"),
     "tried_wanted": ("In your data", "数据中的回答"),
     "keep_off": ("Off", "关闭"),

@@ -50,9 +50,9 @@ def dataset_html(report: DatasetReport, speech: Speech) -> Markup:
 
 def trials_html(trials: Sequence[Trial], speech: Speech) -> Markup:
     """Rows with what a model answers now, beside the answers that the data has."""
-    columns = (speech("tried_prompt"), speech("tried_answer"), speech("tried_wanted"))
-    rows = [(_shortened(trial.prompt), trial.answer, _shortened(trial.wanted)) for trial in trials]
-    return render("trials", columns=columns, rows=rows)
+    columns = speech("tried_answer"), speech("tried_wanted")
+    shown = [Trial(_shortened(trial.prompt), trial.answer, _shortened(trial.wanted)) for trial in trials]
+    return render("trials", columns=columns, trials=shown)
 
 
 def _length_figure(report: LengthReport, title: str, speech: Speech) -> LengthFigure:

@@ -17,6 +17,7 @@ import torch
 from httpx import Response
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from tiny_checkpoint import write_examples, write_tiny_checkpoint
 from torch import Tensor
 
 from app.chat.conversation import Conversation
@@ -29,7 +30,7 @@ from app.text.languages import Speech
 from app.training.form import preset_reason, preset_values
 from app.training.service import DataChoice
 from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table
-from app.views.dataset import dataset_html
+from app.views.dataset import dataset_html, trials_html
 from app.views.run_figures import loss_html, ready_html, retention_html
 from app.web.downloads import prepare_download
 from app.web.server import routes
@@ -463,3 +464,24 @@ def test_bad_data_is_said_before_anything_starts(place: Place, tmp_path: Path) -
     with pytest.raises(ChatGLMError, match="summary"):
         place.services.training.start(DataChoice(str(file)), {}, None)
     assert place.services.training.names() == ["my-run"]
+
+
+def test_a_sentence_is_proposed_and_tried_before_any_training(tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "model")
+    rows = write_examples(tmp_path / "rows.json")
+    services = build_services(ModelOptions(str(checkpoint), device="cpu"), tmp_path / "output")
+    services.host.start()
+    try:
+        assert services.host.wait(60)
+        data = DataChoice(str(rows))
+        sentence = services.training.propose_sentence(data)
+        assert sentence == "请根据下面的商品属性写一段吸引人的广告文案。"
+        trials = services.training.try_sentence(data, {"pre_seq_len": 8, "prefix_text": sentence})
+        assert [trial.prompt for trial in trials] == [
+            f"类型#{kind}*颜色#{c}色" for kind, c in zip(("上衣", "裤", "裙"), "红白黑", strict=True)
+        ]
+        assert trials[0].wanted in trials_html(trials, EN)
+        assert not services.training.names(), "no run was started for it"
+    finally:
+        services.host.close()
+        services.training.close()

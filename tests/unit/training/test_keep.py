@@ -137,10 +137,16 @@ def test_half_kept_counts_three_times_and_all_ten_times() -> None:
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([("类型#上衣*颜色#红", "这件红色上衣……很好看")] * 4, "请根据下面的商品属性写一段吸引人的广告文案。"),
+        (
+            [(f"类型#上衣*颜色#{c}", f"这件{c}色上衣很好看") for c in "红白黑蓝"],
+            "请根据下面的商品属性写一段吸引人的广告文案。",
+        ),
         ([(f"把这句话翻译成英文：第{n}句", f"No {n}.") for n in range(4)], "把这句话翻译成英文："),
         ([(f"今天第{n}次下雨了", f"It rains, time {n}.") for n in range(4)], "Translate the text below into English."),
-        ([(f"{n}号商品很好用", "好评") for n in range(9)], "请判断下面的内容属于哪一类，只回答类别：好评。"),
+        (
+            [(f"{n}号商品怎么样", "差评" if n % 3 else "好评") for n in range(9)],
+            "请判断下面的内容属于哪一类，只回答类别：差评、好评。",
+        ),
     ],
 )
 def test_a_sentence_is_proposed_from_the_rows(rows: list[tuple[str, str]], sentence: str) -> None:

@@ -189,7 +189,8 @@ class TrainTab:
         self.run.input(self.on_pick, [self.run], live, **QUIET)
         self.share.input(self.on_share, [self.run, self.share], live, **ASKED)
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
-        self.controls.bind(demo, [*data, self.name, self.start], (self.preview_box,))
+        actions = [self.propose, self.try_it, self.start]
+        self.controls.bind(demo, [*data, self.name, *actions], (self.preview_box,))
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 

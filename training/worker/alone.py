@@ -128,7 +128,8 @@ def _train_model(
     plan = ranks.share(plan_step(model, settings, ranks.size))
     _say_plan(run, settings, plan)
     tokenizer = data[0].encoder.tokenizer
-    kept = prepare_kept_rows(run, settings, model, tokenizer, read_prompts(settings), ranks)
+    watched = read_prompts(settings) if settings.keep else ()
+    kept = prepare_kept_rows(run, settings, model, tokenizer, watched, ranks)
     trainer: RunTrainer = kind(run, settings, model, *data, plan, ranks, loan, kept)
     if settings.checks_retention:
         trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))

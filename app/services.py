@@ -38,6 +38,11 @@ def build_services(options: ModelOptions, output: Path, places: Places | None = 
     sources = SourceLibrary(runs, loader, output, read)
     bits = options.quantization_bit
     tuned = TunedModel(
-        options.path, options.hub, lambda: host.session.tokenizer, lambda: host.session.engine.model, bits
+        options.path,
+        options.hub,
+        tokenizer=lambda: host.session.tokenizer,
+        model=lambda: host.session.engine.model,
+        engine=lambda: host.session.engine,
+        quantization_bit=bits,
     )
     return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output, standby, read))

@@ -23,7 +23,7 @@ from app.training.run_view import RunView
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from app.training.service import DataChoice
 from app.views.charts import line_chart
-from app.views.dataset import dataset_html
+from app.views.dataset import dataset_html, trials_html
 from app.views.fragments import log_html, sentence_html
 from app.views.run_figures import loss_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
@@ -102,11 +102,35 @@ class TrainTab:
         learns = [(word("learns_prefix"), PREFIX), (word("learns_all"), ALL_WEIGHTS)]
         self.learns = gr.Radio(learns, value=PREFIX, label=word("learns"), info=word("learns_help"), elem_id="learns")
         self.form[LEARNS] = self.learns
+        self._build_start()
         with gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in basic})
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in form_fields("advanced", defaults)})
         self.start = gr.Button(word("start"), variant="primary", elem_id="start")
+
+    def _build_start(self) -> None:
+        """Where a prefix starts, and how much of the rest it keeps."""
+        sample = self.services.training.propose_sentence(DataChoice(self.services.training.sample_path()))
+        with gr.Column(elem_id="prefix-start") as self.start_box:
+            self.form["prefix_text"] = gr.Textbox(
+                sample,
+                label=word("setting_prefix_text"),
+                info=word("try_help"),
+                max_lines=3,
+                elem_id="setting-prefix_text",
+            )
+            with gr.Row(elem_id="prefix-start-buttons"):
+                self.propose = gr.Button(word("propose"), size="sm", min_width=120, elem_id="propose-sentence")
+                self.try_it = gr.Button(word("try_it"), size="sm", min_width=120, elem_id="try-sentence")
+            self.tried = gr.HTML(elem_id="tried-rows")
+        self.form["keep"] = gr.Radio(
+            [(word("keep_off"), 0.0), (word("keep_some"), 0.5), (word("keep_most"), 1.0)],
+            value=0.5,
+            label=word("setting_keep"),
+            info=word("keep_help"),
+            elem_id="setting-keep",
+        )
 
     def _build_live(self) -> None:
         with gr.Row(elem_id="run-bar"):
@@ -140,10 +164,14 @@ class TrainTab:
         """Connects everything to its handler."""
         self.compare_tab, self.tabs = compare, tabs
         data = {self.source, self.file, *self.columns.values(), *self.form.values()}
-        chosen_data = [self.columns_row, *self.columns.values(), self.preview]
+        sentence = self.form["prefix_text"]
+        chosen_data = [self.columns_row, *self.columns.values(), self.preview, sentence, self.tried]
         self.source.input(self.on_source, [self.source], [self.file, self.columns_row, self.preview_box], **QUIET)
         gr.on([self.source.input, self.file.change], self.on_file, data, chosen_data, **WORKING)
-        gr.on([column.input for column in self.columns.values()], self.on_preview, data, [self.preview], **WORKING)
+        columns = [column.input for column in self.columns.values()]
+        gr.on(columns, self.on_columns, data, [self.preview, sentence, self.tried], **WORKING)
+        self.propose.click(self.on_propose, data, [sentence, self.tried], **WORKING)
+        self.try_it.click(self.on_try, data, [self.tried], **WORKING)
         self.preview_box.expand(self.on_preview, data, [self.preview], **WORKING)
         self.form["preset"].input(
             self.on_preset,
@@ -152,7 +180,8 @@ class TrainTab:
             **QUIET,
         )
         learning = [self.form[name] for name in ("pre_seq_len", "learning_rate", "preset")]
-        self.learns.input(self.on_learns, [self.learns], [*learning, self.preset_reason], **QUIET)
+        shown = [*learning, self.preset_reason, self.start_box, self.form["keep"]]
+        self.learns.input(self.on_learns, [self.learns], shown, **QUIET)
         live = self._live_outputs()
         self.start.click(self.on_start, {*data, self.name}, live, **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **STOPPING)
@@ -160,7 +189,8 @@ class TrainTab:
         self.run.input(self.on_pick, [self.run], live, **QUIET)
         self.share.input(self.on_share, [self.run, self.share], live, **ASKED)
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
-        self.controls.bind(demo, [*data, self.name, self.start], (self.preview_box,))
+        actions = [self.propose, self.try_it, self.start]
+        self.controls.bind(demo, [*data, self.name, *actions], (self.preview_box,))
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 
@@ -197,7 +227,8 @@ class TrainTab:
             }
         updates: Updates = {column: gr.Dropdown([("—", ""), *names], value="") for column in self.columns.values()}
         updates[self.columns_row] = gr.Row(visible=values[self.source] == UPLOAD)
-        return updates | self._report(values, DataChoice(path), speech)
+        data = DataChoice(path)
+        return updates | self._report(values, data, speech) | self._proposal(data)
 
     def on_preview(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
@@ -205,6 +236,27 @@ class TrainTab:
         if data is None:
             return {self.preview: sentence_html(speech("choose_file"))}
         return self._report(values, data, speech)
+
+    def on_columns(self, values: Updates, request: gr.Request) -> Updates:
+        """Other columns are another task: the sentence is proposed anew."""
+        data = self._data(values)
+        return self.on_preview(values, request) | (self._proposal(data) if data else {})
+
+    def on_propose(self, values: Updates, request: gr.Request) -> Updates:
+        data = self._data(values)
+        if data is None:
+            return {self.tried: sentence_html(speech_for(request)("choose_file"))}
+        return self._proposal(data)
+
+    def on_try(self, values: Updates, request: gr.Request) -> Updates:
+        speech, data = speech_for(request), self._data(values)
+        if data is None:
+            return {self.tried: sentence_html(speech("choose_file"))}
+        try:
+            trials = self.services.training.try_sentence(data, self._form(values))
+        except ChatGLMError as error:
+            return {self.tried: sentence_html(error.localized(speech.language), "failed")}
+        return {self.tried: trials_html(trials, speech)}
 
     @open_to_all
     def on_preset(self, name: str, request: gr.Request) -> Updates:
@@ -221,6 +273,8 @@ class TrainTab:
         updates = {
             self.form["pre_seq_len"]: gr.Number(visible=prefix),
             self.form["learning_rate"]: rate if prefix else FULL_LEARNING_RATE,
+            self.start_box: gr.Column(visible=prefix),
+            self.form["keep"]: gr.Radio(visible=prefix),
             self.form["preset"]: gr.Dropdown(visible=prefix) if prefix else gr.Dropdown(value="", visible=False),
         }
         return updates if prefix else {**updates, self.preset_reason: ""}
@@ -323,6 +377,13 @@ class TrainTab:
         except ChatGLMError as error:
             return {self.preview: sentence_html(error.localized(speech.language), "failed")}
         return {self.preview: dataset_html(report, speech)}
+
+    def _proposal(self, data: DataChoice) -> Updates:
+        """A sentence for these rows; none where they cannot be read, which the preview says."""
+        try:
+            return {self.form["prefix_text"]: self.services.training.propose_sentence(data), self.tried: ""}
+        except ChatGLMError:
+            return {self.form["prefix_text"]: "", self.tried: ""}
 
     def _path(self, values: Updates) -> str | None:
         return self.services.training.sample_path() if values[self.source] == SAMPLE else values[self.file]

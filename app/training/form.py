@@ -25,6 +25,8 @@ DECIDED_BY_PAGE = frozenset(
     )
 )
 
+# Offered by components of their own: a sentence with what it does, and three answers for a number.
+BUILT_APART = frozenset(("prefix_text", "keep"))
 
 # What means something else on the page than on the command line.
 HELP_ON_PAGE = {
@@ -53,7 +55,8 @@ class Control:
 def form_fields(group: str, defaults: Mapping[str, Any] | None = None) -> list[SettingField]:
     """The settings of a group that a form offers, in their order; ``defaults`` are those that are not as declared."""
     own = defaults or {}
-    fields = [item for item in setting_fields() if item.group == group and item.name not in DECIDED_BY_PAGE]
+    elsewhere = DECIDED_BY_PAGE | BUILT_APART
+    fields = [item for item in setting_fields() if item.group == group and item.name not in elsewhere]
     return [replace(item, default=own[item.name]) if item.name in own else item for item in fields]
 
 
@@ -65,7 +68,7 @@ def control_for(item: SettingField) -> Control:
         return Control(item.name, "menu", value, (NOTHING, *offered) if item.optional else offered)
     if item.examples:
         named: Choices = tuple((Path(example).name, example) for example in item.examples)
-        return Control(item.name, "open menu", item.default or "", (NOTHING, *named))
+        return Control(item.name, "open menu", item.default or "", (NOTHING, *named) if item.optional else named)
     if item.type == "bool":
         return Control(item.name, "tick", bool(item.default))
     if item.type == "str" or (item.optional and item.default is None):

@@ -14,14 +14,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from chatglm2.errors import ChatGLMError, DataError
+from training.data.columns import find_columns
+from training.data.encoding import Example, read_examples
 from training.data.files import read_table
+from training.data.instruction import propose_sentence
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.settings.train import TrainingSettings
 
 if TYPE_CHECKING:
     from chatglm2.text.tokenizer import ChatGLMTokenizer
 
-Job = Literal["columns", "describe", "require_readable"]
+Job = Literal["columns", "describe", "require_readable", "first_examples"]
 NICENESS = 10
 SHOWN_CHARACTERS = 1000
 
@@ -39,6 +42,13 @@ def describe(settings: TrainingSettings, vocabulary: str) -> DatasetReport:
     return replace(report, first=tuple(replace(example, history=()) for example in first))
 
 
+def first_examples(settings: TrainingSettings, count: int) -> tuple[str, list[Example]]:
+    """What the rows ask for, in a sentence, and the first of them that can be used; no model is needed to read them."""
+    table = read_table(settings.train_file, skip_bad_rows=True)
+    examples, _ = read_examples(table, find_columns(table, settings))
+    return propose_sentence(examples), examples[:count]
+
+
 @cache
 def _tokenizer(vocabulary: str) -> ChatGLMTokenizer:
     from chatglm2.text.tokenizer import ChatGLMTokenizer
@@ -46,7 +56,12 @@ def _tokenizer(vocabulary: str) -> ChatGLMTokenizer:
     return ChatGLMTokenizer(vocabulary)
 
 
-JOBS: dict[Job, Any] = {"columns": columns, "describe": describe, "require_readable": require_readable}
+JOBS: dict[Job, Any] = {
+    "columns": columns,
+    "describe": describe,
+    "require_readable": require_readable,
+    "first_examples": first_examples,
+}
 
 
 def answer(job: Job, arguments: tuple[object, ...]) -> object:

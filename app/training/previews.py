@@ -19,6 +19,7 @@ import psutil
 
 from app.training.preview_process import Job
 from chatglm2.errors import ChatGLMError, DataError
+from training.data.encoding import Example
 from training.data.summary import DatasetReport
 from training.settings.samples import PROJECT_ROOT
 from training.settings.train import TrainingSettings
@@ -64,6 +65,10 @@ class Previews:
     def require_readable(self, settings: TrainingSettings) -> None:
         """Looks at the files beside the training data, as the function of that name does."""
         self._ask("require_readable", settings)
+
+    def first_examples(self, settings: TrainingSettings, count: int) -> tuple[str, list[Example]]:
+        """A sentence that the training data's rows ask for, and the first of them, as the function of that name."""
+        return cast("tuple[str, list[Example]]", self._ask("first_examples", settings, count))
 
     def close(self) -> None:
         """Ends the processes that are idle; a busy one ends with its job."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from chatglm2.errors import RunError
 from training.settings.presets import PRESETS
 from training.settings.samples import DEMO_MODEL
-from training.settings.train import TrainingSettings
+from training.settings.train import RANDOM, TrainingSettings
 
 if TYPE_CHECKING:
-    from chatglm2 import ChatGLMForConditionalGeneration
+    from chatglm2 import ChatGLMForConditionalGeneration, Engine
     from chatglm2.text.tokenizer import ChatGLMTokenizer
 
 # What learns is a choice of its own on the page: a prefix length that was emptied by mistake must not make it.
@@ -30,13 +30,15 @@ ORIGINALS_PRESET = "adgen"
 class TunedModel:
     """The model that runs are tuned on: where it lies, and what is known once it is loaded.
 
-    ``tokenizer`` and ``model`` raise a `ChatGLMError` until then. ``quantization_bit`` is what the page asked for.
+    ``tokenizer``, ``model`` and ``engine`` raise a `ChatGLMError` until then. ``quantization_bit`` is what the page was
+    asked for.
     """
 
     path: str
     hub: str
     tokenizer: Callable[[], ChatGLMTokenizer]
     model: Callable[[], ChatGLMForConditionalGeneration]
+    engine: Callable[[], Engine]
     quantization_bit: int | None = None
 
     @property
@@ -58,7 +60,7 @@ class TunedModel:
         defaults = self.defaults
         if given.pop(LEARNS, PREFIX) == ALL_WEIGHTS:
             defaults.pop("learning_rate", None)  # a prefix's
-            given["pre_seq_len"] = None
+            given |= {"pre_seq_len": None, "keep": 0.0, "prefix_init": RANDOM}
         elif str(given.get("pre_seq_len", "given") or "").strip().lower() in ("", "none", "null"):
             raise _no_length()
         preset = PRESETS.get(str(given.get("preset")))

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from app.places import KEPT_DATA, Places
+from app.training.preview_process import first_examples
 from app.training.previews import Previews
 from app.training.run_view import RunFeed, RunView, read_view
 from app.training.served import TunedModel
 from chatglm2.files import open_regular
+from training.data.encoding import Example, ExampleEncoder
 from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
@@ -27,6 +29,17 @@ from training.runs.store import Run, RunStore
 from training.settings.field import SettingField
 from training.settings.samples import SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 from training.settings.train import TrainingSettings, setting_fields
+
+TRIED_ROWS, TRIED_TOKENS = 3, 96
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row's prompt, what a model answered, and the row's own answer."""
+
+    prompt: str
+    answer: str
+    wanted: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,38 @@ class TrainingService:
             return describe_file(settings.train_file, settings, tokenizer)
         return self._previews.describe(settings, tokenizer.vocab_file)
 
+    def propose_sentence(self, data: DataChoice) -> str:
+        """What the rows ask for, in a sentence that a prefix may start from.
+
+        Raises:
+            ChatGLMError: for a file in which nothing can be used.
+        """
+        file = str(self._places.data_file(data.path))
+        return self._first_examples(TrainingSettings.from_dict({**data.as_settings(), "train_file": file}))[0]
+
+    def try_sentence(self, data: DataChoice, form: Mapping[str, object]) -> list[Trial]:
+        """What the model answers to the first rows when a prefix says the form's sentence, and nothing is trained.
+
+        Raises:
+            ChatGLMError: the model is not there yet, or data or settings have a mistake in them.
+        """
+        from chatglm2 import Request, SamplingParams
+        from chatglm2.model.text_prefix import prefix_from_ids
+        from chatglm2.text.instruction import frame_instruction
+
+        settings = self._settings(data, form)
+        proposed, tried = self._first_examples(settings)
+        text = settings.prefix_text.strip() or proposed
+        engine, tokenizer = self._model.engine(), self._model.tokenizer()
+        prefix = prefix_from_ids(engine.model, frame_instruction(tokenizer, text, settings.pre_seq_len or 0))
+        encoder = ExampleEncoder(tokenizer, settings)
+        sampling = SamplingParams(temperature=0, max_new_tokens=TRIED_TOKENS)
+        streams = engine.submit_all([Request(encoder.encode_prompt(row), prefix, sampling) for row in tried])
+        return [
+            Trial(row.prompt, tokenizer.decode_ids(stream), row.response)
+            for row, stream in zip(tried, streams, strict=True)
+        ]
+
     # Runs
 
     def start(self, data: DataChoice, form: Mapping[str, object], name: str | None) -> Run:
@@ -145,6 +190,11 @@ class TrainingService:
         # Every file that the form names is looked at here, wherever it is used later.
         files = {item.name: self._places.setting(item, str(asked[item.name])) for item in _naming_files(asked)}
         return TrainingSettings.from_dict({**asked, **files})
+
+    def _first_examples(self, settings: TrainingSettings) -> tuple[str, list[Example]]:
+        """A sentence that the rows ask for, and those to try it on."""
+        look = first_examples if _is_ours(Path(settings.train_file)) else self._previews.first_examples
+        return look(settings, TRIED_ROWS)
 
     def _require_readable(self, settings: TrainingSettings) -> None:
         beside = [Path(file) for file in (settings.mix_file, settings.validation_file) if file]

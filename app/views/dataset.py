@@ -5,11 +5,13 @@ Pure: a report in, escaped HTML out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from app.text.languages import Speech
+from app.training.service import Trial
 from app.views.charts import histogram
 from app.views.markup import render
 from training.data.summary import DatasetReport, LengthReport
@@ -44,6 +46,13 @@ def dataset_html(report: DatasetReport, speech: Speech) -> Markup:
             _length_figure(report.target_tokens, speech("answer_lengths"), speech),
         ],
     )
+
+
+def trials_html(trials: Sequence[Trial], speech: Speech) -> Markup:
+    """Rows with what a model answers now, beside the answers that the data has."""
+    columns = speech("tried_answer"), speech("tried_wanted")
+    shown = [Trial(_shortened(trial.prompt), trial.answer, _shortened(trial.wanted)) for trial in trials]
+    return render("trials", columns=columns, trials=shown)
 
 
 def _length_figure(report: LengthReport, title: str, speech: Speech) -> LengthFigure:

@@ -23,7 +23,7 @@ from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import ModelCallError
 from chatglm2.kernels.layer.choice import find_layer_kernels
 from chatglm2.model.attention import attend, build_attention_mask, count_positions
-from chatglm2.model.head_loss import cross_entropy
+from chatglm2.model.head_loss import cross_entropy, divergence
 from chatglm2.model.prefix import Prefix, PrefixEncoder, stack_prefixes
 from chatglm2.model.quantization import quantize_model, replace_linears
 from chatglm2.model.recomputing import recompute
@@ -380,6 +380,7 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         prefix: Prefix | Sequence[Prefix | None] | None = None,
         logits_to_keep: int = 0,
+        base_hidden: Tensor | None = None,
         return_dict: bool | None = None,
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
@@ -398,6 +399,8 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values: a transformers cache.
             prefix: a prefix for all rows, or one (or None) for each. Without it, the model's own trainable prefix.
             logits_to_keep: compute logits of that many last positions only; 0 for all.
+            base_hidden: ``[B, S, H]``, what `final_hidden` says of these tokens without a prefix. The loss is then the
+                divergence from what the base says next, at the label positions, instead of the cross-entropy.
 
         Raises:
             ModelCallError: for ``inputs_embeds``, ``output_attentions`` or ``output_hidden_states``.
@@ -424,11 +427,23 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         hidden = self.transformer(input_ids, position_ids, mask, past_key_values, key_values, wanted)
         if labels is not None:
             weights = None if loss_weights is None else loss_weights[rows]
-            targets = labels[rows, columns + 1]
-            loss = cross_entropy(hidden, self.transformer.output_layer, targets, weights)
+            head = self.transformer.output_layer
+            if base_hidden is not None:
+                loss = divergence(hidden, head, base_hidden[rows, columns].to(hidden.dtype), weights)
+            else:
+                loss = cross_entropy(hidden, head, labels[rows, columns + 1], weights)
             return CausalLMOutputWithPast(loss=loss, past_key_values=past_key_values)
         logits = self.transformer.output_layer(hidden[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+
+    @torch.no_grad()
+    def final_hidden(self, input_ids: Tensor) -> Tensor:
+        """What the base, without any prefix, hands to its head: ``[B, S, H]`` of texts that are padded on the right."""
+        batch, length = input_ids.shape
+        positions = count_positions(None, batch, length, 0, input_ids.device)
+        mask = build_attention_mask(None, length, 0, 0, None, input_ids.device)
+        hidden: Tensor = self.transformer(input_ids, positions, mask)
+        return hidden
 
     def _batch_prefix(
         self, prefix: Prefix | Sequence[Prefix | None] | None, batch: int

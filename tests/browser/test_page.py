@@ -247,7 +247,7 @@ def test_a_preset_fills_the_form_and_says_why(open_page: OpenPage) -> None:
     expect(page.locator("#preset-reason")).to_contain_text("原版 train.sh")
     expect(page.locator("#setting-max_steps input")).to_have_value("3000")
     choose(page, "#setting-preset", "—")
-    expect(page.locator("#setting-max_steps input")).to_have_value("40")
+    expect(page.locator("#setting-max_steps input")).to_have_value("100")
     expect(page.locator("#preset-reason")).to_be_hidden()
 
 

@@ -58,12 +58,17 @@ def write_examples(file: Path, count: int = 24) -> Path:
 
 
 def tiny_settings(directory: Path, **changes: Any) -> TrainingSettings:
-    """Settings of a short training of a model and examples that are written into ``directory``."""
+    """Settings of a short training of a model and examples that are written into ``directory``.
+
+    The prefix starts at random and is kept to nothing, unless ``changes`` say so: what is tested is mostly elsewhere.
+    """
     common: dict[str, Any] = {
         "model_name_or_path": str(write_tiny_checkpoint(directory / "model")),
         "train_file": str(write_examples(directory / "rows.json")),
         "pre_seq_len": 3,
         "save_steps": 2,
+        "prefix_init": "random",
+        "keep": 0.0,
     }
     return TrainingSettings(**(common | changes))
 

@@ -21,18 +21,19 @@ from training.evaluation.metrics import score
 
 ROWS, CHAT_ROWS, SUMS = 60, 100, 200
 MIX = "--mix_file assets/data/general.json"
+AS_BEFORE = "--prefix_init random --keep 0 --max_steps 40 --per_device_train_batch_size 16"
 RUNS = (
+    AS_BEFORE,
+    f"{AS_BEFORE} {MIX}",
+    "--keep 0 --learning_rate 1e-8 --max_steps 1",
+    "--keep 0",
+    "--keep 0.25",
     "",
-    MIX,
-    f"{MIX} --mix_ratio 0.5",
-    f"{MIX} --max_steps 60",
-    "--learning_rate 2e-2",
-    "--learning_rate 2e-2 --max_steps 120",
-    f"--learning_rate 2e-2 --max_steps 120 {MIX}",
+    "--keep 0.75",
+    "--keep 1",
     "--preset gentle",
-    f"--preset gentle {MIX}",
-    "--learning_rate 2e-3 --max_steps 120",
-    "--learning_rate 1e-4 --max_steps 2",
+    "--pre_seq_len 8",
+    "--prefix_init random",
 )
 
 

@@ -54,7 +54,7 @@ RENAMED_FLAGS = {"generation_num_beams": "num_beams", **transformers_flags.RENAM
 SWITCHED_FLAGS = {"gradient_checkpointing": ("on", "off"), "fsdp": ("full_shard", None)}
 PATH_SETTINGS = (
     *("model_name_or_path", "ptuning_checkpoint", "deepspeed"),
-    *("train_file", "validation_file", "test_file", "mix_file", "retention_file"),
+    *("train_file", "validation_file", "test_file", "mix_file", "retention_file", "keep_file"),
 )
 
 
@@ -62,6 +62,15 @@ ALL_WEIGHTS = (
     "No --pre_seq_len: all weights are trained, as in the original. To train a prefix instead, add --pre_seq_len 128.",
     "未指定 --pre_seq_len：与原版相同，将训练全部权重。若要改为训练前缀，请加上 --pre_seq_len 128。",
 )
+
+
+AS_THE_ORIGINAL = (
+    "As in the original, the prefix starts at random and nothing else is kept. To forget less, add --prefix_init text "
+    "--keep 0.5.",
+    "与原版相同：前缀从随机值开始，不保留其他能力。若要减少遗忘，请加上 --prefix_init text --keep 0.5。",
+)
+# A command line of the original's kind names none of these, and means what the original does.
+THE_ORIGINALS_START = {"prefix_init": "random", "keep": "0"}
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,10 @@ def parse_command(arguments: Sequence[str], language: str = "en") -> Command:
     if resume is None and _asks_for_all_weights(values, chosen["do_train"]):
         values["pre_seq_len"] = None
         notes.append(ALL_WEIGHTS)
+    if resume is None and chosen["do_train"] and "preset" not in values and values.get("pre_seq_len") is not None:
+        if not THE_ORIGINALS_START.keys() & values.keys():
+            notes.append(AS_THE_ORIGINAL)
+        values = THE_ORIGINALS_START | values
     return Command(
         values=values,
         train=chosen["do_train"] or not any(chosen.values()),

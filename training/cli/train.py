@@ -197,7 +197,7 @@ def _begin(command: Command, store: RunStore, start: Start, resume: Resume) -> t
 
 def _create(command: Command, store: RunStore, start: Start) -> Run:
     settings = command.settings()
-    for flag in ("train_file", "validation_file", "mix_file", "retention_file"):
+    for flag in ("train_file", "validation_file", "mix_file", "retention_file", "keep_file"):
         path = getattr(settings, flag)
         if path and not Path(path).is_file():
             raise RunError(

@@ -52,13 +52,17 @@ class Mixture:
         first, last = epoch * self.general_rows, (epoch + 1) * self.general_rows
         if first == last:
             return torch.empty(0, dtype=torch.long)
-        stacks = range(first // self.available, (last - 1) // self.available + 1)
-        shuffled = [
-            torch.randperm(self.available, generator=torch.Generator().manual_seed((seed << 20) + stack))
-            for stack in stacks
-        ]
-        start = first - stacks.start * self.available
-        return self.task_rows + torch.cat(shuffled)[start : start + self.general_rows]
+        return self.task_rows + deal(self.available, first, last, seed)
+
+
+def deal(available: int, first: int, last: int, seed: int) -> Tensor:
+    """Cards ``first`` to ``last`` of a stack of ``available`` that is shuffled anew whenever it is used up."""
+    stacks = range(first // available, (last - 1) // available + 1)
+    shuffled = [
+        torch.randperm(available, generator=torch.Generator().manual_seed((seed << 20) + stack)) for stack in stacks
+    ]
+    start = first - stacks.start * available
+    return torch.cat(shuffled)[start : start + last - first]
 
 
 # How examples lie in memory: in Arrow's columns, a fraction of what as many Python objects take.

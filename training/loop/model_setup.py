@@ -5,6 +5,7 @@ Knows dtypes, devices and warm starts; trains nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import set_seed
 
-from chatglm2 import ChatGLMForConditionalGeneration, Prefix
+from chatglm2 import ChatGLMForConditionalGeneration, Prefix, PrefixEncoder
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import RunError
 from chatglm2.model.prefix import load_prefix_state
+from chatglm2.model.text_prefix import prefix_from_ids, start_from
 from training.distributed.ranks import ALONE, Ranks
 from training.plan.base_model import load_base
 from training.plan.memory import require_memory_for_all_weights
@@ -26,23 +28,45 @@ from training.settings.train import Precision, TrainingSettings
 
 
 def prepare_model(
-    run: Run, settings: TrainingSettings, checkpoint: Path | None, ranks: Ranks = ALONE
+    run: Run,
+    settings: TrainingSettings,
+    checkpoint: Path | None,
+    ranks: Ranks = ALONE,
+    sentence: Callable[[], tuple[str, Sequence[int]]] | None = None,
 ) -> ChatGLMForConditionalGeneration:
-    """The model with what is to be trained in it; ``checkpoint`` is the one to resume from."""
+    """The model with what is to be trained in it.
+
+    Args:
+        run: is told where a prefix starts.
+        settings: of the run.
+        checkpoint: the one to resume from.
+        ranks: of the run.
+        sentence: gives the sentence that a prefix starts from where the settings say so, and its ids.
+    """
     if settings.pre_seq_len is None:
         return _prepare_all_weights(run, settings, checkpoint, ranks)
-    return _prepare_prefix(run, settings, settings.pre_seq_len, checkpoint, ranks)
+    return _prepare_prefix(run, settings, settings.pre_seq_len, checkpoint, ranks, sentence)
 
 
 def _prepare_prefix(
-    run: Run, settings: TrainingSettings, length: int, checkpoint: Path | None, ranks: Ranks
+    run: Run,
+    settings: TrainingSettings,
+    length: int,
+    checkpoint: Path | None,
+    ranks: Ranks,
+    sentence: Callable[[], tuple[str, Sequence[int]]] | None,
 ) -> ChatGLMForConditionalGeneration:
     """A frozen model with a prefix that learns."""
     model = load_base(settings, ranks.device)
     set_seed(settings.seed)
-    model.prepare_prefix_tuning(length, settings.prefix_projection)
-    if settings.ptuning_checkpoint and checkpoint is None:
-        _warm_start(run, model, settings)
+    encoder = model.prepare_prefix_tuning(length, settings.prefix_projection)
+    if settings.keep:  # noise in the prefix blurs what is to be kept exactly
+        encoder.dropout.p = 0.0
+    if checkpoint is None:
+        if settings.warm_start:
+            _warm_start(run, model, settings.warm_start, settings)
+        elif settings.starts_from_text and sentence is not None:
+            _start_from_text(run, model, encoder, *sentence())
     # What is frozen is the same in every process: nothing of it need ever be sent.
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     frozen += [name for name, _ in model.named_buffers()]
@@ -100,8 +124,19 @@ def current_prefix(model: ChatGLMForConditionalGeneration) -> Prefix | None:
     return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
 
 
-def _warm_start(run: Run, model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> None:
-    path = str(settings.ptuning_checkpoint)
+def _start_from_text(
+    run: Run, model: ChatGLMForConditionalGeneration, encoder: PrefixEncoder, text: str, ids: Sequence[int]
+) -> None:
+    start_from(encoder, prefix_from_ids(model, ids).key_values)
+    run.append(
+        MessageEvent(
+            en=f"The prefix starts from the sentence “{text}” (--prefix_text).",
+            zh=f"前缀从这句话开始：“{text}”（--prefix_text）。",
+        )
+    )
+
+
+def _warm_start(run: Run, model: ChatGLMForConditionalGeneration, path: str, settings: TrainingSettings) -> None:
     state = load_prefix_state(path, model.config)
     length, projection = state["embedding.weight"].shape[0], "trans.0.weight" in state
     if length != settings.pre_seq_len or projection != settings.prefix_projection:

@@ -18,7 +18,8 @@ from training.runs.events import MessageEvent
 from training.runs.store import Run
 
 logger = logging.getLogger(__name__)
-# What a pass is computed from: ``input_ids`` and ``labels`` ``[rows, length]``, and for a part of one ``loss_weights``.
+# What a pass is computed from: ``input_ids`` and ``labels`` ``[rows, length]``, and for a part of one ``loss_weights``;
+# for general rows ``base_hidden``, too.
 Rows = dict[str, Tensor]
 # From a pass's labels to how much each label of a row counts; None where all count alike.
 Weigh = Callable[[Tensor], Tensor | None]
@@ -138,7 +139,7 @@ def split(rows: Rows, size: int, weigh: Weigh) -> list[Rows]:
     labels = rows["labels"]
     if size >= len(labels):
         return [dict(rows)]
-    weights = weigh(labels)
+    weights = rows["loss_weights"] if "loss_weights" in rows else weigh(labels)
     if weights is None:
         learnt = (labels[:, 1:] != IGNORED_LABEL).sum()
         weights = (1 / learnt.clamp(min=1)).float().expand(len(labels))

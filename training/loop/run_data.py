@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 
 from chatglm2 import load_tokenizer
+from chatglm2.text.instruction import frame_instruction
 from training.data.batching import ExampleDataset
 from training.data.columns import ColumnMapping, find_columns, find_general_columns
 from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import Table, read_table
+from training.data.instruction import LOOKED_AT, propose_sentence
 from training.runs.events import MessageEvent
 from training.runs.store import Run
 from training.settings.train import TrainingSettings
@@ -36,6 +38,15 @@ def load_data(run: Run, settings: TrainingSettings) -> tuple[ExampleDataset, Exa
         return dataset, None
     validation = _read(run, settings.validation_file, settings, settings.max_eval_samples)
     return dataset, ExampleDataset(validation, encoder)
+
+
+def start_sentence(settings: TrainingSettings, dataset: ExampleDataset) -> tuple[str, list[int]]:
+    """The sentence that a prefix starts from, the user's or one that the rows suggest, and as many ids as it has."""
+    rows = dataset.mixture.task_rows
+    text = settings.prefix_text.strip() or propose_sentence(
+        [dataset.example(index) for index in range(0, rows, max(1, rows // LOOKED_AT))]
+    )
+    return text, frame_instruction(dataset.encoder.tokenizer, text, settings.pre_seq_len or 0)
 
 
 def _read(run: Run, file: str, settings: TrainingSettings, limit: int | None) -> list[Example]:

@@ -28,6 +28,7 @@ from training.data.batching import ExampleDataset, LengthGroupedSampler, Padding
 from training.data.encoding import IGNORED_LABEL
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
 from training.evaluation.scoring import label_count, loss_batches, score_sample
+from training.keep.rows import KeptRows
 from training.loop.gate import Gate, Neighbours
 from training.loop.health import HealthGuard
 from training.loop.keeping import CheckpointKeeper
@@ -65,11 +66,13 @@ class RunTrainer(Trainer):
         plan: StepPlan = ONE_BATCH_AT_A_TIME,
         ranks: Ranks = ALONE,
         neighbours: Neighbours | None = None,
+        kept: KeptRows | None = None,
     ) -> None:
         encoder = dataset.encoder
         self.run = run
         self.ranks = ranks
         self.settings = settings
+        self.kept = kept
         self.dataset = dataset
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.meter = Meter(dataset.mixture.task_rows, dataset.mixture.general_rows, sum(map(Tensor.numel, learning)))
@@ -148,7 +151,15 @@ class RunTrainer(Trainer):
         rows: Rows = self._prepare_inputs(inputs)
         loss = self.passes.take(rows, compute)
         self.meter.keep_loss(loss)
+        if self.kept is not None and self.accelerator.sync_gradients:
+            self.passes.take(self._general_rows(self.kept), compute)
         return loss
+
+    def _general_rows(self, kept: KeptRows) -> Rows:
+        """The step's general rows, a pass of their own behind its last: so they take no memory beside the task's."""
+        rows: Rows = self._prepare_inputs(kept.at(self.state.global_step))
+        rows["loss_weights"] = rows["loss_weights"] * self.current_gradient_accumulation_steps
+        return rows
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""

@@ -138,7 +138,8 @@ class Run:
         """What the run was asked to do, and since then; settings of a newer version are left out."""
         known = {item.name for item in setting_fields()}
         stored = self._read().settings
-        settings = TrainingSettings.from_dict({name: value for name, value in stored.items() if name in known})
+        named = {name: value for name, value in stored.items() if name in known}
+        settings = TrainingSettings.from_dict(BEFORE_KEEPING | named)
         return replace(settings, share=self._changed_share() or settings.share)
 
     def created_at(self) -> float:
@@ -361,6 +362,10 @@ class Run:
             f"{self.path} is no training run: expected a readable {RUN_FILE} in it{en}. Choose a run's own directory.",
             f"{self.path} 不是训练目录：其中应有可读取的 {RUN_FILE}{zh}。请选择某次训练的目录。",
         )
+
+
+# What a run did that was created before there was a choice.
+BEFORE_KEEPING = {"prefix_init": "random", "keep": 0.0}
 
 
 class RunStore:

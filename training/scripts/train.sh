@@ -35,5 +35,7 @@ exec "$root/launch.sh" train \
   --save_steps "${PTUNE_SAVE_STEPS:-1000}" \
   --learning_rate "$LR" \
   --pre_seq_len "$PRE_SEQ_LEN" \
+  --prefix_init "${PTUNE_PREFIX_INIT:-random}" \
+  --keep "${PTUNE_KEEP:-0}" \
   --quantization_bit "${PTUNE_QUANTIZATION_BIT:-4}" \
   "$@"

@@ -44,14 +44,16 @@ ORIGINAL_DEFAULTS: Mapping[str, int | float | str | None] = {
     "logging_steps": 500,
     "save_steps": 500,
     "max_eval_samples": None,
+    "prefix_init": "random",
+    "keep": 0.0,
 }
 
 PRESETS: dict[str, Preset] = {
     "adgen": Preset(
         (
-            "The original's train.sh: short prompts, one fixed task, a high rate. It learns the task thoroughly and "
-            "forgets most of the rest.",
-            "原版 train.sh 的设置：短提示、单一任务、高学习率。任务学得彻底，但会遗忘大部分其他能力。",
+            "The original's train.sh: short prompts, one fixed task, a high rate. With --keep 0 it forgets most of "
+            "the rest, as the original does.",
+            "原版 train.sh 的设置：短提示、单一任务、高学习率。若用 --keep 0，则与原版一样遗忘大部分其他能力。",
         ),
         {**_ORIGINAL, "max_source_length": 64, "max_target_length": 128, "learning_rate": 2e-2},
     ),
@@ -63,13 +65,13 @@ PRESETS: dict[str, Preset] = {
         ),
         {**_ORIGINAL, "max_source_length": 256, "max_target_length": 256, "learning_rate": 1e-2},
     ),
-    # Half the original's rate, and steps enough for it; docs/training.md has what it does on the demo model.
+    # As little as can be forgotten; docs/training.md has what it does on the demo model.
     "gentle": Preset(
         (
-            "Forgets less: smaller steps and more of them, and a look at what is forgotten. Add general data to mix in "
-            "(--mix_file): that helps most.",
-            "遗忘更少：步子更小、步数更多，并检查遗忘了什么。请再指定要混入的通用数据（--mix_file），效果最明显。",
+            "Forgets least: general questions count most beside the task, over more steps, and a look at what is "
+            "forgotten. It takes about three times as long.",
+            "遗忘最少：学习任务的同时最看重通用问题，步数更多，并检查遗忘了什么。用时约为三倍。",
         ),
-        {"learning_rate": 1e-2, "max_steps": 240, "mix_ratio": 0.3, "retention_check": "on"},
+        {"keep": 1.0, "max_steps": 240, "retention_check": "on"},
     ),
 }

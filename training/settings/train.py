@@ -38,6 +38,7 @@ Schedule = Literal[
     "reduce_lr_on_plateau",
 ]
 PREFIX_LEARNING_RATE = 5e-2
+TEXT, RANDOM = "text", "random"
 # A prefix's rate would ruin weights that have learnt already; this is transformers' own default.
 FULL_LEARNING_RATE = 5e-5
 
@@ -69,7 +70,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         reads="data",
     )
     max_steps: int = setting(
-        40,
+        100,
         ("Steps", "训练步数"),
         (
             "How often the prefix is updated; -1 counts epochs.",
@@ -80,7 +81,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
         maximum=1_000_000,
     )
     per_device_train_batch_size: int = setting(
-        16,
+        8,
         ("Batch size", "批大小"),
         ("Examples computed together; larger needs more memory.", "同时计算的样本数；越大占用内存越多。"),
         group="basic",
@@ -144,6 +145,56 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "Leave out and count rows that cannot be read, instead of stopping at the first.",
             "跳过并统计无法读取的行，而不是遇到第一处错误就停止。",
         ),
+    )
+    prefix_init: str = setting(
+        TEXT,
+        ("Prefix starts from", "前缀的起点"),
+        (
+            "text: a sentence, which works untrained; random: as in the original; or a checkpoint.",
+            "text：一句话，未训练即有效；random：与原版相同；或一个检查点。",
+        ),
+        depending=lambda given: RANDOM if given["pre_seq_len"] is None else TEXT,
+        examples=(TEXT, RANDOM),
+        reads="checkpoint",
+    )
+    prefix_text: str = setting(
+        "",
+        ("Sentence it starts from", "起点句子"),
+        (
+            "What the task asks, in a sentence; proposed from the data if empty.",
+            "用一句话说明任务；留空则根据数据提出。",
+        ),
+    )
+    keep: float = setting(
+        0.5,
+        ("How much of the rest to keep", "保留其他能力的程度"),
+        (
+            "0 to 1: general questions keep the base's own answers beside the task; 0 is off.",
+            "0 到 1：学习任务的同时，让通用问题的回答与基座模型保持一致；0 为关闭。",
+        ),
+        depending=lambda given: 0.0 if given["pre_seq_len"] is None else 0.5,
+        minimum=0.0,
+        maximum=1.0,
+    )
+    keep_file: str | None = setting(
+        str(SAMPLE_GENERAL_FILE),
+        ("General questions", "通用问题"),
+        (
+            "File of questions to keep the base's answers to; answers in it are not used.",
+            "用于保持基座回答的问题文件；其中的回答不会使用。",
+        ),
+        reads="data",
+        examples=(str(SAMPLE_GENERAL_FILE),),
+    )
+    keep_own: int = setting(
+        256,
+        ("Questions by the base", "基座自拟的问题"),
+        (
+            "So many questions the base may write itself, if it can.",
+            "基座模型最多自行写出多少个问题（若它能写）。",
+        ),
+        minimum=0,
+        maximum=4096,
     )
     mix_file: str | None = setting(
         None,
@@ -352,6 +403,17 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             )
 
     @property
+    def starts_from_text(self) -> bool:
+        """Whether a prefix starts from a sentence."""
+        return not self.trains_all_weights and not self.warm_start and self.prefix_init != RANDOM
+
+    @property
+    def warm_start(self) -> str | None:
+        """The checkpoint whose prefix is trained on, if there is one."""
+        named = self.prefix_init if self.prefix_init not in (TEXT, RANDOM) else None
+        return self.ptuning_checkpoint or named or None
+
+    @property
     def trains_all_weights(self) -> bool:
         """Full fine-tuning, without a prefix."""
         return self.pre_seq_len is None
@@ -362,6 +424,7 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
             "ptuning_checkpoint": ("it is a prefix", "它是一个前缀"),
             "prefix_projection": ("it belongs to a prefix", "它只用于前缀"),
             "preset": ("its learning rate is a prefix's", "它的学习率是为前缀设定的"),
+            "keep": ("it holds a prefix to its base", "它用于让前缀不偏离基座模型"),
         }
         for name, (why, why_zh) in clashing.items():
             if getattr(self, name):

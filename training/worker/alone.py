@@ -25,11 +25,12 @@ from chatglm2.errors import ChatGLMError, RunError
 from chatglm2.memory.lending import Loan, borrow
 from training.data.batching import ExampleDataset
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
+from training.keep.prepare import prepare_kept_rows
 from training.loop.full_trainer import FullTrainer
 from training.loop.model_setup import prepare_model
 from training.loop.passes import is_out_of_memory
-from training.loop.retention import RetentionWatch
-from training.loop.run_data import load_data
+from training.loop.retention import RetentionWatch, read_prompts
+from training.loop.run_data import load_data, start_sentence
 from training.loop.trainer import PrefixTrainer, RunTrainer
 from training.plan.base_model import require_device
 from training.plan.step_plan import StepPlan, bytes_wanted, plan_step
@@ -121,14 +122,16 @@ def _train_model(
     ranks: Ranks,
     loan: Loan | None,
 ) -> EndedEvent:
-    model = prepare_model(run, settings, checkpoint, ranks)
+    model = prepare_model(run, settings, checkpoint, ranks, lambda: start_sentence(settings, data[0]))
     run.append(PhaseEvent(phase="preparing"))
     kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
     plan = ranks.share(plan_step(model, settings, ranks.size))
     _say_plan(run, settings, plan)
-    trainer: RunTrainer = kind(run, settings, model, *data, plan, ranks, loan)
+    tokenizer = data[0].encoder.tokenizer
+    watched = read_prompts(settings) if settings.keep else ()
+    kept = prepare_kept_rows(run, settings, model, tokenizer, watched, ranks)
+    trainer: RunTrainer = kind(run, settings, model, *data, plan, ranks, loan, kept)
     if settings.checks_retention:
-        tokenizer = data[0].encoder.tokenizer
         trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if ranks.is_first:

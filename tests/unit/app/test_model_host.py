@@ -145,6 +145,8 @@ def test_answers_end_before_their_connections_do(services: Services, monkeypatch
     left: list[bool] = []
     monkeypatch.setattr(ending, "_leave", lambda: left.append(True))
     monkeypatch.setattr(ending, "SENDING_SECONDS", 0.0)
+    config = services.host.session.engine.model.config
+    monkeypatch.setattr(config, "eos_token_id", None)  # no answer ends by itself
     conversation = Conversation()
     conversation.ask("你好")
     answers = services.chat.answer(conversation, 0, KEYS, SETTINGS, Speech("en"))

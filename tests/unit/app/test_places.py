@@ -13,7 +13,7 @@ from training.settings.train import setting_fields
 
 # Text that names nothing on this machine, or nothing that a form offers.
 NO_NAMES_OF_FILES = {
-    *("model_name_or_path", "prompt_column", "response_column", "history_column", "source_prefix"),
+    *("model_name_or_path", "prompt_column", "response_column", "history_column", "source_prefix", "prefix_text"),
     *("fsdp", "extra_arguments", "strengths"),
 }
 

@@ -65,7 +65,9 @@ def data(tmp_path: Path) -> DataChoice:
 
 def served(path: Path | str, model_path: Path) -> TunedModel:
     model = load_model(model_path, device="cpu", dtype="float32")
-    return TunedModel(str(path), "huggingface", lambda: load_tokenizer(model_path), lambda: model)
+    return TunedModel(
+        str(path), "huggingface", lambda: load_tokenizer(model_path), lambda: model, lambda: pytest.fail("asked")
+    )
 
 
 # Precision, quantization, device
@@ -111,7 +113,12 @@ def test_the_trainer_sees_the_pages_gpu_only(
 
 def test_defaults_come_from_the_model_that_is_served(checkpoint: Path) -> None:
     demo = TrainingSettings.from_dict(served(DEMO_MODEL, checkpoint).settings({}))
-    assert (demo.pre_seq_len, demo.learning_rate, demo.max_steps, demo.gradient_accumulation_steps) == (16, 5e-2, 40, 1)
+    assert (demo.pre_seq_len, demo.learning_rate, demo.max_steps, demo.gradient_accumulation_steps) == (
+        16,
+        5e-2,
+        100,
+        1,
+    )
     other = TrainingSettings.from_dict(served("THUDM/chatglm2-6b", checkpoint).settings({}))
     assert (other.pre_seq_len, other.learning_rate, other.max_steps) == (128, 2e-2, 3000)
     assert (other.per_device_train_batch_size, other.gradient_accumulation_steps) == (1, 16)
@@ -121,7 +128,7 @@ def test_defaults_come_from_the_model_that_is_served(checkpoint: Path) -> None:
 def test_a_preset_wins_over_the_models_defaults_and_a_form_over_both(checkpoint: Path) -> None:
     model = served("THUDM/chatglm2-6b", checkpoint)
     gentle = TrainingSettings.from_dict(model.settings({"preset": "gentle", "max_steps": 7}))
-    assert (gentle.learning_rate, gentle.max_steps, gentle.pre_seq_len) == (1e-2, 7, 128)
+    assert (gentle.keep, gentle.max_steps, gentle.pre_seq_len) == (1.0, 7, 128)
     assert preset_values("", model.defaults)["max_steps"] == 3000
     assert preset_values("gentle", model.defaults)["pre_seq_len"] == 128
 

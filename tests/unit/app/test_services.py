@@ -19,6 +19,7 @@ from httpx import Response
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
+from tiny_checkpoint import write_examples, write_tiny_checkpoint
 from torch import Tensor
 
 from app.chat.conversation import Conversation
@@ -33,7 +34,7 @@ from app.text.languages import Speech
 from app.training.form import preset_reason, preset_values
 from app.training.service import DataChoice
 from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table
-from app.views.dataset import dataset_html
+from app.views.dataset import dataset_html, trials_html
 from app.views.run_figures import loss_html, ready_html, retention_html
 from app.web.downloads import prepare_download
 from app.web.entrance import Entrance
@@ -479,3 +480,25 @@ def test_the_library_that_draws_diagrams_is_served_empty(place: Place) -> None:
     response = TestClient(Starlette(routes=routes(place.services))).get(f"/assets/{library.name}")
     assert response.status_code == 200 and len(response.content) < 100
     assert "javascript" in response.headers["content-type"]
+
+
+def test_a_sentence_is_proposed_and_tried_before_any_training(tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "model")
+    rows = write_examples(tmp_path / "rows.json")
+    places = places_for(tmp_path / "output", data=[tmp_path])
+    services = build_services(ModelOptions(str(checkpoint), device="cpu"), tmp_path / "output", places)
+    services.host.start()
+    try:
+        assert services.host.wait(60)
+        data = DataChoice(str(rows))
+        sentence = services.training.propose_sentence(data)
+        assert sentence == "请根据下面的商品属性写一段吸引人的广告文案。"
+        trials = services.training.try_sentence(data, {"pre_seq_len": 8, "prefix_text": sentence})
+        assert [trial.prompt for trial in trials] == [
+            f"类型#{kind}*颜色#{c}色" for kind, c in zip(("上衣", "裤", "裙"), "红白黑", strict=True)
+        ]
+        assert trials[0].wanted in trials_html(trials, EN)
+        assert not services.training.names(), "no run was started for it"
+    finally:
+        services.host.close()
+        services.training.close()

@@ -56,7 +56,17 @@ OPEN_HANDLERS = {
     "OperatorControls": {"on_load"},
 }
 OPERATOR_HANDLERS = {
-    "TrainTab": {"on_file", "on_preview", "on_start", "on_stop", "on_resume", "on_share"},
+    "TrainTab": {
+        "on_columns",
+        "on_propose",
+        "on_try",
+        "on_file",
+        "on_preview",
+        "on_start",
+        "on_stop",
+        "on_resume",
+        "on_share",
+    },
     "CheckpointsTab": {"on_delete", "on_add"},
 }
 

@@ -46,6 +46,7 @@ class Passes:
         recompute: lets layers be computed again in the backward pass.
         recomputes: whether they are already.
         can_split: whether this process may compute a pass in another way than planned.
+        rows_at_once: how many rows are computed at a time from the beginning; None: all of a pass.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Passes:
         *,
         recomputes: bool,
         can_split: bool,
+        rows_at_once: int | None = None,
     ) -> None:
         self._run = run
         self._learning = learning
@@ -64,7 +66,7 @@ class Passes:
         self._recompute = recompute
         self._recomputes = recomputes
         self._can_split = can_split
-        self._rows_at_once: int | None = None
+        self._rows_at_once = rows_at_once
         self._failed_rows = 0
         self._step: list[Rows] = []
 

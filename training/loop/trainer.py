@@ -36,7 +36,7 @@ from training.loop.model_setup import current_prefix
 from training.loop.passes import Passes, Rows, recompute_layers
 from training.loop.reporter import RunReporter
 from training.loop.trainer_arguments import build_arguments
-from training.plan.step_plan import StepPlan, smooths_labels
+from training.plan.step_plan import StepPlan, can_split
 from training.runs.checkpoints import METADATA_FILE
 from training.runs.events import CheckpointEvent
 from training.runs.storage import publish_directory, storage_error
@@ -81,7 +81,8 @@ class RunTrainer(Trainer):
             self._loss_weights,
             lambda: recompute_layers(model),
             recomputes=plan.recomputes,
-            can_split=ranks.size == 1 and not settings.shares_weights and not smooths_labels(settings),
+            can_split=can_split(settings, ranks.size),
+            rows_at_once=plan.rows,
         )
         self.keeper = CheckpointKeeper(run, settings)
         self.health = HealthGuard(run, settings, self.meter)

@@ -31,7 +31,7 @@ from training.loop.retention import RetentionWatch
 from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer, RunTrainer
 from training.plan.base_model import require_device
-from training.plan.step_plan import StepPlan, bytes_wanted, plan_step
+from training.plan.step_plan import StepPlan, bytes_wanted, place_for, plan_step
 from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, PhaseEvent, StoppedEvent
 from training.runs.liveness import start_time
 from training.runs.results import result_files
@@ -137,7 +137,7 @@ def _borrowed(settings: TrainingSettings, checkpoint: Path | None, ranks: Ranks)
     device = default_device() if settings.device == "auto" else torch.device(settings.device)
     whole = checkpoint if settings.trains_all_weights else None  # such a checkpoint is all the model that is needed
     config = read_config(resolve_model_directory(whole or settings.model_name_or_path, hub=settings.hub))
-    with borrow(bytes_wanted(settings, config, device), device) as loan:
+    with borrow(bytes_wanted(settings, place_for(settings, config, device)), device) as loan:
         yield loan
 
 

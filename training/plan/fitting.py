@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from chatglm2 import ChatGLMForConditionalGeneration
 from chatglm2.errors import RunError
-from training.plan.forecast import MemoryForecast
+from chatglm2.memory.estimate import context_bytes, free_bytes, weight_bytes
+from training.plan.forecast import MemoryForecast, forecast_memory
+from training.plan.step_plan import Place
 from training.settings.train import TrainingSettings, setting_fields
 
 Foresee = Callable[[TrainingSettings], MemoryForecast]
@@ -19,6 +22,8 @@ Changes = dict[str, Any]
 LENGTH_SHARES = (0.75, 0.5, 0.375, 0.25, 0.125)
 SHORTEST_LENGTH = 16
 GIB, MIB = 2**30, 2**20
+# By how much a trainer that has come to its device may miss what was free when somebody clicked.
+TOLERANCE = 0.1
 
 
 class TooLittleMemory(RunError):
@@ -57,6 +62,28 @@ def require_room(
         f"这次训练在 {forecast.device} 上需要 {_size(needed)}，可用 {_size(free)}。{hint_zh}",
         changes,
     )
+
+
+def require_room_here(model: ChatGLMForConditionalGeneration, settings: TrainingSettings) -> None:
+    """Check in the trainer's process, which has its weights, that the smallest pass will fit.
+
+    Not as strict as before the run: what a click has accepted is not refused for a little that others took since.
+
+    Raises:
+        TooLittleMemory: where it will not, with the nearest settings that would.
+    """
+    config, dtype, device = model.config, model.dtype, model.device
+    mapped = model.shared_weights is not None and model.shared_weights.mapped
+    held = 0 if mapped else weight_bytes(config, dtype.itemsize, config.quantization_bit)
+    free = int(free_bytes(device) * (1 + TOLERANCE)) + held + context_bytes(device)
+
+    def foresee(asked: TrainingSettings) -> MemoryForecast:
+        bits = asked.quantization_bit or config.quantization_bit
+        has_weights = mapped and bits == config.quantization_bit
+        forecast = forecast_memory(Place(config, dtype, bits, device), asked, free, has_weights=has_weights)
+        return replace(forecast, kept_for_chat=0)
+
+    require_room(settings, foresee)
 
 
 def nearest_that_fits(

@@ -61,7 +61,7 @@ class MemoryForecast:
             "activations": memory.activations,
             "prefixes": memory.prefixes,
             "working": memory.working,
-            "allocator": self._allocator(self.plan),
+            "allocator": self._pass(self.plan) - self.plan.bytes,
         }
 
     @property
@@ -89,10 +89,12 @@ class MemoryForecast:
         return self.weights + self.context + self.workspaces + self.learning
 
     def _pass(self, plan: StepPlan) -> int:
-        return plan.bytes + self._allocator(plan)
+        return plan.bytes + (allocator_bytes(plan) if self.context else 0)
 
-    def _allocator(self, plan: StepPlan) -> int:
-        return PIECES_BYTES + int(HOLES_SHARE * plan.bytes) if self.context else 0
+
+def allocator_bytes(plan: StepPlan) -> int:
+    """What torch's allocator takes of a GPU above what tensors do."""
+    return PIECES_BYTES + int(HOLES_SHARE * plan.bytes)
 
 
 def forecast_memory(place: Place, settings: TrainingSettings, free: int, *, has_weights: bool) -> MemoryForecast:

@@ -31,8 +31,26 @@ from training.loop.retention import RetentionWatch
 from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer, RunTrainer
 from training.plan.base_model import require_device
-from training.plan.step_plan import StepPlan, bytes_wanted, place_for, plan_step
-from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, PhaseEvent, StoppedEvent
+from training.plan.fitting import require_room_here
+from training.plan.forecast import allocator_bytes
+from training.plan.step_plan import (
+    Place,
+    StepPlan,
+    bytes_wanted,
+    learning_bytes,
+    place_for,
+    plan_step,
+    workspaces,
+)
+from training.runs.events import (
+    EndedEvent,
+    FailedEvent,
+    FinishedEvent,
+    MemoryEvent,
+    MessageEvent,
+    PhaseEvent,
+    StoppedEvent,
+)
 from training.runs.liveness import start_time
 from training.runs.results import result_files
 from training.runs.storage import write_together
@@ -107,13 +125,17 @@ def _train_model(
     model = prepare_model(run, settings, checkpoint, ranks)
     run.append(PhaseEvent(phase="preparing"))
     kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
+    if ranks.size == 1 and not settings.trains_all_weights:
+        require_room_here(model, settings)
     plan = ranks.share(plan_step(model, settings, ranks.size))
     _say_plan(run, settings, plan)
     trainer: RunTrainer = kind(run, settings, model, *data, plan, ranks, loan)
     if settings.checks_retention:
         tokenizer = data[0].encoder.tokenizer
         trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))
-    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with _lent_for(plan, model.device, loan):
+        trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _say_memory(run, settings, trainer, plan)
     if ranks.is_first:
         _write_results(run, {**trained.metrics, "train_samples": data[0].mixture.task_rows})
     ranks.wait()  # the first process to conclude clears away what the others may still look into
@@ -139,6 +161,37 @@ def _borrowed(settings: TrainingSettings, checkpoint: Path | None, ranks: Ranks)
     config = read_config(resolve_model_directory(whole or settings.model_name_or_path, hub=settings.hub))
     with borrow(bytes_wanted(settings, place_for(settings, config, device)), device) as loan:
         yield loan
+
+
+@contextmanager
+def _lent_for(plan: StepPlan, device: torch.device, loan: Loan | None) -> Iterator[None]:
+    """Have the lenders leave what the chosen passes take, not only what the smallest would."""
+    if loan is None or not loan.lent:
+        yield
+        return
+    with borrow(plan.bytes, device):
+        yield
+
+
+def _say_memory(run: Run, settings: TrainingSettings, trainer: RunTrainer, plan: StepPlan) -> None:
+    """What was taken of a GPU, beside what was expected."""
+    device = trainer.args.device
+    if device.type != "cuda":
+        return
+    model = trainer.whole_model
+    place = Place(model.config, model.dtype, model.config.quantization_bit, device, trainer.ranks.size)
+    planned = {
+        "workspaces": workspaces(device),
+        "learning": learning_bytes(settings, place),
+        "activations": plan.memory.activations,
+        "prefixes": plan.memory.prefixes,
+        "working": plan.memory.working,
+        "allocator": allocator_bytes(plan),
+    }
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    run.append(
+        MemoryEvent(planned=planned, allocated=allocated, reserved=reserved, steps=int(trainer.state.global_step))
+    )
 
 
 def _say_what_goes_on(run: Run, checkpoint: Path, settings: TrainingSettings, ranks: Ranks) -> None:

@@ -33,6 +33,11 @@ def build_services(options: ModelOptions, output: Path) -> Services:
     sources = SourceLibrary(runs, loader, output)
     bits = options.quantization_bit
     tuned = TunedModel(
-        options.path, options.hub, lambda: host.session.tokenizer, lambda: host.session.engine.model, bits
+        options.path,
+        options.hub,
+        lambda: host.session.tokenizer,
+        lambda: host.session.engine.model,
+        bits,
+        lambda: host.session.engine,
     )
     return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output, standby))

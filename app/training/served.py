@@ -17,8 +17,9 @@ from training.settings.samples import DEMO_MODEL
 from training.settings.train import TrainingSettings
 
 if TYPE_CHECKING:
-    from chatglm2 import ChatGLMForConditionalGeneration
+    from chatglm2 import ChatGLMForConditionalGeneration, Engine
     from chatglm2.text.tokenizer import ChatGLMTokenizer
+    from training.plan.forecast import MemoryForecast
 
 # What learns is a choice of its own on the page: a prefix length that was emptied by mistake must not make it.
 LEARNS, PREFIX, ALL_WEIGHTS = "learns", "prefix", "all"
@@ -38,6 +39,7 @@ class TunedModel:
     tokenizer: Callable[[], ChatGLMTokenizer]
     model: Callable[[], ChatGLMForConditionalGeneration]
     quantization_bit: int | None = None
+    engine: Callable[[], Engine] | None = None  # that answers on the model, and would leave memory to a run
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -69,13 +71,42 @@ class TunedModel:
         return {**values, "model_name_or_path": self.path, "hub": self.hub}
 
     def require_memory(self, settings: TrainingSettings) -> None:
-        """Check that training all weights fits beside what the page holds, if that is what is asked for.
+        """Check that a training fits beside what the page holds.
 
         Raises:
-            RunError: with what is needed, what is free and what would fit.
+            RunError: with what is needed, what is free and what would fit; a `TooLittleMemory` where a form can take it.
         """
-        if not settings.trains_all_weights:
+        if settings.trains_all_weights:
+            self._require_memory_for_all_weights(settings)
             return
+        from training.plan.fitting import require_room
+
+        as_served = {name: value for name, value in self._as_served(trains_all=False).items() if name != "device"}
+        differs = any(getattr(settings, name) != value for name, value in as_served.items())
+        require_room(settings, self.forecast, [as_served] if differs else [])
+
+    def forecast(self, settings: TrainingSettings) -> MemoryForecast:
+        """The memory that training a prefix with ``settings`` will take, beside what the page holds now.
+
+        Raises:
+            ChatGLMError: the model is not loaded yet.
+        """
+        import torch
+
+        from chatglm2.memory.estimate import free_bytes
+        from training.plan.forecast import forecast_memory
+        from training.plan.step_plan import place_for
+
+        model = self.model()
+        here = settings.device in ("auto", model.device.type)
+        device = model.device if here else torch.device(settings.device)
+        place = place_for(settings, model.config, device)
+        free = self.engine().lendable_bytes() if here and self.engine is not None else free_bytes(device)
+        own = (model.dtype, model.config.quantization_bit) != (place.dtype, place.bits)
+        shares = here and not own and model.shared_weights is not None
+        return forecast_memory(place, settings, free, has_weights=shares)
+
+    def _require_memory_for_all_weights(self, settings: TrainingSettings) -> None:
         import torch
 
         from training.loop.model_setup import trainable_dtype

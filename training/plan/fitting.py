@@ -19,7 +19,7 @@ from training.settings.train import TrainingSettings, setting_fields
 Foresee = Callable[[TrainingSettings], MemoryForecast]
 Changes = dict[str, Any]
 # What is left of the lengths, from a little less to very little; a prompt of fewer tokens says nothing.
-LENGTH_SHARES = (0.75, 0.5, 0.375, 0.25, 0.125)
+LENGTH_SHARES = (0.75, 0.5, 0.375, 0.25, 0.125, 1 / 16, 1 / 32, 1 / 64)
 SHORTEST_LENGTH = 16
 GIB, MIB = 2**30, 2**20
 # By how much a trainer that has come to its device may miss what was free when somebody clicked.

@@ -10,6 +10,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -151,10 +152,39 @@ class RunTrainer(Trainer):
         self.meter.keep_loss(loss)
         return loss
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """A batch of the validation, once there is room for it."""
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' optimizer, whose first step takes memory for its moments."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not isinstance(optimizer, torch.optim.Adam):  # what another one has done by then is not known
+            return optimizer
+        step = optimizer.step
+
+        def guarded(optimizer: torch.optim.Optimizer, *given: Any, **named: Any) -> Any:
+            """Moments that were taken half are taken anew."""
+
+            def take() -> Any:
+                for weight, state in list(optimizer.state.items()):
+                    if "exp_avg_sq" not in state:
+                        del optimizer.state[weight]
+                return step(*given, **named)
+
+            return self.passes.with_room(take)
+
+        vars(optimizer)["step"] = MethodType(guarded, optimizer)
+        return optimizer
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """A batch of the validation, once there is room for it, or what became of it where memory was short."""
         self.gate.make_room()
-        return super().prediction_step(*args, **kwargs)
+        predict = super().prediction_step
+        inputs.pop("token_count", None)
+
+        def compute(part: Rows) -> Tensor:
+            loss, *_ = predict(model, part, *args, **kwargs)
+            assert loss is not None  # there are labels
+            return loss
+
+        return self.passes.measure(self._prepare_inputs(inputs), compute), None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""
@@ -179,7 +209,8 @@ class RunTrainer(Trainer):
             examples = [rows.example(index) for index in range(min(count, len(rows)))]
             greedy = replace(self.settings, do_sample=False, num_beams=1)
             model = self.whole_model
-            found[0] = score_sample(model, rows.encoder.tokenizer, examples, greedy, current_prefix(model))
+            prefix, tokenizer = current_prefix(model), rows.encoder.tokenizer
+            found[0] = self.passes.with_room(lambda: score_sample(model, tokenizer, examples, greedy, prefix))
         broadcast_object_list(found)
         return {f"eval_{name}": value for name, value in found[0].to_dict().items()}
 

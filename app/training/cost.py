@@ -89,7 +89,6 @@ class CostEstimator:
         return RunCost(pace, memory, kept, settings.share, refusal)
 
     def _lengths(self, settings: TrainingSettings) -> RowLengths:
-        from chatglm2.memory.estimate import slot_bytes
         from training.plan.pace import RowLengths
 
         rows, counts = self._token_counts(settings)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.training.form import as_on_page
 from chatglm2.errors import RunError
 from training.settings.presets import PRESETS
 from training.settings.samples import DEMO_MODEL
@@ -48,7 +49,7 @@ class TunedModel:
         The settings' own defaults suit the demo model.
         """
         is_demo = Path(self.path).resolve() == DEMO_MODEL.resolve()
-        return {} if is_demo else dict(PRESETS[ORIGINALS_PRESET].values)
+        return {} if is_demo else as_on_page(PRESETS[ORIGINALS_PRESET].values)
 
     def settings(self, form: Mapping[str, object]) -> dict[str, Any]:
         """The settings that a form means on this page: what it leaves open is the preset's, then the model's.
@@ -64,7 +65,7 @@ class TunedModel:
         elif str(given.get("pre_seq_len", "given") or "").strip().lower() in ("", "none", "null"):
             raise _no_length()
         preset = PRESETS.get(str(given.get("preset")))
-        values = {**defaults, **(preset.values if preset else {}), **given}
+        values = {**defaults, **(as_on_page(preset.values) if preset else {}), **given}
         for name, value in self._as_served(trains_all=values.get("pre_seq_len", 1) is None).items():
             if values.get(name) in LEFT_TO_PAGE:
                 values[name] = value
@@ -74,7 +75,8 @@ class TunedModel:
         """Check that a training fits beside what the page holds.
 
         Raises:
-            RunError: with what is needed, what is free and what would fit; a `TooLittleMemory` where a form can take it.
+            RunError: with what is needed, what is free and what would fit; where a form can take that, it is a
+                `TooLittleMemoryError`.
         """
         if settings.trains_all_weights:
             self._require_memory_for_all_weights(settings)

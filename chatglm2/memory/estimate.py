@@ -21,8 +21,8 @@ MOST_SLOTS = 8
 WORKING_BYTES = 512 * 2**20
 # What the driver takes of a GPU for each process, with torch's kernels in it (measured on an H100: 621 MiB).
 CONTEXT_BYTES = 640 * 2**20
-# What an engine that answers has taken of that working space, with one- or two-line prompts: captured steps and products
-# (measured on an H100: 871 MiB beside the weights with the context, in FP16 as in INT4).
+# What an engine that answers short prompts has taken of that working space, for captured steps and products (measured
+# on an H100: 871 MiB beside the weights with the context, in FP16 as in INT4).
 ENGINE_BYTES = 231 * 2**20
 
 

@@ -26,7 +26,7 @@ GIB, MIB = 2**30, 2**20
 TOLERANCE = 0.1
 
 
-class TooLittleMemory(RunError):
+class TooLittleMemoryError(RunError):
     """A run that does not fit.
 
     Attributes:
@@ -38,9 +38,7 @@ class TooLittleMemory(RunError):
         self.changes = dict(changes)
 
 
-def require_room(
-    settings: TrainingSettings, foresee: Foresee, alternatives: Sequence[Changes] = ()
-) -> MemoryForecast:
+def require_room(settings: TrainingSettings, foresee: Foresee, alternatives: Sequence[Changes] = ()) -> MemoryForecast:
     """What a training of a prefix will take.
 
     Args:
@@ -49,7 +47,7 @@ def require_room(
         alternatives: changes to try before all others, such as the weights that are there already.
 
     Raises:
-        TooLittleMemory: where it does not fit, with the nearest settings that do.
+        TooLittleMemoryError: where it does not fit, with the nearest settings that do.
     """
     forecast = foresee(settings)
     if forecast.fits:
@@ -57,7 +55,7 @@ def require_room(
     changes = nearest_that_fits(settings, foresee, alternatives)
     needed, free = forecast.needed, max(forecast.free - forecast.kept_for_chat, 0)
     hint_en, hint_zh = _hint(changes, foresee(replace(settings, **changes)).needed if changes else 0)
-    raise TooLittleMemory(
+    raise TooLittleMemoryError(
         f"This training needs {_size(needed)} on {forecast.device}, and {_size(free)} are free for it. {hint_en}",
         f"这次训练在 {forecast.device} 上需要 {_size(needed)}，可用 {_size(free)}。{hint_zh}",
         changes,
@@ -70,7 +68,7 @@ def require_room_here(model: ChatGLMForConditionalGeneration, settings: Training
     Not as strict as before the run: what a click has accepted is not refused for a little that others took since.
 
     Raises:
-        TooLittleMemory: where it will not, with the nearest settings that would.
+        TooLittleMemoryError: where it will not, with the nearest settings that would.
     """
     config, dtype, device = model.config, model.dtype, model.device
     mapped = model.shared_weights is not None and model.shared_weights.mapped
@@ -86,9 +84,7 @@ def require_room_here(model: ChatGLMForConditionalGeneration, settings: Training
     require_room(settings, foresee)
 
 
-def nearest_that_fits(
-    settings: TrainingSettings, foresee: Foresee, alternatives: Sequence[Changes] = ()
-) -> Changes:
+def nearest_that_fits(settings: TrainingSettings, foresee: Foresee, alternatives: Sequence[Changes] = ()) -> Changes:
     """The fewest and smallest changes after which a run fits; empty where none do."""
     for changes in _tried(settings, alternatives):
         if foresee(replace(settings, **changes)).fits:

@@ -26,6 +26,15 @@ REACHED_SHARE = 0.6
 TRIED_ROWS = 1024
 TRIED_SECONDS = 0.1
 PRODUCTS_AT_ONCE = 4
+# Of a GPU's multiprocessor in half precision with sums in fp32, dense, by compute capability (NVIDIA's data sheets of
+# V100, T4, A100, RTX 30, RTX 40, H100, B200 and RTX 50); in fp32; and what of it large products reach.
+OPERATIONS_A_CYCLE = {
+    **{(7, 0): 1024, (7, 5): 512, (8, 0): 2048, (8, 6): 512},
+    **{(8, 9): 512, (9, 0): 4096, (10, 0): 8192, (12, 0): 512},
+}
+PLAIN_OPERATIONS_A_CYCLE = 256
+USUAL_KILOHERTZ = 1_600_000
+REACHED_BY_PRODUCTS = 0.75
 # Rows of like length are padded to the longest of them.
 PADDING = 1.08
 # Points of a curve that are the machine's: the first ones hold what is compiled and taken once.
@@ -139,21 +148,28 @@ def _operations_per_row(
     return 2 * (config.num_layers * layers + head)
 
 
-@lru_cache(maxsize=8)
 def products_per_second(device: torch.device, dtype: torch.dtype, width: int) -> float:
-    """Multiplications and additions a second of products of the model's width, timed for a moment, once."""
+    """Multiplications and additions a second of products of the model's width.
+
+    A CPU is timed for a moment, once. A GPU is not, as that would take memory and time from whoever chats: it is known
+    by its kind.
+    """
+    if device.type != "cuda":
+        return _timed_speed(device, dtype, width)
+    properties = torch.cuda.get_device_properties(device)
+    nearest = max((kind for kind in OPERATIONS_A_CYCLE if kind <= (properties.major, properties.minor)), default=(7, 0))
+    each = OPERATIONS_A_CYCLE[nearest] if dtype.itemsize == 2 else PLAIN_OPERATIONS_A_CYCLE
+    hertz = 1000.0 * getattr(properties, "clock_rate", USUAL_KILOHERTZ)
+    return REACHED_BY_PRODUCTS * properties.multi_processor_count * each * hertz
+
+
+@lru_cache(maxsize=8)
+def _timed_speed(device: torch.device, dtype: torch.dtype, width: int) -> float:
     left, right = (torch.randn(rows, width, device=device, dtype=dtype) for rows in (TRIED_ROWS, width))
     product = left @ right.T  # the first one finds its kernel
-    _finish(device)
     fastest, began = math.inf, time.perf_counter()
     while (started := time.perf_counter()) - began < TRIED_SECONDS or fastest == math.inf:
         for _ in range(PRODUCTS_AT_ONCE):
             torch.mm(left, right.T, out=product)
-        _finish(device)
         fastest = min(fastest, time.perf_counter() - started)
     return 2.0 * TRIED_ROWS * width * width * PRODUCTS_AT_ONCE / fastest
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -35,6 +35,8 @@ ENOUGH_TOKENS = 1024
 # A trainer multiplies in two threads, forward and backward, and each has a workspace.
 WORKSPACES = 2
 
+NOTHING_KNOWN = PassMemory()
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -50,7 +52,7 @@ class StepPlan:
     merged: int = 1
     recomputes: bool = False
     rows: int | None = None
-    memory: PassMemory = PassMemory()
+    memory: PassMemory = NOTHING_KNOWN
 
     @property
     def bytes(self) -> int:

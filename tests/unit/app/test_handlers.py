@@ -204,7 +204,9 @@ def test_a_part_of_a_step_is_refused_and_not_rounded(train: TrainTab, said: list
 
 
 @pytest.mark.parametrize("share", ["even", "training-first", "chat-first"])
-def test_who_goes_first_is_changed_while_a_run_trains(train: TrainTab, services: Services, tmp_path: Path, share: str) -> None:
+def test_who_goes_first_is_changed_while_a_run_trains(
+    train: TrainTab, services: Services, tmp_path: Path, share: str
+) -> None:
     run = RunStore(tmp_path).get("new")
     alive = psutil.Process()
     run.update(status=Status.RUNNING, pid=alive.pid, pid_started_at=alive.create_time() - psutil.boot_time())

@@ -13,7 +13,7 @@ import torch
 
 from chatglm2 import ChatGLMConfig
 from training.plan import forecast, step_plan
-from training.plan.fitting import TooLittleMemory, nearest_that_fits, require_room
+from training.plan.fitting import TooLittleMemoryError, nearest_that_fits, require_room
 from training.plan.forecast import MemoryForecast, forecast_memory, serving_lines
 from training.plan.step_plan import Place
 from training.settings.train import TrainingSettings
@@ -85,11 +85,15 @@ def test_what_does_not_fit_is_refused_with_the_nearest_that_does(
     asked: dict[str, Any], free_gib: float, expected: dict[str, Any]
 ) -> None:
     settings = replace(ADGEN, **asked)
-    with pytest.raises(TooLittleMemory, match=r"This training needs .* GiB on cuda, and .* are free for it\.") as caught:
+    with pytest.raises(
+        TooLittleMemoryError, match=r"This training needs .* GiB on cuda, and .* are free for it\."
+    ) as caught:
         require_room(settings, foresee(free_gib * GIB, 4))
     changes = caught.value.changes
     assert expected.items() <= changes.items()
-    assert all(f"--{name} {value}" in caught.value.en and str(value) in caught.value.zh for name, value in changes.items())
+    assert all(
+        f"--{name} {value}" in caught.value.en and str(value) in caught.value.zh for name, value in changes.items()
+    )
     require_room(replace(settings, **changes), foresee(free_gib * GIB, 4))
 
 
@@ -104,7 +108,7 @@ def test_weights_of_its_own_are_counted_and_the_pages_are_the_nearest_way_out() 
 
 
 def test_where_nothing_fits_that_is_said() -> None:
-    with pytest.raises(TooLittleMemory, match="Nothing smaller fits") as caught:
+    with pytest.raises(TooLittleMemoryError, match="Nothing smaller fits") as caught:
         require_room(ADGEN, foresee(0.2 * GIB))
     assert caught.value.changes == {}
     assert forecast.context_bytes(torch.device("cpu")) == 0

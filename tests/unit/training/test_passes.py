@@ -269,7 +269,7 @@ def test_an_optimizer_that_finds_no_memory_is_asked_again_and_the_passes_are_sma
         monkeypatch.setattr(torch, "zeros_like", limited)
 
     store, asked = RunStore(tmp_path), replace(settings, gradient_checkpointing="off")
-    whole, _, expected = trained(store, asked, "whole", plan=StepPlan())
+    _, _, expected = trained(store, asked, "whole", plan=StepPlan())
     run, ended, found = trained(store, asked, "short", change, plan=StepPlan())
     assert isinstance(ended, FinishedEvent)
     for one, other in zip(chain(*expected), chain(*found), strict=True):

@@ -24,14 +24,11 @@ def cost_html(cost: RunCost, speech: Speech) -> Markup:
 
 def _figures(cost: RunCost, speech: Speech) -> list[tuple[str, str]]:
     pace = cost.pace
-
-    def say(text: str) -> str:
-        return text if pace.measured else speech("cost_about", what=text)
-
+    seconds = format_seconds(pace.seconds_per_step)
     duration = format_duration(pace.seconds + START_SECONDS, speech)
     figures = [
-        (speech("cost_time"), say(speech("cost_step", seconds=format_seconds(pace.seconds_per_step)))),
-        (speech("cost_total"), say(duration)),
+        (speech("cost_time"), speech("cost_step" if pace.measured else "cost_step_about", seconds=seconds)),
+        (speech("cost_total"), duration if pace.measured else speech("cost_about", what=duration)),
     ]
     if cost.memory is not None:
         needed, free = format_bytes(cost.memory.total), format_bytes(cost.memory.free)

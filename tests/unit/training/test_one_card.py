@@ -1,6 +1,6 @@
 """Pages and runs that share one card: whoever dies, nobody else does; on a GPU, and on a CPU where that is the same.
 
-Each process imports torch, so that a GPU is asked for nearly everything with one run; ``-k gpu`` runs those tests alone.
+Each process imports torch, so that a GPU is asked for nearly all with one run; ``-k gpu`` runs those tests alone.
 """
 
 from __future__ import annotations

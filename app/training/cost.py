@@ -85,7 +85,11 @@ class CostEstimator:
         plan = memory.plan if memory else StepPlan()
         pace = estimate_pace(model.config, settings, self._lengths(settings), plan, rate, speed)
         column = slot_bytes(model.config, model.dtype.itemsize, 1)
-        kept = memory.left // column if memory and memory.device == model.device and memory.context else None
+        kept = None
+        if memory and memory.device == model.device and memory.context:
+            most = self._model.engine().stats() if self._model.engine else None
+            kept = memory.left // column
+            kept = min(kept, most.slots * most.max_length) if most else kept
         return RunCost(pace, memory, kept, settings.share, refusal)
 
     def _lengths(self, settings: TrainingSettings) -> RowLengths:

@@ -106,7 +106,7 @@ class RetentionEvent(Event):
 
 
 class MemoryEvent(Event):
-    """What the trainer's process took of its GPU, in bytes, beside its context and weights that it shares.
+    """What the trainer's process took of its GPU, in bytes, beside its context and weights that others may map.
 
     Attributes:
         planned: what was expected, by part; see `training.plan.forecast`.

@@ -21,6 +21,7 @@ import transformers.utils.logging
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import ChatGLMError
+from chatglm2.memory.estimate import weight_bytes
 from chatglm2.memory.lending import Loan, borrow
 from training.data.batching import ExampleDataset
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
@@ -176,11 +177,13 @@ def _lent_for(plan: StepPlan, device: torch.device, loan: Loan | None) -> Iterat
 def _say_memory(run: Run, settings: TrainingSettings, trainer: RunTrainer, plan: StepPlan) -> None:
     """What was taken of a GPU, beside what was expected."""
     device = trainer.args.device
-    if device.type != "cuda":
+    if device.type != "cuda" or settings.trains_all_weights:
         return
     model = trainer.whole_model
-    place = Place(model.config, model.dtype, model.config.quantization_bit, device, trainer.ranks.size)
+    config, bits = model.config, model.config.quantization_bit
+    place = Place(config, model.dtype, bits, device, trainer.ranks.size)
     planned = {
+        "weights": 0 if model.shared_weights is not None else weight_bytes(config, model.dtype.itemsize, bits),
         "workspaces": workspaces(device),
         "learning": learning_bytes(settings, place),
         "activations": plan.memory.activations,

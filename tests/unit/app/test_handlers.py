@@ -159,7 +159,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(
     ("language", "words"),
-    [("en", ("s a step", "In all", "that are free", "Chat meanwhile")), ("zh", ("每步", "总计", "可用", "训练时的对话"))],
+    [
+        ("en", ("s a step", "In all", "that are free", "Chat meanwhile")),
+        ("zh", ("每步", "总计", "可用", "训练时的对话")),
+    ],
 )
 def test_what_a_run_costs_is_there_before_the_click(train: TrainTab, language: str, words: tuple[str, ...]) -> None:
     shown = train.on_cost(form_values(train), request(language))

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_checkpoint import tiny_settings
 
 from chatglm2 import ChatGLMConfig
-from training.plan import forecast, step_plan
+from chatglm2.checkpoints.loading import read_config
+from training.plan import fitting, forecast, step_plan
 from training.plan.fitting import TooLittleMemoryError, nearest_that_fits, require_room
 from training.plan.forecast import MemoryForecast, forecast_memory, serving_lines
-from training.plan.step_plan import Place
+from training.plan.step_plan import Place, place_for
+from training.runs.events import FailedEvent
+from training.runs.store import RunStore
 from training.settings.train import TrainingSettings
+from training.worker.alone import carry_out
 
 MIB, GIB = 2**20, 2**30
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
@@ -112,3 +117,22 @@ def test_where_nothing_fits_that_is_said() -> None:
         require_room(ADGEN, foresee(0.2 * GIB))
     assert caught.value.changes == {}
     assert forecast.context_bytes(torch.device("cpu")) == 0
+
+
+def test_a_run_from_the_shell_ends_before_its_first_step_with_the_flags_that_would_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(tmp_path, max_steps=1, dtype="float32", device="cpu")
+    place = place_for(settings, read_config(Path(settings.model_name_or_path)), torch.device("cpu"))
+
+    def needed(asked: TrainingSettings) -> int:
+        return forecast_memory(place, asked, 0, has_weights=True).needed
+
+    half = replace(settings, max_source_length=128, max_target_length=128)
+    between = (needed(settings) + needed(half)) / 2
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: int(between / (1 + fitting.TOLERANCE)))
+    run = RunStore(tmp_path / "output").create(settings, "run")
+    ended = carry_out(run)
+    assert isinstance(ended, FailedEvent)
+    assert "This training needs" in ended.en and "这次训练" in ended.zh
+    assert "--max_source_length" in ended.en and "--max_target_length" in ended.zh

@@ -118,6 +118,11 @@ class ModelHost:
         return session
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the model is there."""
+        return self._session is not None
+
+    @property
     def device(self) -> str | None:
         """Where the model is, such as "cpu" or "cuda:0"; None until it is there."""
         return self._device

@@ -31,4 +31,5 @@ def build_setting(item: SettingField) -> Any:
             return gr.Textbox(control.value, max_lines=1, **common)
         case "number":
             reach: dict[str, Any] = {"step": control.step, "minimum": control.minimum, "maximum": control.maximum}
-            return gr.Number(control.value, precision=0 if control.whole else None, **reach, **common)
+            # Not rounded to whole numbers here: a setting that must be one says so.
+            return gr.Number(control.value, **reach, **common)

@@ -25,12 +25,18 @@ from app.training.service import DataChoice
 from app.views.charts import line_chart
 from app.views.dataset import dataset_html, trials_html
 from app.views.fragments import log_html, sentence_html
+from app.views.run_cost import cost_html
 from app.views.run_figures import loss_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
 SAMPLE, UPLOAD = "sample", "upload"
 COMPARE_TAB = "compare"
+# What may be changed so that a run fits; see `training.plan.fitting`.
+FITTED = (
+    *("max_source_length", "max_target_length", "gradient_checkpointing"),
+    *("quantization_bit", "dtype", "prefix_projection"),
+)
 Updates = dict[Any, Any]
 
 
@@ -107,6 +113,9 @@ class TrainTab:
             self.form.update({item.name: build_setting(item) for item in basic})
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in form_fields("advanced", defaults)})
+        self.cost = gr.HTML(elem_id="run-cost")
+        self.cost_key, self.changes = gr.State(""), gr.State({})  # what the cost depends on beside the form; what fits
+        self.fit = gr.Button(word("fit_settings"), visible=False, size="sm", elem_id="fit-settings")
         self.start = gr.Button(word("start"), variant="primary", elem_id="start")
 
     def _build_start(self) -> None:
@@ -182,8 +191,9 @@ class TrainTab:
         learning = [self.form[name] for name in ("pre_seq_len", "learning_rate", "preset")]
         shown = [*learning, self.preset_reason, self.start_box, self.form["keep"]]
         self.learns.input(self.on_learns, [self.learns], shown, **QUIET)
+        self._bind_cost(timer, data)
         live = self._live_outputs()
-        self.start.click(self.on_start, {*data, self.name}, live, **WORKING)
+        self.start.click(self.on_start, {*data, self.name}, [*live, *self._cost_outputs()], **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **STOPPING)
         self.resume.click(self.on_resume, [self.run], live, **WORKING)
         self.run.input(self.on_pick, [self.run], live, **QUIET)
@@ -193,6 +203,17 @@ class TrainTab:
         self.controls.bind(demo, [*data, self.name, *actions], (self.preview_box,))
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
+
+    def _bind_cost(self, timer: gr.Timer, data: set[Any]) -> None:
+        """The cost follows the form: while it is asked for, what changes meanwhile is asked for once, afterwards."""
+        asked = [self.cost_key.change, *(component.change for component in data)]
+        gr.on(asked, self.on_cost, data, self._cost_outputs(), trigger_mode="always_last", **QUIET)
+        timer.tick(self.on_cost_key, [self.cost_key], [self.cost_key], **QUIET)
+        numbers = [self.form[name] for name in FITTED]
+        self.fit.click(self.on_fit, [self.changes], [*numbers, self.fit], **ASKED)
+
+    def _cost_outputs(self) -> list[Any]:
+        return [self.cost, self.changes, self.fit]
 
     def _live_outputs(self) -> list[Any]:
         return [
@@ -279,6 +300,33 @@ class TrainTab:
         }
         return updates if prefix else {**updates, self.preset_reason: ""}
 
+    # Handlers: cost
+
+    def on_cost_key(self, key: str) -> Any:
+        found = self.services.training.cost_key() if self.services.host.is_ready else ""
+        return gr.skip() if found == key else found
+
+    def on_cost(self, values: Updates, request: gr.Request) -> Updates:
+        speech, data = speech_for(request), self._data(values)
+        nothing = {self.changes: {}, self.fit: gr.Button(visible=False)}
+        if data is None or not self.services.host.is_ready:
+            return {self.cost: "", **nothing}
+        try:
+            cost = self.services.training.cost(data, self._form(values))
+        except ChatGLMError as error:
+            return {self.cost: sentence_html(error.localized(speech.language), "failed"), **nothing}
+        fitting = {name: value for name, value in cost.changes.items() if name in FITTED}
+        return {
+            self.cost: cost_html(cost, speech),
+            self.changes: fitting,
+            self.fit: gr.Button(visible=bool(fitting)),
+        }
+
+    def on_fit(self, changes: dict[str, Any], request: gr.Request) -> Updates:
+        say(speech_for(request)("fit_done"))
+        values = {self.form[name]: "" if value is None else value for name, value in changes.items()}
+        return {**values, self.fit: gr.Button(visible=False)}
+
     # Handlers: runs
 
     def on_start(self, values: Updates, request: gr.Request) -> Updates:
@@ -291,7 +339,7 @@ class TrainTab:
             run = self.services.training.start(data, self._form(values), values[self.name])
         except ChatGLMError as error:
             say_problem(error, speech)
-            return {self.viewer: gr.skip()}
+            return {self.viewer: gr.skip(), **self.on_cost(values, request)}
         say(speech("started"))
         return self._show(Viewer(picked=run.name), speech)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.training.form import as_on_page
 from chatglm2.errors import RunError
 from training.settings.presets import PRESETS
 from training.settings.samples import DEMO_MODEL
@@ -19,6 +20,7 @@ from training.settings.train import RANDOM, TrainingSettings
 if TYPE_CHECKING:
     from chatglm2 import ChatGLMForConditionalGeneration, Engine
     from chatglm2.text.tokenizer import ChatGLMTokenizer
+    from training.plan.forecast import MemoryForecast
 
 # What learns is a choice of its own on the page: a prefix length that was emptied by mistake must not make it.
 LEARNS, PREFIX, ALL_WEIGHTS = "learns", "prefix", "all"
@@ -48,7 +50,7 @@ class TunedModel:
         The settings' own defaults suit the demo model.
         """
         is_demo = Path(self.path).resolve() == DEMO_MODEL.resolve()
-        return {} if is_demo else dict(PRESETS[ORIGINALS_PRESET].values)
+        return {} if is_demo else as_on_page(PRESETS[ORIGINALS_PRESET].values)
 
     def settings(self, form: Mapping[str, object]) -> dict[str, Any]:
         """The settings that a form means on this page: what it leaves open is the preset's, then the model's.
@@ -64,20 +66,50 @@ class TunedModel:
         elif str(given.get("pre_seq_len", "given") or "").strip().lower() in ("", "none", "null"):
             raise _no_length()
         preset = PRESETS.get(str(given.get("preset")))
-        values = {**defaults, **(preset.values if preset else {}), **given}
+        values = {**defaults, **(as_on_page(preset.values) if preset else {}), **given}
         for name, value in self._as_served(trains_all=values.get("pre_seq_len", 1) is None).items():
             if values.get(name) in LEFT_TO_PAGE:
                 values[name] = value
         return {**values, "model_name_or_path": self.path, "hub": self.hub}
 
     def require_memory(self, settings: TrainingSettings) -> None:
-        """Check that training all weights fits beside what the page holds, if that is what is asked for.
+        """Check that a training fits beside what the page holds.
 
         Raises:
-            RunError: with what is needed, what is free and what would fit.
+            RunError: with what is needed, what is free and what would fit; where a form can take that, it is a
+                `TooLittleMemoryError`.
         """
-        if not settings.trains_all_weights:
+        if settings.trains_all_weights:
+            self._require_memory_for_all_weights(settings)
             return
+        from training.plan.fitting import require_room
+
+        as_served = {name: value for name, value in self._as_served(trains_all=False).items() if name != "device"}
+        differs = any(getattr(settings, name) != value for name, value in as_served.items())
+        require_room(settings, self.forecast, [as_served] if differs else [])
+
+    def forecast(self, settings: TrainingSettings) -> MemoryForecast:
+        """The memory that training a prefix with ``settings`` will take, beside what the page holds now.
+
+        Raises:
+            ChatGLMError: the model is not loaded yet.
+        """
+        import torch
+
+        from chatglm2.memory.estimate import free_bytes
+        from training.plan.forecast import forecast_memory
+        from training.plan.step_plan import place_for
+
+        model = self.model()
+        here = settings.device in ("auto", model.device.type)
+        device = model.device if here else torch.device(settings.device)
+        place = place_for(settings, model.config, device)
+        free = self.engine().lendable_bytes() if here else free_bytes(device)
+        own = (model.dtype, model.config.quantization_bit) != (place.dtype, place.bits)
+        shares = here and not own and model.shared_weights is not None
+        return forecast_memory(place, settings, free, has_weights=shares)
+
+    def _require_memory_for_all_weights(self, settings: TrainingSettings) -> None:
         import torch
 
         from training.loop.model_setup import trainable_dtype

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.places import KEPT_DATA, Places
+from app.training.cost import CostEstimator, RunCost
 from app.training.preview_process import first_examples
 from app.training.previews import Previews
 from app.training.run_view import RunFeed, RunView, read_view
@@ -69,6 +70,7 @@ class TrainingService:
         self._places = places
         self._previews = Previews()
         self._feeds: dict[str, RunFeed] = {}
+        self._costs = CostEstimator(model, runs)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -139,6 +141,19 @@ class TrainingService:
         ]
 
     # Runs
+
+    def cost(self, data: DataChoice, form: Mapping[str, object]) -> RunCost:
+        """What a run would cost, and whether it would start.
+
+        Raises:
+            ChatGLMError: the model is not there yet, or data or settings have a mistake in them.
+        """
+        return self._costs.estimate(self._settings(data, form))
+
+    def cost_key(self) -> str:
+        """Another one as soon as a cost may be another, though settings and data are the same."""
+        active = self.active()
+        return "idle" if active is None else f"{active.name} {len(active.losses) > 1}"
 
     def start(self, data: DataChoice, form: Mapping[str, object], name: str | None) -> Run:
         """Checks the data, keeps it, and starts a run on the model that this page serves.

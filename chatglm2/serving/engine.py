@@ -188,6 +188,12 @@ class Engine:
         if can_talk():
             self._lender = Lender(self, self.model.device)
 
+    def lendable_bytes(self) -> int:
+        """What a borrower would get now: what is free, and what idle conversations would give up."""
+        with self._wake:
+            idle = sum(self._cache.mapped_bytes(slot.index) for slot in self._slots.idle)
+        return free_bytes(self.model.device) + idle
+
     def lend(self, wanted: int, borrower: object) -> int:
         """See `chatglm2.memory.lending.Source`: idle conversations give up their memory, running ones keep it."""
 

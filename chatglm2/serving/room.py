@@ -39,9 +39,8 @@ class ConversationRoom:
     @property
     def allowed(self) -> int:
         """Bytes that all conversations together may take now."""
-        if self._limit is not None:
-            return self._limit
-        return self.taken + max(self._free_bytes() - SPARE_BYTES, 0)
+        there = self.taken + max(self._free_bytes() - SPARE_BYTES, 0)
+        return there if self._limit is None else min(self._limit, there)
 
     def lend(self, wanted: int, borrower: object) -> int:
         """Leave ``wanted`` bytes to a borrower as far as they are free; returns how many that are.

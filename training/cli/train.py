@@ -28,6 +28,7 @@ from training.runs.events import (
     EvaluationEvent,
     Event,
     FailedEvent,
+    MemoryEvent,
     MessageEvent,
     PhaseEvent,
     RetentionEvent,
@@ -322,6 +323,13 @@ def _describe(event: Event, language: str) -> str:
                 language,
                 f"General answers kept: {event.kept:.0f} % ({same[0]} of {same[1]} word for word)",
                 f"通用回答保留：{event.kept:.0f}%（{same[0]}/{same[1]} 条逐字不变）",
+            )
+        case MemoryEvent():
+            taken, expected = (count / 2**30 for count in (event.reserved, sum(event.planned.values())))
+            return _say(
+                language,
+                f"GPU memory of this run: {taken:.1f} GiB at most; {expected:.1f} GiB were expected",
+                f"本次训练的显存：最多 {taken:.1f} GiB，预计 {expected:.1f} GiB",
             )
         case MessageEvent() | EndedEvent():
             return _say(language, event.en, event.zh)

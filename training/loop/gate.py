@@ -21,10 +21,13 @@ from training.loop.meter import Meter
 from training.runs.store import Run
 from training.settings.train import Share
 
-WINDOW_SECONDS = 60.0
-# Of every window; the rest is work, so that a busy page cannot stop a run.
+# Short, so that a run that trains beside a busy page is never silent for long, and chat never slow for long.
+WINDOW_SECONDS = 5.0
+# Of every window, and so of every minute; the rest is work, so that a busy page cannot stop a run.
 MOST_PAUSED_SECONDS = 0.8 * WINDOW_SECONDS
 LEAST_WORK_SECONDS = WINDOW_SECONDS - MOST_PAUSED_SECONDS
+# In turns, a pause is as long as the pass before it, which may be long: still no more than four fifths of a minute.
+LONGEST_TURN_SECONDS = 48.0
 # How often the run's directory is looked at, also during a pause.
 LOOK_SECONDS = 1.0
 
@@ -129,26 +132,26 @@ class Gate:
             return
         self._look()
         if self._share == "chat-first":
-            self._pause(WINDOW_SECONDS)
+            self._pause(self._policy.seconds_allowed(self._clock()))
         elif self._share == "even":
-            self._pause(self._last_pass_seconds)
+            self._pause(min(self._last_pass_seconds, LONGEST_TURN_SECONDS))
 
     def _before_layer(self, *_: Any) -> None:
         if not self._is_in_pass or self._neighbours is None or not self._neighbours.is_busy:
             return
         self._look()
         if self._share == "chat-first":
-            self._pause(WINDOW_SECONDS)
+            self._pause(self._policy.seconds_allowed(self._clock()))
 
     def _pause(self, seconds: float) -> None:
-        """Wait until the others are quiet, ``seconds`` at most, or for as long as is allowed."""
+        """Wait until the others are quiet, ``seconds`` at most."""
         assert self._neighbours is not None
-        if self._ends or self._policy.seconds_allowed(self._clock()) <= 0:
+        if self._ends or seconds <= 0:
             return
         if self._device.type == "cuda":  # what is queued already would go on beside the others
             torch.cuda.synchronize(self._device)
         began, share = self._clock(), self._share
-        deadline = began + min(seconds, self._policy.seconds_allowed(began))
+        deadline = began + seconds
         with self._meter.set_aside():
             while (left := deadline - self._clock()) > 0 and self._share == share and not self._ends:
                 if self._neighbours.wait_until_quiet(min(left, LOOK_SECONDS)):

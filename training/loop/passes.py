@@ -1,4 +1,4 @@
-"""A step's passes, and smaller ones once memory ran out: loss and gradients stay the same.
+"""A step's passes, and smaller ones once memory ran out: loss and gradients stay the same. So it is with validation.
 
 Knows rows, their weights and when memory is short. Does not know what a pass computes.
 """
@@ -47,6 +47,7 @@ class Passes:
         recompute: lets layers be computed again in the backward pass.
         recomputes: whether they are already.
         can_split: whether this process may compute a pass in another way than planned.
+        rows_at_once: how many rows are computed at a time from the beginning; None: all of a pass.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Passes:
         *,
         recomputes: bool,
         can_split: bool,
+        rows_at_once: int | None = None,
     ) -> None:
         self._run = run
         self._learning = learning
@@ -65,7 +67,8 @@ class Passes:
         self._recompute = recompute
         self._recomputes = recomputes
         self._can_split = can_split
-        self._rows_at_once: int | None = None
+        self._rows_at_once = rows_at_once
+        self._measured_at_once: int | None = None
         self._failed_rows = 0
         self._step: list[Rows] = []
 
@@ -88,6 +91,69 @@ class Passes:
             loss = self._try(self._step, compute)
         self._say(first_rows)
         return loss
+
+    def measure(self, rows: Rows, compute: Callable[[Rows], Tensor]) -> Tensor:
+        """The mean loss of a batch's labels, without gradients, in parts where memory runs out.
+
+        Raises:
+            torch.OutOfMemoryError: where not even one row fits, or another error that `is_out_of_memory` knows.
+        """
+        size = min(self._measured_at_once or len(rows["labels"]), len(rows["labels"]))
+        while True:
+            loss = self._measure(rows, size, compute)
+            if loss is not None:
+                return loss
+            self._clear()
+            self._failed_rows, size = size, -(-size // 2)
+            self._measured_at_once = size
+            self._run.append(
+                MessageEvent(
+                    en=f"Memory ran out while {self._failed_rows} rows were validated. The validation goes on with "
+                    f"{size} at a time: slower, with the same result.",
+                    zh=f"一次验证 {self._failed_rows} 行时内存不足。验证改为一次 {size} 行：速度较慢，结果不变。",
+                )
+            )
+
+    def _measure(self, rows: Rows, size: int, compute: Callable[[Rows], Tensor]) -> Tensor | None:
+        """None where memory ran out and less would do. Each part counts by its labels."""
+        try:
+            parts = split(rows, size, lambda labels: None)
+            if len(parts) == 1:
+                return compute(parts[0])
+            total, count = rows["labels"].new_zeros((), dtype=torch.float32), 0
+            for part in parts:
+                part.pop("loss_weights")
+                labels = int((part["labels"][:, 1:] != IGNORED_LABEL).sum())
+                if labels:
+                    total, count = total + labels * compute(part).float(), count + labels
+            return total / max(count, 1)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not self._can_split or size == 1:
+                raise
+            logger.warning("Out of memory with %d rows at a time: %s", size, str(error).splitlines()[0])
+        return None
+
+    def with_room(self, work: Callable[[], Any]) -> Any:
+        """``work``, which changes nothing before it has its memory; once more where it had none, with smaller passes.
+
+        What passes left in reserve is given back first, and later ones leave more.
+
+        Raises:
+            torch.OutOfMemoryError: where that is not enough either, or another error that `is_out_of_memory` knows.
+        """
+        try:
+            return work()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("Out of memory between two passes: %s", str(error).splitlines()[0])
+        self._clear()
+        if self._can_split and self._step:
+            self._failed_rows = max(self._size(rows) for rows in self._step)
+            if self._failed_rows > 1 or not self._recomputes:
+                self._shrink()
+                self._say(self._failed_rows)
+        return work()
 
     def _try(self, passes: list[Rows], compute: Callable[[Rows], Tensor]) -> Tensor | None:
         """The last pass's loss; None where memory ran out and less would do."""
@@ -119,6 +185,10 @@ class Passes:
         """Give back what was left behind; the error and its frames, which held most, are gone by now."""
         for parameter in self._learning:
             parameter.grad = None
+        self._clear()
+
+    @staticmethod
+    def _clear() -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

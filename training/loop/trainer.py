@@ -11,6 +11,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from training.loop.model_setup import current_prefix
 from training.loop.passes import Passes, Rows, recompute_layers
 from training.loop.reporter import RunReporter
 from training.loop.trainer_arguments import build_arguments
-from training.plan.step_plan import StepPlan, smooths_labels
+from training.plan.step_plan import StepPlan, can_split
 from training.runs.checkpoints import METADATA_FILE
 from training.runs.events import CheckpointEvent
 from training.runs.storage import library_storage_error, publish_directory, storage_error
@@ -84,7 +85,8 @@ class RunTrainer(Trainer):
             self._loss_weights,
             lambda: recompute_layers(model),
             recomputes=plan.recomputes,
-            can_split=ranks.size == 1 and not settings.shares_weights and not smooths_labels(settings),
+            can_split=can_split(settings, ranks.size),
+            rows_at_once=plan.rows,
         )
         self.keeper = CheckpointKeeper(run, settings)
         self.health = HealthGuard(run, settings, self.meter)
@@ -161,6 +163,27 @@ class RunTrainer(Trainer):
         rows["loss_weights"] = rows["loss_weights"] * self.current_gradient_accumulation_steps
         return rows
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' optimizer, whose first step takes memory for its moments."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not isinstance(optimizer, torch.optim.Adam):  # what another one has done by then is not known
+            return optimizer
+        step = optimizer.step
+
+        def guarded(optimizer: torch.optim.Optimizer, *given: Any, **named: Any) -> Any:
+            """Moments that were taken half are taken anew."""
+
+            def take() -> Any:
+                for weight, state in list(optimizer.state.items()):
+                    if "exp_avg_sq" not in state:
+                        del optimizer.state[weight]
+                return step(*given, **named)
+
+            return self.passes.with_room(take)
+
+        vars(optimizer)["step"] = MethodType(guarded, optimizer)
+        return optimizer
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Loss on the validation rows, and scores of a few answers; leaves the training's random numbers alone."""
         devices = [self.args.device] if self.args.device.type == "cuda" else []
@@ -185,12 +208,19 @@ class RunTrainer(Trainer):
         collate = PaddingCollator(rows.encoder.pad_id, IGNORED_LABEL)
         batches = loss_batches([rows[index] for index in range(len(rows))], self.settings)
         totals = torch.zeros(2, dtype=torch.float64)  # losses, tokens
+
+        def compute(part: Rows) -> Tensor:
+            loss: Tensor = self.compute_loss(model, part)
+            return loss
+
         for start in range(0, len(batches), self.ranks.size):
             place = start + self.ranks.rank
             batch = batches[place if place < len(batches) else 0]
+            inputs = collate(batch)
+            inputs.pop("token_count")
             self.gate.make_room()
             with self.compute_loss_context_manager():
-                loss = float(self.compute_loss(model, self._prepare_inputs(collate(batch))))
+                loss = float(self.passes.measure(self._prepare_inputs(inputs), compute))
             if place < len(batches):
                 tokens = sum(map(label_count, batch))
                 totals += torch.tensor([loss * tokens, tokens], dtype=torch.float64)
@@ -211,7 +241,8 @@ class RunTrainer(Trainer):
             examples = [rows.example(index) for index in range(min(count, len(rows)))]
             greedy = replace(self.settings, do_sample=False, num_beams=1)
             model = self.whole_model
-            found[0] = score_sample(model, rows.encoder.tokenizer, examples, greedy, current_prefix(model))
+            prefix, tokenizer = current_prefix(model), rows.encoder.tokenizer
+            found[0] = self.passes.with_room(lambda: score_sample(model, tokenizer, examples, greedy, prefix))
         broadcast_object_list(found)
         return {f"eval_{name}": value for name, value in found[0].to_dict().items()}
 

@@ -48,8 +48,8 @@ def build_arguments(
         "warmup_steps": settings.warmup_steps,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        # One kernel for all weights, without temporary copies of them.
-        "optim": "adamw_torch_fused" if settings.trains_all_weights and device.type == "cuda" else "adamw_torch",
+        # One kernel for all that learns, without temporary copies: nothing is half done where memory runs out.
+        "optim": "adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
         "seed": settings.seed,
         "logging_steps": settings.logging_steps,
         "logging_first_step": True,

@@ -8,27 +8,34 @@ computes nothing.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from chatglm2 import ChatGLMConfig, ChatGLMForConditionalGeneration, PrefixEncoder
 from chatglm2.kernels.availability import runs_triton
-from chatglm2.memory.estimate import context_bytes, free_bytes
-from chatglm2.model.head_loss import ROWS_AT_ONCE
+from chatglm2.memory.estimate import context_bytes, free_bytes, workspace_bytes
 from training.plan.memory import (
     COPIES_OF_TRAINED_WEIGHTS,
     bytes_per_weight,
     bytes_still_to_come,
     parameter_count,
 )
+from training.plan.pass_memory import PassMemory, PassShape, pass_memory
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
-# The estimate leaves out what the allocator wastes and what others take meanwhile.
-USABLE_SHARE = 0.6
+# The rest is for chat, and for what the estimate leaves out.
+USABLE_SHARE = 0.65
+# Where nothing fits into that, a smaller pass may take nearly all: chat keeps what its engine has set aside.
+MOST_USABLE_SHARE = 0.95
 # A pass of this many tokens keeps a GPU busy: fewer batches at a time are better than computing layers twice.
 ENOUGH_TOKENS = 1024
+# A trainer multiplies in two threads, forward and backward, and each has a workspace.
+WORKSPACES = 2
+
+NOTHING_KNOWN = PassMemory()
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,38 @@ class StepPlan:
     Attributes:
         merged: accumulated batches that run as one.
         recomputes: whether layers are computed again in the backward pass.
-        bytes: what one pass takes, about.
+        rows: how many of a batch's rows run at a time, where there is no memory for all; None: all of them.
+        memory: what one pass takes.
     """
 
     merged: int = 1
     recomputes: bool = False
-    bytes: int = 0
+    rows: int | None = None
+    memory: PassMemory = NOTHING_KNOWN
+
+    @property
+    def bytes(self) -> int:
+        """What one pass takes, about."""
+        return self.memory.total
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training computes: what its passes' sizes depend on beside the settings.
+
+    Attributes:
+        config: of the model.
+        dtype: of its weights.
+        bits: in which they are held; 0 for ``dtype``.
+        device: of this process.
+        processes: that train together.
+    """
+
+    config: ChatGLMConfig
+    dtype: torch.dtype
+    bits: int
+    device: torch.device
+    processes: int = 1
 
 
 def plan_step(model: ChatGLMForConditionalGeneration, settings: TrainingSettings, processes: int = 1) -> StepPlan:
@@ -52,23 +85,54 @@ def plan_step(model: ChatGLMForConditionalGeneration, settings: TrainingSettings
     ``processes`` train together; nothing of the model has been shared out among them yet.
     """
     free = free_bytes(model.device) - bytes_still_to_come(model, settings, processes)
-    asked = settings.gradient_checkpointing
-    plans = [
-        StepPlan(merged, recomputes, _pass_bytes(model.config, model.dtype, model.device, settings, merged, recomputes))
-        for recomputes in (False, True)
-        for merged in mergeable(settings)
-        if asked == "auto" or recomputes == (asked == "on")
-    ]
-    busy = [plan for plan in plans if plan.recomputes or plan.merged == plans[0].merged or _is_busy(plan, settings)]
-    chosen = next((plan for plan in busy if plan.bytes <= USABLE_SHARE * free), plans[-1])
+    place = Place(model.config, model.dtype, model.config.quantization_bit, model.device, processes)
+    if not settings.trains_all_weights:  # its gradient and moments; the prefix itself is there
+        free -= learning_bytes(settings, place) * (COPIES_OF_TRAINED_WEIGHTS - 1) // COPIES_OF_TRAINED_WEIGHTS
+    chosen = choose_plan(place, settings, free - workspaces(model.device))
     logger.info(
-        "Activations of the longest pass: about %.1f GiB; free: %.1f GiB; they are %s; batches in a pass: %d.",
+        "The longest pass: about %.1f GiB; free: %.1f GiB; activations are %s; batches in a pass: %d; rows: %s.",
         chosen.bytes / 2**30,
         free / 2**30,
         "computed again" if chosen.recomputes else "kept",
         chosen.merged,
+        chosen.rows or "all",
     )
     return chosen
+
+
+def choose_plan(place: Place, settings: TrainingSettings, free: int) -> StepPlan:
+    """The fastest way that leaves some of ``free`` bytes; else the largest pass that fits at all, else the smallest."""
+    plans = list(_plans(place, settings))
+    busy = [plan for plan in plans if plan.recomputes or plan.merged == plans[0].merged or _is_busy(plan, settings)]
+    for share in (USABLE_SHARE, MOST_USABLE_SHARE):
+        fitting = next((plan for plan in busy if plan.bytes <= share * free), None)
+        if fitting is not None:
+            return fitting
+    return plans[-1]
+
+
+def smallest_plan(place: Place, settings: TrainingSettings) -> StepPlan:
+    """The way that takes least."""
+    return list(_plans(place, settings))[-1]
+
+
+def _plans(place: Place, settings: TrainingSettings) -> Iterator[StepPlan]:
+    """All ways, the fastest first: whole passes that keep activations, such that compute them again, parts of them."""
+    asked = settings.gradient_checkpointing
+    ways = [recomputes for recomputes in (False, True) if asked == "auto" or recomputes == (asked == "on")]
+    size = settings.per_device_train_batch_size
+    for recomputes in ways:
+        for merged in mergeable(settings):
+            yield StepPlan(merged, recomputes, None, _pass_memory(place, settings, merged * size, recomputes))
+    rows = size if can_split(settings, place.processes) else 1
+    while rows > 1:
+        rows = -(-rows // 2)
+        yield StepPlan(1, ways[-1], rows, _pass_memory(place, settings, rows, ways[-1]))
+
+
+def can_split(settings: TrainingSettings, processes: int) -> bool:
+    """Whether a process may compute a pass in parts: alone, and where transformers does not compute the loss."""
+    return processes == 1 and not settings.shares_weights and not smooths_labels(settings)
 
 
 def mergeable(settings: TrainingSettings) -> list[int]:
@@ -88,17 +152,31 @@ def smooths_labels(settings: TrainingSettings) -> bool:
     return bool(settings.extra().get("label_smoothing_factor"))
 
 
-def bytes_wanted(settings: TrainingSettings, config: ChatGLMConfig, device: torch.device) -> int:
+def bytes_wanted(settings: TrainingSettings, place: Place) -> int:
     """What training needs beside the weights that it shares: the smallest pass, and what learns with its moments.
 
-    The smallest pass has one of the settings' batches, and computes its layers again. Where all weights learn, they are
-    the run's own.
+    Where all weights learn, they are the run's own.
     """
-    dtype = _planned_dtype(settings, config, device)
-    smallest = context_bytes(device) + _pass_bytes(config, dtype, device, settings, merged=1, recomputes=True)
+    fixed = context_bytes(place.device) + workspaces(place.device) + learning_bytes(settings, place)
+    return fixed + smallest_plan(place, settings).bytes
+
+
+def learning_bytes(settings: TrainingSettings, place: Place) -> int:
+    """What learns, its gradient and its moments."""
     if settings.trains_all_weights:
-        return smallest + int(bytes_per_weight(settings, dtype, 1) * parameter_count(config))
-    return smallest + COPIES_OF_TRAINED_WEIGHTS * 4 * _prefix_parameters(settings, config)  # a prefix is fp32
+        return int(bytes_per_weight(settings, place.dtype, place.processes) * parameter_count(place.config))
+    return COPIES_OF_TRAINED_WEIGHTS * 4 * _prefix_parameters(settings, place.config)  # a prefix is fp32
+
+
+def workspaces(device: torch.device) -> int:
+    """What the products' library takes for a trainer."""
+    return WORKSPACES * workspace_bytes(device)
+
+
+def place_for(settings: TrainingSettings, config: ChatGLMConfig, device: torch.device) -> Place:
+    """Where settings will train, before weights are loaded."""
+    bits = settings.quantization_bit or config.quantization_bit
+    return Place(config, _planned_dtype(settings, config, device), bits, device)
 
 
 def _planned_dtype(settings: TrainingSettings, config: ChatGLMConfig, device: torch.device) -> torch.dtype:
@@ -126,48 +204,17 @@ def _longest_row(settings: TrainingSettings) -> int:
     return settings.max_source_length + settings.max_target_length + 1
 
 
-def _pass_bytes(
-    config: ChatGLMConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    settings: TrainingSettings,
-    merged: int,
-    recomputes: bool,
-) -> int:
-    item_bytes = dtype.itemsize
-    rows, length = merged * settings.per_device_train_batch_size, _longest_row(settings)
-    fused = runs_triton(device, dtype)
-    learns = settings.trains_all_weights
-    layer = layer_bytes(config, item_bytes, rows, length, settings.pre_seq_len or 0, fused=fused, learns=learns)
-    labels = rows * length // 2 if learns else min(rows * length // 2, ROWS_AT_ONCE)
-    logits = labels * config.padded_vocab_size * (item_bytes + 8)
-    if not recomputes:
-        return config.num_layers * layer + logits
-    inputs = config.num_layers * rows * length * config.hidden_size * item_bytes
-    return inputs + max(2 * layer, logits)  # a layer and its gradients
-
-
-def layer_bytes(
-    config: ChatGLMConfig, item_bytes: int, rows: int, length: int, pre_seq_len: int, *, fused: bool, learns: bool
-) -> int:
-    """What autograd keeps of a layer; frozen projections keep no inputs.
-
-    Args:
-        config: of the model.
-        item_bytes: of an activation.
-        rows: of the pass.
-        length: tokens of a row.
-        pre_seq_len: prefix tokens in front.
-        fused: whether the layer's fused kernels run: they keep keys and values of each group, what the gate gets, and
-            what the norms get. Plain operations keep keys and values of each head, three parts of the gate, and what
-            the norms get in fp32.
-        learns: whether the weights learn; then what goes into each projection is kept, too.
-    """
-    tokens = rows * length
-    heads_width = config.num_attention_heads * config.kv_channels
-    keys_width = config.multi_query_group_num * config.kv_channels if fused else heads_width
-    attention = item_bytes * (2 * heads_width * tokens + 2 * keys_width * rows * (length + pre_seq_len))
-    gating = item_bytes * (2 if fused else 3) * config.ffn_hidden_size * tokens
-    norms = 2 * (item_bytes if fused else 4) * config.hidden_size * tokens
-    inputs = item_bytes * (2 * config.hidden_size + config.ffn_hidden_size) * tokens if learns else 0
-    return attention + gating + norms + inputs
+def _pass_memory(place: Place, settings: TrainingSettings, rows: int, recomputes: bool) -> PassMemory:
+    length = _longest_row(settings)
+    learnt = settings.max_target_length + 1 if settings.ignore_pad_token_for_loss else length
+    shape = PassShape(
+        item_bytes=place.dtype.itemsize,
+        rows=rows,
+        length=length,
+        labels=min(learnt, length),
+        pre_seq_len=settings.pre_seq_len or 0,
+        fused=runs_triton(place.device, place.dtype),
+        learns=settings.trains_all_weights,
+        unpacks=bool(place.bits),
+    )
+    return pass_memory(place.config, shape, recomputes=recomputes)

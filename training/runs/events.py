@@ -112,6 +112,23 @@ class RetentionEvent(Event):
     examples: list[dict[str, str]]
 
 
+class MemoryEvent(Event):
+    """What the trainer's process took of its GPU, in bytes, beside its context and weights that others may map.
+
+    Attributes:
+        planned: what was expected, by part; see `training.plan.forecast`.
+        allocated: the most that tensors took at a time.
+        reserved: the most that torch's allocator held for them.
+        steps: after which this was read.
+    """
+
+    kind: Literal["memory"] = "memory"
+    planned: dict[str, int]
+    allocated: int
+    reserved: int
+    steps: int
+
+
 class MessageEvent(Event):
     """Something a person should know, in English and Chinese."""
 
@@ -154,6 +171,7 @@ _RECORD: TypeAdapter[Event] = TypeAdapter(
         | CheckpointEvent
         | EvaluationEvent
         | RetentionEvent
+        | MemoryEvent
         | MessageEvent
         | FinishedEvent
         | StoppedEvent

@@ -22,6 +22,7 @@ import transformers.utils.logging
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import ChatGLMError, RunError
+from chatglm2.memory.estimate import weight_bytes
 from chatglm2.memory.lending import Loan, borrow
 from training.data.batching import ExampleDataset
 from training.distributed.ranks import ALONE, Ranks, is_lost_connection
@@ -33,8 +34,26 @@ from training.loop.retention import RetentionWatch, read_prompts
 from training.loop.run_data import load_data, start_sentence
 from training.loop.trainer import PrefixTrainer, RunTrainer
 from training.plan.base_model import require_device
-from training.plan.step_plan import StepPlan, bytes_wanted, plan_step
-from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, PhaseEvent, StoppedEvent
+from training.plan.fitting import require_room_here
+from training.plan.forecast import allocator_bytes
+from training.plan.step_plan import (
+    Place,
+    StepPlan,
+    bytes_wanted,
+    learning_bytes,
+    place_for,
+    plan_step,
+    workspaces,
+)
+from training.runs.events import (
+    EndedEvent,
+    FailedEvent,
+    FinishedEvent,
+    MemoryEvent,
+    MessageEvent,
+    PhaseEvent,
+    StoppedEvent,
+)
 from training.runs.results import result_files
 from training.runs.storage import write_together
 from training.runs.store import Run, Status
@@ -125,6 +144,8 @@ def _train_model(
     model = prepare_model(run, settings, checkpoint, ranks, lambda: start_sentence(settings, data[0]))
     run.append(PhaseEvent(phase="preparing"))
     kind = PrefixTrainer if settings.pre_seq_len else FullTrainer
+    if ranks.size == 1 and not settings.trains_all_weights:
+        require_room_here(model, settings)
     plan = ranks.share(plan_step(model, settings, ranks.size))
     _say_plan(run, settings, plan)
     tokenizer = data[0].encoder.tokenizer
@@ -133,7 +154,9 @@ def _train_model(
     trainer: RunTrainer = kind(run, settings, model, *data, plan, ranks, loan, kept)
     if settings.checks_retention:
         trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))
-    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with _lent_for(plan, model.device, loan):
+        trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _say_memory(run, settings, trainer, plan)
     if ranks.is_first:
         _write_results(run, {**trained.metrics, "train_samples": data[0].mixture.task_rows})
     ranks.wait()  # the first process to conclude clears away what the others may still look into
@@ -157,8 +180,41 @@ def _borrowed(settings: TrainingSettings, checkpoint: Path | None, ranks: Ranks)
     device = default_device() if settings.device == "auto" else torch.device(settings.device)
     whole = checkpoint if settings.trains_all_weights else None  # such a checkpoint is all the model that is needed
     config = read_config(resolve_model_directory(whole or settings.model_name_or_path, hub=settings.hub))
-    with borrow(bytes_wanted(settings, config, device), device) as loan:
+    with borrow(bytes_wanted(settings, place_for(settings, config, device)), device) as loan:
         yield loan
+
+
+@contextmanager
+def _lent_for(plan: StepPlan, device: torch.device, loan: Loan | None) -> Iterator[None]:
+    """Have the lenders leave what the chosen passes take, not only what the smallest would."""
+    if loan is None or not loan.lent:
+        yield
+        return
+    with borrow(plan.bytes, device):
+        yield
+
+
+def _say_memory(run: Run, settings: TrainingSettings, trainer: RunTrainer, plan: StepPlan) -> None:
+    """What was taken of a GPU, beside what was expected."""
+    device = trainer.args.device
+    if device.type != "cuda" or settings.trains_all_weights:
+        return
+    model = trainer.whole_model
+    config, bits = model.config, model.config.quantization_bit
+    place = Place(config, model.dtype, bits, device, trainer.ranks.size)
+    planned = {
+        "weights": 0 if model.shared_weights is not None else weight_bytes(config, model.dtype.itemsize, bits),
+        "workspaces": workspaces(device),
+        "learning": learning_bytes(settings, place),
+        "activations": plan.memory.activations,
+        "prefixes": plan.memory.prefixes,
+        "working": plan.memory.working,
+        "allocator": allocator_bytes(plan),
+    }
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    run.append(
+        MemoryEvent(planned=planned, allocated=allocated, reserved=reserved, steps=int(trainer.state.global_step))
+    )
 
 
 def _say_what_goes_on(run: Run, checkpoint: Path, settings: TrainingSettings, ranks: Ranks) -> None:

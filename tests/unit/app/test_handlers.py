@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import psutil
 import pytest
 from past_runs import write_past_run
 
@@ -255,3 +256,84 @@ def test_what_a_data_file_holds_is_shown_and_does_nothing(train: TrainTab, tmp_p
     shown = train.on_preview(values, request())[train.preview]
     assert "&lt;b onclick=x&gt;" in shown and "<b onclick" not in shown
     assert "&lt;u&gt;" in shown and "<u>" not in shown
+
+
+def form_values(train: TrainTab, **changes: Any) -> dict[Any, Any]:
+    """What a browser sends of the data and the form as they are first shown, with ``changes`` by setting."""
+    components = {train.source, train.file, *train.columns.values(), *train.form.values(), train.name}
+    values = {component: component.value for component in components}
+    return values | {train.form[name]: value for name, value in changes.items()}
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    sentences: list[str] = []
+    monkeypatch.setattr(gr, "Warning", sentences.append)
+    monkeypatch.setattr(gr, "Info", sentences.append)
+    return sentences
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("en", ("s a step", "In all", "that are free", "Chat meanwhile")),
+        ("zh", ("每步", "总计", "可用", "训练时的对话")),
+    ],
+)
+def test_what_a_run_costs_is_there_before_the_click(train: TrainTab, language: str, words: tuple[str, ...]) -> None:
+    shown = train.on_cost(form_values(train), request(language))
+    assert all(word in shown[train.cost] for word in words)
+    assert not shown[train.fit].visible and shown[train.changes] == {}
+    longer = train.on_cost(form_values(train, max_steps=40_000, share="even"), request(language))
+    assert longer[train.cost] != shown[train.cost]
+
+
+def test_a_run_that_does_not_fit_is_refused_and_one_button_makes_the_form_fit(
+    train: TrainTab, services: Services, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_engine(services), "lendable_bytes", lambda: 200 * 2**20)
+    values = form_values(train, max_source_length=32768, max_target_length=32768)
+    refused = train.on_start(values, request())
+    assert "This training needs" in said[-1] and "This training needs" in refused[train.cost]
+    assert services.training.names() == ["new", "old"]
+    assert refused[train.fit].visible and refused[train.changes]["max_source_length"] < 32768
+    filled = train.on_fit(refused[train.changes], request("zh"))
+    fitting = {name: filled[train.form[name]] for name in refused[train.changes]}
+    again = train.on_cost(values | {train.form[name]: value for name, value in fitting.items()}, request())
+    assert not again[train.fit].visible and "This training needs" not in again[train.cost]
+
+
+def host_engine(services: Services) -> Any:
+    return services.host.session.engine
+
+
+def test_the_cost_is_asked_for_anew_when_a_run_begins_or_the_model_is_ready(
+    train: TrainTab, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = train.on_cost_key("")
+    assert key and train.on_cost_key(key) == gr.skip()
+    monkeypatch.setattr(services.host, "_session", None)
+    assert train.on_cost_key(key) == ""
+
+
+def test_a_part_of_a_step_is_refused_and_not_rounded(train: TrainTab, said: list[str]) -> None:
+    steps = train.form["max_steps"]
+    train.on_start(form_values(train, max_steps=steps.preprocess(1.5)), request())
+    assert "--max_steps must be a whole number" in said[-1] and "1.5" in said[-1]
+
+
+@pytest.mark.parametrize("share", ["even", "training-first", "chat-first"])
+def test_who_goes_first_is_changed_while_a_run_trains(
+    train: TrainTab, services: Services, tmp_path: Path, share: str
+) -> None:
+    run = RunStore(tmp_path).get("new")
+    alive = psutil.Process()
+    run.update(status=Status.RUNNING, pid=alive.pid, pid_started_at=alive.create_time() - psutil.boot_time())
+    shown = train.on_share("new", share, request())
+    assert run.share() == share == shown[train.share].value and shown[train.share].visible
+
+
+def test_who_goes_first_is_no_question_once_a_run_is_over(train: TrainTab, said: list[str]) -> None:
+    shown = train.on_share("new", "even", request())
+    assert "new is not being trained" in said[-1]
+    assert not shown[train.share].visible

@@ -133,6 +133,15 @@ def test_a_preset_wins_over_the_models_defaults_and_a_form_over_both(checkpoint:
     assert preset_values("gentle", model.defaults)["pre_seq_len"] == 128
 
 
+@pytest.mark.parametrize("preset", ["", "adgen", "chat"])
+def test_the_page_has_a_checkpoint_to_try_long_before_the_originals_first(checkpoint: Path, preset: str) -> None:
+    model = served("THUDM/chatglm2-6b", checkpoint)
+    assert preset_values(preset, model.defaults)["save_steps"] == 100
+    assert TrainingSettings.from_dict(model.settings({"preset": preset or None})).save_steps == 100
+    assert TrainingSettings.from_dict(model.settings({"preset": preset or None, "save_steps": 700})).save_steps == 700
+    assert TrainingSettings.from_dict({"preset": "adgen"}).save_steps == 1000  # scripts are the original's
+
+
 async def build_form(services: Services) -> dict[str, Any]:
     """The Train tab's components; Gradio leaves a loop of its own behind where none is running."""
     with gr.Blocks():

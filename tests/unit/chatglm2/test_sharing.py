@@ -44,18 +44,18 @@ def share(checkpoint: Path, runtime: Path) -> Iterator[Share]:
     """Starts processes that load the checkpoint shared."""
     with contextlib.ExitStack() as stack:
 
-        def start(**options: Any) -> Sharer:
-            sharer = Sharer(checkpoint, dict(os.environ), **{"device": "cpu", **options})
+        def start(model: Path = checkpoint, **options: Any) -> Sharer:
+            sharer = Sharer(model, dict(os.environ), **{"device": "cpu", **options})
             stack.callback(sharer.kill)
             return sharer
 
         yield start
 
 
-def test_a_second_process_maps_what_the_first_loaded(share: Share) -> None:
-    first = share()
+def test_a_second_process_maps_what_the_first_loaded(share: Share, demo_model_dir: Path) -> None:
+    first = share(demo_model_dir)
     loaded = first.facts()
-    second = share().facts()
+    second = share(demo_model_dir).facts()
     assert not loaded["mapped"] and second["mapped"]
     assert second["total"] == loaded["total"]
     again = first.ask("say")

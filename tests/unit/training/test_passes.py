@@ -20,7 +20,7 @@ from chatglm2.model import prefix as prefix_module
 from training.loop import health
 from training.loop.passes import is_out_of_memory
 from training.plan.step_plan import StepPlan
-from training.runs.events import EndedEvent, FailedEvent, FinishedEvent, MessageEvent, step_history
+from training.runs.events import EndedEvent, EvaluationEvent, FailedEvent, FinishedEvent, MessageEvent, step_history
 from training.runs.store import Run, RunStore
 from training.settings.train import TrainingSettings
 from training.worker import alone
@@ -202,3 +202,76 @@ def test_labels_that_are_smoothed_are_not_split(tmp_path: Path, settings: Traini
 )
 def test_a_shortage_is_known_whoever_tells_of_it(error: Exception, is_short: bool) -> None:
     assert is_out_of_memory(error) == is_short
+
+
+VALIDATED: dict[str, Any] = {"eval_steps": 1, "retention_check": "off", "per_device_train_batch_size": 5}
+
+
+def holds_validated(rows: int) -> Change:
+    """Holds so many rows of a validation."""
+
+    def change(monkeypatch: pytest.MonkeyPatch) -> None:
+        forward = ChatGLMForConditionalGeneration.forward
+
+        @functools.wraps(forward)
+        def limited(self: Any, input_ids: Tensor, **kwargs: Any) -> Any:
+            if not self.training and kwargs.get("labels") is not None and len(input_ids) > rows:
+                raise short_of()
+            return forward(self, input_ids=input_ids, **kwargs)
+
+        monkeypatch.setattr(ChatGLMForConditionalGeneration, "forward", limited)
+
+    return change
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_validation_goes_on_with_fewer_rows_and_the_same_result(
+    tmp_path: Path, settings: TrainingSettings, rows: int
+) -> None:
+    store, asked = RunStore(tmp_path), replace(settings, validation_file=settings.train_file, **VALIDATED)
+    whole, *_ = trained(store, asked, "whole")
+    run, ended, _ = trained(store, asked, "short", holds_validated(rows))
+    assert isinstance(ended, FinishedEvent)
+    expected, found = [
+        [event.metrics["loss"] for event in each.events()[0] if isinstance(event, EvaluationEvent)]
+        for each in (whole, run)
+    ]
+    assert len(found) == 2 and found == pytest.approx(expected, abs=1e-5)
+    told = [text for text in said(run) if "were validated" in text]
+    assert told[0] == (
+        "Memory ran out while 5 rows were validated. The validation goes on with 3 at a time: slower, with the same "
+        "result."
+    )
+    assert len(told) == (2 if rows == 2 else 3)  # and not again in the second validation
+
+
+def test_a_validation_of_which_not_one_row_fits_ends_the_run_with_a_reason(
+    tmp_path: Path, settings: TrainingSettings
+) -> None:
+    asked = replace(settings, validation_file=settings.train_file, **VALIDATED)
+    _, ended, _ = trained(RunStore(tmp_path), asked, "short", holds_validated(0))
+    assert isinstance(ended, FailedEvent) and "too little free memory" in ended.en
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_an_optimizer_that_finds_no_memory_is_asked_again_and_the_passes_are_smaller(
+    tmp_path: Path, settings: TrainingSettings, moment: int
+) -> None:
+    def change(monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first or the second of an Adam's moments finds no memory, once."""
+        zeros_like, asked = torch.zeros_like, itertools.count(1)
+
+        def limited(*arguments: Any, **named: Any) -> Tensor:
+            if "memory_format" in named and next(asked) == moment:
+                raise short_of()
+            return zeros_like(*arguments, **named)
+
+        monkeypatch.setattr(torch, "zeros_like", limited)
+
+    store, asked = RunStore(tmp_path), replace(settings, gradient_checkpointing="off")
+    _, _, expected = trained(store, asked, "whole", plan=StepPlan())
+    run, ended, found = trained(store, asked, "short", change, plan=StepPlan())
+    assert isinstance(ended, FinishedEvent)
+    for one, other in zip(chain(*expected), chain(*found), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert any("The run goes on with 4 at a time" in text for text in said(run))

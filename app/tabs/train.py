@@ -302,13 +302,17 @@ class TrainTab:
 
     # Handlers: cost
 
+    @open_to_all
     def on_cost_key(self, key: str) -> Any:
         found = self.services.training.cost_key() if self.services.host.is_ready else ""
         return gr.skip() if found == key else found
 
+    @open_to_all
     def on_cost(self, values: Updates, request: gr.Request) -> Updates:
         speech, data = speech_for(request), self._data(values)
         nothing = {self.changes: {}, self.fit: gr.Button(visible=False)}
+        if not visitor_of(request).may_change:  # a preset changes the form for everybody, and asks
+            return {self.cost: "", **nothing}
         if data is None or not self.services.host.is_ready:
             return {self.cost: "", **nothing}
         try:

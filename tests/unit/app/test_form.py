@@ -40,4 +40,5 @@ def test_the_component_holds_what_the_control_says(item: SettingField) -> None:
     assert component.value == control.value
     if control.kind == "number":
         assert (component.minimum, component.maximum) == (item.minimum, item.maximum)
-        assert component.preprocess(1.5) == 1.5  # where a whole number is needed, that is said
+        if item.type == "int":
+            assert component.preprocess(1.5) == 1.5  # that a whole number is needed is said, and none is guessed

@@ -31,7 +31,7 @@ from app.door.door import Door, Mode, Policy
 from app.places import places_for
 from app.services import Services, build_services
 from app.text.languages import Speech
-from app.training.form import preset_reason, preset_values
+from app.training.form import as_on_page, preset_reason, preset_values
 from app.training.service import DataChoice
 from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table
 from app.views.dataset import dataset_html, trials_html
@@ -461,7 +461,8 @@ def test_a_preset_fills_the_form_and_no_preset_restores_the_defaults(name: str) 
     values = preset_values(name, {})
     assert set(values) == set(preset_values("", {}))
     asked = TrainingSettings.from_dict({"preset": name, **values}).to_dict()
-    assert asked == TrainingSettings.from_dict({"preset": name}).to_dict()
+    on_page = as_on_page(PRESETS[name].values) if name else {}
+    assert asked == TrainingSettings.from_dict({"preset": name, **on_page}).to_dict()
     assert all(preset_reason(name)) == bool(name)
 
 

@@ -51,7 +51,7 @@ OPEN_HANDLERS = {
     "CompareTab.on_mix.<locals>": {"handler"},
     "Mixer": {"on_second"},
     "CompareTab.bind.<locals>": {"<lambda>"},
-    "TrainTab": {"on_source", "on_preset", "on_learns", "on_pick", "on_compare", "on_tick"},
+    "TrainTab": {"on_cost", "on_cost_key", "on_source", "on_preset", "on_learns", "on_pick", "on_compare", "on_tick"},
     "CheckpointsTab": {"on_action", "on_keep", "on_tick"},
     "OperatorControls": {"on_load"},
 }
@@ -66,6 +66,7 @@ OPERATOR_HANDLERS = {
         "on_stop",
         "on_resume",
         "on_share",
+        "on_fit",
     },
     "CheckpointsTab": {"on_delete", "on_add"},
 }

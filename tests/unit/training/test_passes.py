@@ -239,7 +239,7 @@ def test_a_validation_goes_on_with_fewer_rows_and_the_same_result(
     assert len(found) == 2 and found == pytest.approx(expected, abs=1e-5)
     told = [text for text in said(run) if "were validated" in text]
     assert told[0] == (
-        "Memory ran out while 5 rows were validated. The validation goes on with 3 at a time: slower, with the same "
+        "Memory ran out while 8 rows were validated. The validation goes on with 4 at a time: slower, with the same "
         "result."
     )
     assert len(told) == (2 if rows == 2 else 3)  # and not again in the second validation

@@ -77,7 +77,7 @@ def test_only_prefixes_without_learnt_padding_are_merged() -> None:
     settings = TrainingSettings.from_dict({**ORIGINAL, "gradient_accumulation_steps": 6})
     assert mergeable(settings) == [6, 3, 2, 1]
     assert mergeable(replace(settings, ignore_pad_token_for_loss=False)) == [1]
-    assert mergeable(replace(settings, pre_seq_len=None)) == [1]
+    assert mergeable(replace(settings, pre_seq_len=None, keep=0.0)) == [1]
     assert mergeable(replace(settings, extra_arguments='{"label_smoothing_factor": 0.1}')) == [1]
 
 
@@ -122,7 +122,7 @@ def test_what_is_wanted_is_the_smallest_pass_and_what_learns(
     prefix = 128 * 28 * 2 * 2 * 128  # tokens, layers, keys and values, groups, channels
     place = place_for(settings, real_size.config, torch.device("cpu"))
     assert bytes_wanted(settings, place) == pytest.approx(smallest.bytes + prefix * 4 * 4, rel=0.01)
-    everything = replace(settings, pre_seq_len=None, learning_rate=1e-5, dtype="bfloat16")
+    everything = replace(settings, pre_seq_len=None, keep=0.0, learning_rate=1e-5, dtype="bfloat16")
     assert bytes_wanted(everything, place_for(everything, real_size.config, torch.device("cpu"))) > 6.2e9 * 2 * 4
 
 

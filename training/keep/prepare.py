@@ -17,10 +17,10 @@ from training.keep.questions import (
     read_answers,
     write_answers,
 )
-from training.keep.recipe import KeepRecipe, recipe_for
 from training.keep.rows import KeptRows, encode_answers, with_base_hidden
 from training.runs.events import MessageEvent
 from training.runs.store import Run
+from training.settings.keep_recipe import KeepRecipe, recipe_for
 from training.settings.train import TrainingSettings
 
 

@@ -21,12 +21,12 @@ from training.data.encoding import Example, find_general_prompts
 from training.data.files import read_table
 from training.evaluation.answering import answer_examples
 from training.runs.storage import write_atomically
+from training.settings.keep_recipe import ANSWER_TOKENS, LONGEST_QUESTION_TOKENS
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
 ANSWERS_FILE = "base_answers.json"
-QUESTION_TOKENS, ANSWER_TOKENS = 48, 64
-LONGEST_QUESTION_TOKENS = 128
+QUESTION_TOKENS = 48
 SLOTS = 16
 # Of what the base writes, this part at least must be questions: else it was never taught to write any.
 LEAST_SHARE_OF_QUESTIONS = 0.1

@@ -17,7 +17,7 @@ from training.data.batching import deal
 from training.data.encoding import IGNORED_LABEL, EncodedExample
 from training.distributed.ranks import ALONE, Ranks
 from training.keep.questions import BaseAnswer
-from training.keep.recipe import KeepRecipe
+from training.settings.keep_recipe import KeepRecipe
 
 ROWS_AT_ONCE = 16
 

@@ -35,10 +35,10 @@ from training.loop.health import HealthGuard
 from training.loop.keeping import CheckpointKeeper
 from training.loop.meter import Meter
 from training.loop.model_setup import current_prefix
-from training.loop.passes import Passes, Rows, recompute_layers
+from training.loop.passes import Passes, Rows, recompute_layers, split
 from training.loop.reporter import RunReporter
 from training.loop.trainer_arguments import build_arguments
-from training.plan.step_plan import StepPlan, can_split
+from training.plan.step_plan import StepPlan, can_split, general_rows_at_once
 from training.runs.checkpoints import METADATA_FILE
 from training.runs.events import CheckpointEvent
 from training.runs.storage import library_storage_error, publish_directory, storage_error
@@ -88,6 +88,7 @@ class RunTrainer(Trainer):
             can_split=can_split(settings, ranks.size),
             rows_at_once=plan.rows,
         )
+        self.general_rows_at_once = general_rows_at_once(settings, plan)
         self.keeper = CheckpointKeeper(run, settings)
         self.health = HealthGuard(run, settings, self.meter)
         super().__init__(
@@ -154,11 +155,12 @@ class RunTrainer(Trainer):
         loss = self.passes.take(rows, compute)
         self.meter.keep_loss(loss)
         if self.kept is not None and self.accelerator.sync_gradients:
-            self.passes.take(self._general_rows(self.kept), compute)
+            for part in split(self._general_rows(self.kept), self.general_rows_at_once, self._loss_weights):
+                self.passes.take(part, compute)
         return loss
 
     def _general_rows(self, kept: KeptRows) -> Rows:
-        """The step's general rows, a pass of their own behind its last: so they take no memory beside the task's."""
+        """The step's general rows, in passes of their own behind its last: so they take no memory beside the task's."""
         rows: Rows = self._prepare_inputs(kept.at(self.state.global_step))
         rows["loss_weights"] = rows["loss_weights"] * self.current_gradient_accumulation_steps
         return rows

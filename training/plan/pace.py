@@ -18,6 +18,7 @@ from chatglm2 import ChatGLMConfig
 from training.plan.step_plan import StepPlan
 from training.runs.events import StepEvent, step_history
 from training.runs.store import Run
+from training.settings.keep_recipe import USUAL_ROW_TOKENS, recipe_for
 from training.settings.train import TrainingSettings
 
 # What of the speed of plain products a training reaches (an H100: 0.11 s for a step of 2,048 tokens in FP16).
@@ -41,7 +42,7 @@ PADDING = 1.08
 FIRST_POINTS, LAST_POINTS = 1, 8
 RUNS_LOOKED_AT = 12
 # Settings on which the speed depends, beside the number of tokens.
-ALIKE = ("model_name_or_path", "dtype", "quantization_bit", "device", "pre_seq_len", "gradient_checkpointing")
+ALIKE = ("model_name_or_path", "dtype", "quantization_bit", "device", "pre_seq_len", "gradient_checkpointing", "keep")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def estimate_pace(
     rows, steps = rows_per_step(settings), steps_of(settings, lengths.rows)
     if tokens_per_second is not None:
         return Pace(rows * lengths.tokens / tokens_per_second, steps, measured=True)
-    operations = rows * PADDING * _operations_per_row(config, settings, lengths, plan)
+    recipe = recipe_for(settings.keep)
+    general = recipe.rows * USUAL_ROW_TOKENS / lengths.tokens if recipe is not None else 0.0  # in rows of the task
+    operations = (rows + general) * PADDING * _operations_per_row(config, settings, lengths, plan)
     return Pace(operations / (REACHED_SHARE * products_per_second), steps, measured=False)
 
 

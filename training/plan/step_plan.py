@@ -23,6 +23,7 @@ from training.plan.memory import (
     parameter_count,
 )
 from training.plan.pass_memory import PassMemory, PassShape, pass_memory
+from training.settings.keep_recipe import LONGEST_ROW_TOKENS
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -198,6 +199,12 @@ def _prefix_parameters(settings: TrainingSettings, config: ChatGLMConfig) -> int
 
 def _is_busy(plan: StepPlan, settings: TrainingSettings) -> bool:
     return plan.merged * settings.per_device_train_batch_size * _longest_row(settings) >= ENOUGH_TOKENS
+
+
+def general_rows_at_once(settings: TrainingSettings, plan: StepPlan) -> int:
+    """General rows in a pass, at most: so many that they take no more than the task's pass does."""
+    rows = plan.rows or plan.merged * settings.per_device_train_batch_size
+    return max(1, rows * _longest_row(settings) // LONGEST_ROW_TOKENS)
 
 
 def _longest_row(settings: TrainingSettings) -> int:

@@ -18,10 +18,10 @@ from training.data.encoding import IGNORED_LABEL, EncodedExample, Example
 from training.data.instruction import propose_sentence
 from training.distributed.ranks import Ranks
 from training.keep.questions import ANSWERS_FILE, BaseAnswer, gather_questions
-from training.keep.recipe import KeepRecipe, recipe_for
 from training.keep.rows import KeptRow, KeptRows, encode_answers, with_base_hidden
 from training.loop.passes import split
 from training.runs.store import RUN_FILE, RunStore
+from training.settings.keep_recipe import KeepRecipe, recipe_for
 from training.settings.train import TrainingSettings
 from training.worker.alone import train
 

@@ -15,9 +15,10 @@ from training.loop.run_data import load_data
 from training.loop.trainer import PrefixTrainer
 from training.plan import step_plan
 from training.plan.pass_memory import PassShape, pass_memory
-from training.plan.step_plan import StepPlan, bytes_wanted, mergeable, place_for, plan_step
+from training.plan.step_plan import StepPlan, bytes_wanted, general_rows_at_once, mergeable, place_for, plan_step
 from training.runs.events import StepEvent
 from training.runs.store import RunStore
+from training.settings.keep_recipe import LONGEST_ROW_TOKENS
 from training.settings.train import TrainingSettings
 from training.worker.alone import train
 
@@ -135,3 +136,11 @@ def test_rows_of_a_batch_run_one_after_another_where_there_is_no_memory_for_all(
     plan = plan_step(real_size, settings)
     assert (plan.merged, plan.recomputes, plan.rows) == (1, True, 4)
     assert plan_step(real_size, settings, processes=2).rows is None  # the others would not know
+
+
+@pytest.mark.parametrize("plan", [StepPlan(merged=16), StepPlan(merged=1), StepPlan(merged=1, rows=1)], ids=str)
+def test_general_rows_take_no_more_than_a_pass_of_the_task(plan: StepPlan) -> None:
+    settings = TrainingSettings.from_dict({**ORIGINAL, "per_device_train_batch_size": 2})
+    tokens = (plan.rows or 2 * plan.merged) * (settings.max_source_length + settings.max_target_length + 1)
+    general = general_rows_at_once(settings, plan)
+    assert general == 1 or general * LONGEST_ROW_TOKENS <= tokens

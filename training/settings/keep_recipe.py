@@ -13,6 +13,9 @@ GROWTH = 1.75
 LEAST_ROWS, MOST_ROWS = 8, 32
 # Distinct questions; more of them cost time before the first step and change little.
 MOST_QUESTIONS = 512
+LONGEST_QUESTION_TOKENS, ANSWER_TOKENS = 128, 64
+# A general row has at most this many tokens, [gMASK], sop, the round's frame and the end counted; and usually so many.
+LONGEST_ROW_TOKENS, USUAL_ROW_TOKENS = LONGEST_QUESTION_TOKENS + ANSWER_TOKENS + 20, 80
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,11 @@ class TunedModel:
     def defaults(self) -> dict[str, Any]:
         """What suits this model, where it is not what the settings declare: the original's values, unless it is ours.
 
-        The settings' own defaults suit the demo model.
+        The settings' own defaults suit the demo model. How much a prefix keeps of the rest is ours for both.
         """
         is_demo = Path(self.path).resolve() == DEMO_MODEL.resolve()
-        return {} if is_demo else as_on_page(PRESETS[ORIGINALS_PRESET].values)
+        originals = as_on_page(PRESETS[ORIGINALS_PRESET].values)
+        return {} if is_demo else {name: value for name, value in originals.items() if name != "keep"}
 
     def settings(self, form: Mapping[str, object]) -> dict[str, Any]:
         """The settings that a form means on this page: what it leaves open is the preset's, then the model's.

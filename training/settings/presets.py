@@ -29,6 +29,7 @@ _ORIGINAL = {
     "gradient_accumulation_steps": 16,
     "logging_steps": 10,
     "save_steps": 1000,
+    "keep": 0.0,
 }
 
 # What the original's main.py does where a flag is left out: its own defaults, and those of transformers 4.30.

@@ -14,7 +14,7 @@ from chatglm2.errors import ChatGLMError, DataError, PrefixError
 from chatglm2.model.prefix_files import CANDIDATE_FILES
 from training.runs.checkpoints import METADATA_FILE, MODEL_METADATA_FILE, TRAINER_STATE_FILE
 from training.settings.field import NOTHING, SettingField
-from training.settings.samples import SAMPLE_TRAIN_FILE
+from training.settings.samples import PROJECT_ROOT, SAMPLE_TRAIN_FILE
 
 # What is read of a checkpoint besides its tensors.
 READ_BESIDE = (METADATA_FILE, MODEL_METADATA_FILE, TRAINER_STATE_FILE, "config.json")
@@ -66,6 +66,10 @@ class Places:
                 *_outside(text, self.checkpoints, "--checkpoint-dir", ("copy it there", "把它复制到这些目录中"))
             )
         return found
+
+
+ROOT = Path(PROJECT_ROOT.anchor)
+EVERYWHERE = Places((ROOT,), (ROOT,))
 
 
 def places_for(output: Path, data: Iterable[Path] = (), checkpoints: Iterable[Path] = ()) -> Places:

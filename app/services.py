@@ -8,7 +8,7 @@ from pathlib import Path
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, SourceLibrary
-from app.places import Places, places_for
+from app.places import EVERYWHERE, Places
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
 from training.runs.launch import Standby
@@ -28,9 +28,10 @@ class Services:
 def build_services(options: ModelOptions, output: Path, places: Places | None = None) -> Services:
     """Wires the model host, the runs under ``output`` and what stands on them. Loads nothing yet.
 
-    ``places`` are the folders that the page reads; by default its own alone.
+    ``places`` are the folders that are read; without them all that the user may read, as befits a program that has no
+    callers but its own. `app.__main__` names them.
     """
-    read = places if places is not None else places_for(output)
+    read = places if places is not None else EVERYWHERE
     standby = Standby(lambda: trainer_environment(host.device))
     host = ModelHost(options, on_ready=standby.prepare)
     runs = RunStore(output)

@@ -62,11 +62,12 @@ time.sleep(100000)
 
 # A second process on the weights that the page holds: how soon it has them, and what they take of the card again.
 SECOND = """
-import json, sys, time, torch, chatglm2
+import json, sys, time, torch
+from chatglm2 import load_model
 bits = int(sys.argv[2]) or None
 torch.zeros(1, device="cuda")
 free, began = torch.cuda.mem_get_info()[0], time.perf_counter()
-model = chatglm2.load_model(sys.argv[1], quantization_bit=bits, device="cuda", shared=True)
+model = load_model(sys.argv[1], quantization_bit=bits, device="cuda", shared=True)
 torch.cuda.synchronize()
 seconds = time.perf_counter() - began
 taken = (free - torch.cuda.mem_get_info()[0]) / 2**20

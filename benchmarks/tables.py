@@ -127,7 +127,7 @@ def _one_card(records: list[Record], word: int) -> list[list[str]]:
                 f"{card:.0f} GiB, {f'INT{bits}' if bits else 'FP16'}",
                 f"{peak / 1024:.1f}",
                 _figure(own, {"event": "trained"}, "seconds_per_step", ".2f"),
-                f"{min(shares):.0%} – {min(max(shares), 1):.0%}",
+                f"{min(*shares, 1):.0%} – {min(max(shares), 1):.0%}",
                 f"{max(record['first_token_ms'] for record in talks):.0f}",
             ]
         )

@@ -115,13 +115,9 @@ def trainable_dtype(settings: TrainingSettings, device: torch.device) -> Precisi
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-@torch.no_grad()
 def current_prefix(model: ChatGLMForConditionalGeneration) -> Prefix | None:
     """The prefix that ``model`` is learning as it is now, without dropout; None where all weights learn."""
-    encoder = model.transformer.prefix_encoder
-    if encoder is None:
-        return None
-    return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
+    return model.own_prefix()
 
 
 def _start_from_text(

@@ -362,6 +362,11 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.transformer.prefix_encoder = encoder
         return encoder
 
+    @property
+    def rotary_angles(self) -> str:
+        """In which precision rotary angles are computed: "float32", or the weights' where the original is repeated."""
+        return str(self.transformer.rotary_pos_emb.dtype).removeprefix("torch.")
+
     @torch.no_grad()
     def own_prefix(self) -> Prefix | None:
         """The prefix inside the model as it is now, without dropout; None where it has none."""

@@ -263,6 +263,7 @@ class RunTrainer(Trainer):
             "format": 1,
             "run": self.run.name,
             "base_model": self.settings.model_name_or_path,
+            "rotary_angles": self.whole_model.rotary_angles,
             "step": self.state.global_step,
             "loss": self._last_logged("loss"),
             "created_at": time.time(),

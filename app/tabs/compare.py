@@ -328,7 +328,8 @@ class CompareTab:
         return {"left": BASE, "right": first.key if first else BASE}
 
     def _to_keep(self, chosen: dict[str, str]) -> dict[str, str]:
-        return {**chosen, STARTED_WITH: self.services.sources.shown}
+        shown = self.services.sources.shown
+        return {**chosen, STARTED_WITH: shown} if shown else chosen
 
     def _kept(self, stored: Any) -> dict[str, str] | None:
         """What this browser compared before; its panes are its own, whatever others train since.

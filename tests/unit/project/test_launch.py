@@ -121,6 +121,10 @@ def test_changed_requirements_are_installed_and_an_unreachable_index_gets_a_sent
             result = launch(small_repository, **OFFLINE)
             assert result.returncode == 1 and result.stdout == ""
             assert "Error: The package index cannot be reached" in result.stderr
+        requirements.write_text("torch==0.0.1\n")
+        result = launch(small_repository, **OFFLINE, PIP_NO_INDEX="1")
+        assert "Error: There is no torch of this version for this system and Python" in result.stderr
+        requirements.write_text("no-such-package==1.0\n")
         result = launch(small_repository, **OFFLINE, PIP_NO_INDEX="1")
         assert "Error: pip could not install" in result.stderr and "install.log" in result.stderr
     finally:

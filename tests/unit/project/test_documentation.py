@@ -11,7 +11,6 @@ import pytest
 from app.__main__ import build_parser
 from benchmarks import tables
 from training.cli.export import build_parser as build_export_parser
-from training.cli.flag_parser import with_underscores
 from training.cli.parser import parse_command
 
 PAGES = (
@@ -54,7 +53,7 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
         elif arguments[:1] == ["evaluate"]:
             assert not parse_command(["--do_predict", *arguments[1:]]).notes
         elif arguments[:1] == ["export"]:
-            build_export_parser("en").parse_args(with_underscores(arguments[1:]))
+            build_export_parser("en").parse_args(arguments[1:])
         elif arguments[:1] != ["test"]:
             build_parser().parse_args(arguments)
 

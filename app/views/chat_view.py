@@ -62,15 +62,14 @@ def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str =
         known = "prefix_effect" if loaded.has_effect else "prefix_no_effect"
         note = speech(known, change=f"{loaded.max_logit_change:.1f}")
         help_text = speech("prefix_effect_help")
-        if loaded.note is not None:
-            note += " · " + speech.pick(*loaded.note)
     return render(
         "pane_head",
         kind="base" if loaded.source.is_base else "tuned",
         name=who_answers(loaded, model_name, speech),
         note=note,
         help=help_text,
-        warn=not loaded.has_effect or loaded.note is not None,
+        warn=not loaded.has_effect,
+        caution=speech.pick(*loaded.note) if loaded.note is not None else "",
     )
 
 

@@ -115,6 +115,10 @@ explain_failure() {
       fail "The disk is full. Free some space (the packages take 2 GB, 5.5 GB with CUDA) and run the same command again." \
         "磁盘已满。请腾出空间（软件包约需 2 GB，含 CUDA 约 5.5 GB），再运行同一命令。"
       ;;
+    *"No matching distribution found for torch=="*)
+      fail "There is no torch of this version for this system and Python. It is built for Linux, Windows (use WSL) and Macs with an Apple chip; use Python 3.11, 3.12 or 3.13: PYTHON=python3.12 ./launch.sh" \
+        "没有适用于本系统和当前 Python 的 torch。它支持 Linux、Windows（请用 WSL）和 Apple 芯片的 Mac；请使用 Python 3.11、3.12 或 3.13：PYTHON=python3.12 ./launch.sh"
+      ;;
     *"Failed to establish a new connection"* | *"Temporary failure in name resolution"* | *"Network is unreachable"* | \
       *"ReadTimeoutError"* | *"ConnectTimeoutError"* | *"ProxyError"* | *"Connection refused"* | *"connection broken by"*)
       fail "The package index cannot be reached. Check the network, or name another index: PIP_INDEX_URL=https://… ./launch.sh" \

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from app.chat.model_host import ModelOptions
+from app.chat.sources import Shown
 from app.door.accounts import AccountError, account_line, read_accounts
 from app.door.door import Door, Mode, Policy
 from app.door.invitation import invitation
@@ -20,20 +21,33 @@ from app.web.addresses import ServerOptions, addresses
 from app.web.server import launch, wait_for_signal
 from app.web.uploads import discard_uploads, prepare_uploads
 from chatglm2.errors import ChatGLMError
+from training.cli.flag_parser import FlagParser
+from training.runs.checkpoints import find_checkpoints, require_prefix_length
 from training.settings.samples import DEMO_MODEL
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="python -m app",
         description="Chat with ChatGLM2 base and tuned side by side, train and pick prefixes, in a browser.",
+        allow_abbrev=False,
     )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
+        "--model_name_or_path",
         default=str(DEMO_MODEL),
         metavar="DIR_OR_HUB_ID",
         help="what to chat with and to tune (default: the demo model)",
+    )
+    model.add_argument(
+        "--ptuning_checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="the prefix that the right pane shows every visitor at first (default: what was trained here last)",
+    )
+    model.add_argument(
+        "--pre_seq_len", type=int, metavar="N", help="checked against that prefix, which says its length itself"
     )
     model.add_argument(
         "--hub", default="huggingface", choices=("huggingface", "modelscope"), help="where a hub id is looked up"
@@ -55,6 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="answers computed at the same time; a question takes two (default: 8, or what fits into memory)",
     )
     model.add_argument("--max-length", type=int, default=None, help="tokens of prompt and reply together")
+    model.add_argument(
+        "--rope-precision",
+        choices=("fp32", "reference"),
+        default=None,
+        help="of rotary angles; reference rounds them as the original does (default: the checkpoint's, or fp32)",
+    )
     page = parser.add_argument_group("page")
     page.add_argument(
         "--host", default="0.0.0.0", help="address to listen on; 127.0.0.1 keeps the page to this machine"
@@ -110,10 +130,10 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
-    options = parser.parse_args(arguments)
-    if options.auth and options.open:
-        parser.error("--auth puts everything behind a login, and --open opens everything: choose one")
     try:
+        options = parser.parse_args(arguments)
+        if options.auth and options.open:
+            parser.error("--auth puts everything behind a login, and --open opens everything: choose one")
         if options.make_account:
             print(account_line(options.make_account, ask_password()))
             return 0
@@ -132,11 +152,14 @@ def main(arguments: list[str] | None = None) -> int:
         quantization_bit=options.quantization_bit,
         slots=options.slots,
         max_length=options.max_length,
+        rope_precision=options.rope_precision,
     )
     output = options.output.resolve()
     server = ServerOptions(options.host, options.port, output / UPLOADS, tuple(options.allowed_host), options.lang)
     try:
-        services = build_services(model, output, places_for(output, options.data_dir, options.checkpoint_dir))
+        places = places_for(output, options.data_dir, options.checkpoint_dir)
+        shown = find_shown(options.ptuning_checkpoint, options.pre_seq_len)
+        services = build_services(model, output, places, shown)
         serve(services, server, door)
     except ChatGLMError as error:
         print(error.zh, error.en, sep="\n", file=sys.stderr)
@@ -147,6 +170,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _absolute(model: str) -> str:
     """A directory by its full path, since trainers run elsewhere; a hub id as it is."""
     return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+def find_shown(path: Path | None, pre_seq_len: int | None) -> Shown | None:
+    """The checkpoint that ``--ptuning_checkpoint`` names; of a run's directory the last one.
+
+    Raises:
+        RunError: there is none, or its prefix is not ``pre_seq_len`` long.
+    """
+    if path is None:
+        return None
+    info = find_checkpoints(path)[-1]
+    require_prefix_length(pre_seq_len, info.pre_seq_len)
+    return Shown(info.path.resolve(), pre_seq_len)
 
 
 def build_door(options: argparse.Namespace) -> Door:

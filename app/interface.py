@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.machine import describe_device, read_memory
+from app.machine import describe_device, missing_gpu, read_memory
 from app.services import Services
 from app.tabs.access import open_to_all, visitor_of
 from app.tabs.checkpoints import CheckpointsTab
@@ -72,8 +72,10 @@ def build_interface(services: Services) -> gr.Blocks:
 
 def _status(services: Services, speech: Speech) -> str:
     device, context = services.host.device, services.host.context_tokens
+    described = describe_device(device) if device else "—"
+    missing = missing_gpu(device) if device else None
     return status_line(
-        device=describe_device(device) if device else "—",
+        device=f"{described} · {speech(missing)}" if missing else described,
         memory=read_memory(device or "cpu"),
         model_name=services.host.options.name,
         context_tokens=context,

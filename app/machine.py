@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import psutil
@@ -31,3 +32,14 @@ def describe_device(device: str) -> str:
 
         return torch.cuda.get_device_name(torch.device(device))
     return f"CPU × {psutil.cpu_count(logical=True)}"
+
+
+def missing_gpu(device: str) -> str | None:
+    """The word for what a machine lacks whose model is on the CPU; None where it is there by choice, or on a GPU."""
+    if not device.startswith("cpu"):
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return "no_apple_gpu" if sys.platform == "darwin" else "no_gpu"

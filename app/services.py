@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
-from app.chat.sources import PrefixLoader, SourceLibrary
+from app.chat.sources import PrefixLoader, Shown, SourceLibrary
 from app.places import EVERYWHERE, Places
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
@@ -25,18 +25,20 @@ class Services:
     training: TrainingService
 
 
-def build_services(options: ModelOptions, output: Path, places: Places | None = None) -> Services:
+def build_services(
+    options: ModelOptions, output: Path, places: Places | None = None, shown: Shown | None = None
+) -> Services:
     """Wires the model host, the runs under ``output`` and what stands on them. Loads nothing yet.
 
     ``places`` are the folders that are read; without them all that the user may read, as befits a program that has no
-    callers but its own. `app.__main__` names them.
+    callers but its own. `app.__main__` names them. ``shown`` is what the right pane shows at first.
     """
     read = places if places is not None else EVERYWHERE
     standby = Standby(lambda: trainer_environment(host.device))
     host = ModelHost(options, on_ready=standby.prepare)
     runs = RunStore(output)
-    loader = PrefixLoader(host.load_prefix, lambda prefix: host.session.probe(prefix))
-    sources = SourceLibrary(runs, loader, output, read)
+    loader = PrefixLoader(host.load_prefix, lambda prefix: host.session.probe(prefix), lambda: host.rotary_angles)
+    sources = SourceLibrary(runs, loader, output, read, shown)
     bits = options.quantization_bit
     tuned = TunedModel(
         options.path,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from wrapt import register_post_import_hook, wrap_function_wrapper
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from chatglm2.model.modeling import ChatGLMForConditionalGeneration
-    from chatglm2.serving.chat import History
-    from chatglm2.text.tokenizer import ChatGLMTokenizer
+    from chatglm2.serving.original_calls import History
 
 AUTO = "transformers.models.auto"
 REMOTE_TOKENIZER = "tokenization_chatglm.ChatGLMTokenizer"  # as the original's tokenizer_config.json names it
@@ -70,30 +71,26 @@ def _attach_chat(modeling: ModuleType) -> None:
     model_class = modeling.ChatGLMForConditionalGeneration
     model_class.chat = _chat
     model_class.stream_chat = _stream_chat
+    model_class.stream_generate = _stream_generate
     model_class.chat_engine = None  # a model's own `OwnEngine` from its first chat on
 
 
-def _chat(
-    self: ChatGLMForConditionalGeneration,
-    tokenizer: ChatGLMTokenizer,
-    query: str,
-    history: History | None = None,
-    **options: Any,
-) -> tuple[str, History]:
-    """Answer ``query``; see `chatglm2.serving.chat.chat`."""
-    from chatglm2.serving import chat
+def _chat(self: ChatGLMForConditionalGeneration, *arguments: Any, **options: Any) -> tuple[str, History]:
+    """Answer a question; see `chatglm2.serving.original_calls.chat`."""
+    from chatglm2.serving import original_calls
 
-    return chat.chat(self, tokenizer, query, history, **options)
+    return original_calls.chat(self, *arguments, **options)
 
 
-def _stream_chat(
-    self: ChatGLMForConditionalGeneration,
-    tokenizer: ChatGLMTokenizer,
-    query: str,
-    history: History | None = None,
-    **options: Any,
-) -> Iterator[tuple[str, History]]:
-    """Answer ``query`` word by word; see `chatglm2.serving.chat.stream_chat`."""
-    from chatglm2.serving import chat
+def _stream_chat(self: ChatGLMForConditionalGeneration, *arguments: Any, **options: Any) -> Iterator[tuple[Any, ...]]:
+    """Answer a question word by word; see `chatglm2.serving.original_calls.stream_chat`."""
+    from chatglm2.serving import original_calls
 
-    return chat.stream_chat(self, tokenizer, query, history, **options)
+    return original_calls.stream_chat(self, *arguments, **options)
+
+
+def _stream_generate(self: ChatGLMForConditionalGeneration, *arguments: Any, **options: Any) -> Iterator[Tensor]:
+    """Continue ids one token at a time; see `chatglm2.serving.original_calls.stream_generate`."""
+    from chatglm2.serving import original_calls
+
+    return original_calls.stream_generate(self, *arguments, **options)

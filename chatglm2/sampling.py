@@ -50,7 +50,7 @@ class Range(NamedTuple):
 SEED = Range(0, LARGEST_SEED, is_whole=True)
 RANGES = {
     "temperature": Range(0, 100),
-    "top_p": Range(0.0001, 1),
+    "top_p": Range(0, 1),
     "top_k": Range(0, 2**31 - 1, is_whole=True),
     "repetition_penalty": Range(0.01, 100),
     "max_new_tokens": Range(1, 2**31 - 1, is_whole=True),
@@ -63,7 +63,7 @@ class SamplingParams:
 
     Attributes:
         temperature: divides the logits; 0 is greedy.
-        top_p: keep the fewest most likely tokens that reach this probability together; 1 keeps all.
+        top_p: keep the fewest most likely tokens that reach this probability together; 1 keeps all, 0 the likeliest.
         top_k: keep that many most likely tokens; 0 keeps all.
         repetition_penalty: above 1, makes tokens of the prompt and the reply less likely.
         max_new_tokens: longest reply.

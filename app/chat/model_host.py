@@ -38,6 +38,7 @@ class ModelOptions:
     quantization_bit: int | None = None
     slots: int | None = None
     max_length: int | None = None
+    rope_precision: str | None = None
 
     @property
     def name(self) -> str:
@@ -133,6 +134,10 @@ class ModelHost:
         session = self._session
         return None if session is None else session.engine.max_length
 
+    @property
+    def rotary_angles(self) -> str:
+        return self.session.engine.model.rotary_angles
+
     def load_prefix(self, path: Path) -> Prefix:
         from chatglm2.model.prefix import load_prefix
 
@@ -204,6 +209,7 @@ class ModelHost:
             hub=options.hub,
             progress=self._on_progress,
             shared=True,
+            rope_precision=options.rope_precision,
         )
         self._device = str(model.device)
         self._state = LoadingState("preparing")

@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from app.places import Places
 from app.text.languages import Speech
-from chatglm2.errors import ChatGLMError, PrefixError
-from training.runs.checkpoints import CheckpointInfo, find_checkpoints
+from chatglm2.errors import ChatGLMError, PrefixError, RunError
+from training.runs.checkpoints import (
+    CheckpointInfo,
+    find_checkpoints,
+    note_on_angles,
+    require_prefix_length,
+)
 from training.runs.storage import explaining_storage_errors, read_json, remove_directory, write_atomically
 from training.runs.store import RunStore
 
@@ -77,6 +82,19 @@ class LoadedSource:
     prefix: Prefix | None = None
     max_logit_change: float = 0.0
     has_effect: bool = True
+    note: tuple[str, str] | None = None  # what is to be known of it here, in English and Chinese
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The checkpoint that the page was started with, and how long its prefix was said to be."""
+
+    path: Path
+    pre_seq_len: int | None = None
+
+    @property
+    def key(self) -> str:
+        return str(self.path)
 
 
 @dataclass(frozen=True)
@@ -85,13 +103,17 @@ class PrefixLoader:
 
     load: Callable[[Path], Prefix]
     probe: Callable[[Prefix], Any]
+    angles: Callable[[], str]  # the model's ``rotary_angles``
 
 
 class SourceLibrary:
     """Every source there is, newest first, and the prefixes that were loaded lately."""
 
-    def __init__(self, runs: RunStore, loader: PrefixLoader, root: Path, places: Places) -> None:
+    def __init__(
+        self, runs: RunStore, loader: PrefixLoader, root: Path, places: Places, shown: Shown | None = None
+    ) -> None:
         self._runs = runs
+        self._shown = shown
         self._places = places
         self._loader = loader
         self._named_file = root / NAMED_FILE
@@ -111,6 +133,16 @@ class SourceLibrary:
         if time.monotonic() - self._listing.read_at > LISTING_SECONDS:
             self._listing = self._read_listing()
         return self._listing
+
+    @property
+    def shown(self) -> str:
+        """The key of the checkpoint that the page was started with; "" where it was started with none."""
+        return self._shown.key if self._shown is not None else ""
+
+    def first(self, model: str) -> Source | None:
+        """What a visitor who has chosen nothing compares the base with; None where there is nothing yet."""
+        started_with = next((source for source in self.sources() if source.key == self.shown), None)
+        return started_with or self.newest(model)
 
     def newest(self, model: str) -> Source | None:
         """The checkpoint that was trained here last, of those on ``model`` or that do not say on what."""
@@ -147,8 +179,11 @@ class SourceLibrary:
         with self._lock:
             if stamp not in self._loaded:
                 prefix = self._loader.load(Path(key))
+                if self._shown is not None and key == self._shown.key:
+                    require_prefix_length(self._shown.pre_seq_len, prefix.length)
                 probe = self._loader.probe(prefix)
-                self._loaded[stamp] = LoadedSource(source, prefix, probe.max_logit_change, probe.has_effect)
+                note = note_on_angles(source.info, self._loader.angles()) if source.info is not None else None
+                self._loaded[stamp] = LoadedSource(source, prefix, probe.max_logit_change, probe.has_effect, note)
                 while len(self._loaded) > LOADED_LIMIT:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(stamp)
@@ -170,7 +205,11 @@ class SourceLibrary:
         return added
 
     def delete(self, key: str) -> None:
-        """Deletes a run's checkpoint, or a broken run, from disk; of a named path only the name."""
+        """Deletes a run's checkpoint, or a broken run, from disk; of a named path only the name.
+
+        Raises:
+            RunError: the page was started with it, and it is no run's.
+        """
         broken = self.find_broken(key)
         if broken is not None and broken.of_run:
             with explaining_storage_errors(Path(key)):
@@ -181,6 +220,12 @@ class SourceLibrary:
             self._save_named([path for path in self._named_paths() if path != key])
             return
         source = self.find(key)
+        if key == self.shown and not source.of_run:
+            raise RunError(
+                "The page was started with this checkpoint and goes on showing it. Start it without "
+                "--ptuning_checkpoint to take it from the list.",
+                "网页启动时指定了这个检查点，因此会一直显示。要从列表中移除，请去掉 --ptuning_checkpoint 重新启动。",
+            )
         if source.of_run and source.info is not None:
             place = Path(key)
             self._runs.get(place.parent.name).delete_checkpoint(int(place.name.rpartition("-")[2]))
@@ -200,9 +245,11 @@ class SourceLibrary:
             if info.is_prefix  # a complete model is no prefix of the one that is served
         }
         broken = [Broken(str(run.path), run.name, error, of_run=True) for run, error in self._runs.broken()]
-        for path in self._named_paths():
-            try:
-                info = find_checkpoints(self._places.checkpoint(path))[0]
+        started_with = [self._shown.key] if self._shown is not None else []
+        for path in (*started_with, *self._named_paths()):
+            try:  # whoever starts the page may show what lies anywhere
+                place = Path(path) if path == self.shown else self._places.checkpoint(path)
+                info = find_checkpoints(place)[0]
             except ChatGLMError as error:  # moved or unmounted: it can be used again when it is back
                 broken.append(Broken(path, path, error, of_run=False))
                 continue

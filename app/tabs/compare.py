@@ -44,6 +44,7 @@ KEEP_SECONDS = 1.0
 # A browser stores nothing that is empty; what was there before would stay.
 NOTHING_HEARD = {"rounds": 0}
 Updates = dict[Any, Any]
+STARTED_WITH = "started_with"  # beside a browser's panes: what the page was started to show
 
 
 @dataclass(frozen=True)
@@ -322,16 +323,24 @@ class CompareTab:
     # Behind the handlers
 
     def _first_choice(self) -> dict[str, str]:
-        """What a browser that has chosen nothing yet compares: the base, and what was trained here last."""
-        newest = self.services.sources.newest(self.services.host.options.path)
-        return {"left": BASE, "right": newest.key if newest else BASE}
+        """What a browser that has chosen nothing yet compares: the base, and what is to be shown at first."""
+        first = self.services.sources.first(self.services.host.options.path)
+        return {"left": BASE, "right": first.key if first else BASE}
 
-    @staticmethod
-    def _kept(stored: Any) -> dict[str, str] | None:
-        """What this browser compared before; its panes are its own, whatever others train since."""
-        if isinstance(stored, dict) and all(isinstance(stored.get(name), str) for name in PANES):
-            return {name: stored[name] for name in PANES}
-        return None
+    def _to_keep(self, chosen: dict[str, str]) -> dict[str, str]:
+        shown = self.services.sources.shown
+        return {**chosen, STARTED_WITH: shown} if shown else chosen
+
+    def _kept(self, stored: Any) -> dict[str, str] | None:
+        """What this browser compared before; its panes are its own, whatever others train since.
+
+        What it chose before the page was started with another checkpoint to show, it has not chosen beside that one.
+        """
+        if not isinstance(stored, dict) or stored.get(STARTED_WITH, "") != self.services.sources.shown:
+            return None
+        return (
+            {name: stored[name] for name in PANES} if all(isinstance(stored.get(name), str) for name in PANES) else None
+        )
 
     @staticmethod
     def _typed(draft: Any) -> str:
@@ -369,7 +378,7 @@ class CompareTab:
         chosen[name] = key
         return {
             self.chosen: chosen,
-            self.kept_choice: chosen,
+            self.kept_choice: self._to_keep(chosen),
             pane.choice: gr.Dropdown(value=key),
             pane.head: self._chip(loaded, speech),
             **pane.mixer.start(loaded.source, speech),
@@ -452,7 +461,7 @@ class CompareTab:
         hints |= dict.fromkeys(gone, speech("checkpoint_gone"))
         updates: Updates = {self.chosen: chosen, self.known: self._fingerprint()}
         if any(key != BASE for key in chosen.values()):  # where there is nothing to compare yet, nothing was chosen
-            updates[self.kept_choice] = chosen
+            updates[self.kept_choice] = self._to_keep(chosen)
         for name, pane in self.panes.items():
             updates[pane.choice] = gr.Dropdown(choices=choices, value=chosen[name])
             updates[pane.head] = self._head(chosen[name], speech, hints.get(name, ""))

@@ -14,6 +14,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "tab_train": ("Train", "训练"),
     "tab_checkpoints": ("Checkpoints", "检查点"),
     "status_device": ("Device", "设备"),
+    "no_gpu": ("no CUDA GPU", "没有 CUDA 显卡"),
+    "no_apple_gpu": ("no CUDA GPU; Apple's is not used", "没有 CUDA 显卡，不使用 Apple GPU"),
     "status_memory": ("Memory", "内存"),
     "status_model": ("Model", "模型"),
     "status_context": ("Context", "上下文"),

@@ -5,6 +5,7 @@ Knows how a file is looked at; imports no torch, so that it is there at once. It
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -90,7 +91,8 @@ def limit_memory(count: int) -> None:
     if sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (count, count))
+        with contextlib.suppress(ValueError, OSError):  # a Mac has the call, and may refuse every limit
+            resource.setrlimit(resource.RLIMIT_AS, (count, count))
         os.nice(NICENESS)  # conversations come first
 
 

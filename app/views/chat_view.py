@@ -69,6 +69,7 @@ def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str =
         note=note,
         help=help_text,
         warn=not loaded.has_effect,
+        caution=speech.pick(*loaded.note) if loaded.note is not None else "",
     )
 
 

@@ -24,7 +24,7 @@ from chatglm2.errors import ModelCallError
 from chatglm2.kernels.layer.choice import find_layer_kernels
 from chatglm2.model.attention import attend, build_attention_mask, count_positions
 from chatglm2.model.head_loss import cross_entropy, divergence
-from chatglm2.model.prefix import Prefix, PrefixEncoder, stack_prefixes
+from chatglm2.model.prefix import OWN_PREFIX, Prefix, PrefixEncoder, stack_prefixes
 from chatglm2.model.quantization import quantize_model, replace_linears
 from chatglm2.model.recomputing import recompute
 from chatglm2.model.rotary import RotaryEmbedding, rotate
@@ -361,6 +361,19 @@ class ChatGLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         encoder = PrefixEncoder(self.config).to(self.device)
         self.transformer.prefix_encoder = encoder
         return encoder
+
+    @property
+    def rotary_angles(self) -> str:
+        """In which precision rotary angles are computed: "float32", or the weights' where the original is repeated."""
+        return str(self.transformer.rotary_pos_emb.dtype).removeprefix("torch.")
+
+    @torch.no_grad()
+    def own_prefix(self) -> Prefix | None:
+        """The prefix inside the model as it is now, without dropout; None where it has none."""
+        encoder = self.transformer.prefix_encoder
+        if encoder is None:
+            return None
+        return Prefix(encoder.key_values().clone(), origin=OWN_PREFIX.origin, projection=encoder.trans is not None)
 
     def quantize(self, bits: int, group_size: int | None = None) -> Self:
         """Quantize the layers in place and return the model; see `chatglm2.model.quantization.quantize_model`.

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import save_file
@@ -124,6 +125,10 @@ class Prefix:
         from chatglm2.model.blending import blend_prefixes  # here, since a blend is a prefix
 
         return blend_prefixes([(self, strength)])
+
+
+# Stands, where a prefix may be named, for the one inside the model, if it has one: `own_prefix` of the model.
+OWN_PREFIX: Final = Prefix(torch.empty(0, 2, 0, 0, 0), origin="the model's own")
 
 
 def load_prefix(path: str | Path, config: ChatGLMConfig) -> Prefix:

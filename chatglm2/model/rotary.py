@@ -29,6 +29,11 @@ class RotaryEmbedding(nn.Module):
         self.ratio = config.rope_ratio
         self.register_buffer("inv_freq", self.frequencies(torch.float32, torch.device("cpu")))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which angles are computed, and rounded."""
+        return self.inv_freq.dtype if self.precision == "reference" else torch.float32
+
     def frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Radians a position, of each pair, ``[rotary_channels / 2]``; rounded in ``dtype`` as the original does."""
         exponents = torch.arange(0, self.rotary_channels, 2, dtype=torch.float32, device=device) / self.rotary_channels
@@ -36,7 +41,7 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, position_ids: Tensor) -> Tensor:
         """Unit complex numbers ``[B, S, 1, rotary_channels / 2]`` (complex64) for ``position_ids`` ``[B, S]``."""
-        dtype = self.inv_freq.dtype if self.precision == "reference" else torch.float32
+        dtype = self.dtype
         positions = position_ids.to(dtype) / self.ratio if self.ratio != 1.0 else position_ids.to(dtype)
         angles = (positions.unsqueeze(-1) * self.frequencies(dtype, position_ids.device)).float()
         rotation = torch.polar(torch.ones_like(angles), angles)

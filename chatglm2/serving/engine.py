@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from chatglm2.memory.estimate import choose_slots, free_bytes, no_room, out_of_m
 from chatglm2.memory.lending import LOAN_SECONDS, Activity, Lender
 from chatglm2.memory.peers import can_talk
 from chatglm2.model.modeling import ChatGLMForConditionalGeneration
-from chatglm2.model.prefix import Prefix
+from chatglm2.model.prefix import OWN_PREFIX, Prefix
 from chatglm2.serving.cache import build_cache
 from chatglm2.serving.failures import broken_numbers, engine_broken, engine_closed, explain
 from chatglm2.serving.request import EngineStats, FinishReason, Request
@@ -129,6 +130,9 @@ class Engine:
 
         If one is refused, none is computed.
         """
+        if any(request.prefix is OWN_PREFIX for request in requests):
+            own = self.model.own_prefix()
+            requests = [replace(item, prefix=own) if item.prefix is OWN_PREFIX else item for item in requests]
         for request in requests:
             request.check(self.model.config, self.text_limit(request.prefix))
         streams = [Stream(request, self._cancel) for request in requests]

@@ -63,8 +63,13 @@ def _without_engine(model: ChatGLMForConditionalGeneration) -> ChatGLMForConditi
 
 
 def _mark_of(model: ChatGLMForConditionalGeneration) -> tuple[Any, ...]:
-    """What changes with the weights, whoever changes them: where they lie, what they are, how often written."""
-    tensors = (*model.parameters(), *model.buffers())
+    """What changes with the weights, whoever changes them: where they lie, what they are, how often written.
+
+    A prefix inside the model is none of them: the engine is given it with every request.
+    """
+    encoder = model.transformer.prefix_encoder
+    apart = {id(tensor) for tensor in encoder.parameters()} if encoder is not None else set()
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if id(tensor) not in apart]
     return tuple(
         (tensor.data_ptr(), tensor.dtype, tensor.shape, 0 if tensor.is_inference() else tensor._version)
         for tensor in tensors

@@ -12,7 +12,7 @@ from typing import Literal
 
 from chatglm2.configuration import ChatGLMConfig
 from chatglm2.errors import PromptError, RequestError
-from chatglm2.model.prefix import Prefix
+from chatglm2.model.prefix import OWN_PREFIX, Prefix
 from chatglm2.sampling import SEED, SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -24,8 +24,9 @@ class Request:
 
     Attributes:
         prompt_ids: token ids, special tokens included.
-        prefix: what the row attends to in front of its text, or None for the base model; `Prefix.at` gives it a
-            strength, `blend_prefixes` puts several side by side.
+        prefix: what the row attends to in front of its text, or None for the base model; if not given, the prefix
+            inside the model, which most have none of. `Prefix.at` gives it a strength, `blend_prefixes` puts several
+            side by side.
         sampling: how tokens are chosen.
         seed: of the row's own random numbers; the same seed gives the same reply, whoever shares the batch. A whole
             number from 0 to 2**64 - 1.
@@ -35,7 +36,7 @@ class Request:
     """
 
     prompt_ids: Sequence[int]
-    prefix: Prefix | None = None
+    prefix: Prefix | None = OWN_PREFIX
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
 

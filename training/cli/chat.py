@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatglm2.errors import ChatGLMError, PromptError, RunError
-from training.cli.flag_parser import FlagParser, with_underscores
+from training.cli.flag_parser import FlagParser
 from training.cli.screen import Lines
 from training.cli.train import USER_ERROR, system_language
+from training.runs.checkpoints import note_on_angles, read_checkpoint, require_prefix_length
 from training.settings.samples import DEMO_MODEL
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         return zh if language == "zh" else en
 
     try:
-        options = build_parser(say).parse_args(with_underscores(sys.argv[1:] if arguments is None else arguments))
+        options = build_parser(say).parse_args(arguments)
         if options.compare and options.ptuning_checkpoint is None:
             raise RunError(
                 "--compare needs a prefix to compare with: add --prefix CHECKPOINT.",
@@ -121,7 +122,10 @@ def _chat(options: argparse.Namespace, say: Say, lines: Lines) -> int:
     sides = [Side(say("base", "基座模型"), None)]
     if options.ptuning_checkpoint is not None:
         prefix = load_prefix(options.ptuning_checkpoint, model.config)
-        _require_length(options.pre_seq_len, prefix.length)
+        require_prefix_length(options.pre_seq_len, prefix.length)
+        note = note_on_angles(read_checkpoint(options.ptuning_checkpoint), model.rotary_angles)
+        if note is not None:
+            lines.keep(say(*note))
         tuned = Side(options.ptuning_checkpoint.name, prefix)
         sides = [*sides, tuned] if options.compare else [tuned]
     with ExitStack() as stack:
@@ -142,14 +146,6 @@ def _chat(options: argparse.Namespace, say: Say, lines: Lines) -> int:
             else:
                 _answer(ChatSession(engine, tokenizer), query, sides, options, say)
     return 0
-
-
-def _require_length(asked: int | None, found: int) -> None:
-    if asked not in (None, found):
-        raise RunError(
-            f"--pre_seq_len {asked} was given, but the checkpoint's prefix has {found} tokens. Leave the flag out.",
-            f"指定了 --pre_seq_len {asked}，但检查点的前缀长度是 {found}。请去掉该参数。",
-        )
 
 
 def _queries(say: Say) -> Iterator[str]:

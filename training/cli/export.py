@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chatglm2.checkpoints.loading import LoadProgress
 from chatglm2.errors import ChatGLMError
-from training.cli.flag_parser import FlagParser, with_underscores
+from training.cli.flag_parser import FlagParser
 from training.cli.screen import Lines
 from training.cli.train import USER_ERROR, system_language
 from training.runs.export import FORMATS, ExportRequest, export
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a user's mistake."""
     language = system_language()
     try:
-        given = build_parser(language).parse_args(with_underscores(sys.argv[1:] if arguments is None else arguments))
+        given = build_parser(language).parse_args(arguments)
         request = ExportRequest(
             given.source,
             given.format,

@@ -13,7 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import set_seed
 
-from chatglm2 import ChatGLMForConditionalGeneration, Prefix, PrefixEncoder
+from chatglm2 import ChatGLMForConditionalGeneration, PrefixEncoder
 from chatglm2.checkpoints.hub import resolve_model_directory
 from chatglm2.checkpoints.loading import default_device, read_config
 from chatglm2.errors import RunError
@@ -113,15 +113,6 @@ def trainable_dtype(settings: TrainingSettings, device: torch.device) -> Precisi
         return asked
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if has_bfloat16 else "float32"
-
-
-@torch.no_grad()
-def current_prefix(model: ChatGLMForConditionalGeneration) -> Prefix | None:
-    """The prefix that ``model`` is learning as it is now, without dropout; None where all weights learn."""
-    encoder = model.transformer.prefix_encoder
-    if encoder is None:
-        return None
-    return Prefix(encoder.key_values().detach().clone(), projection=encoder.trans is not None)
 
 
 def _start_from_text(

@@ -25,7 +25,6 @@ from training.evaluation.answering import answer_examples
 from training.evaluation.metrics import score
 from training.loop.gate import Gate
 from training.loop.meter import Meter
-from training.loop.model_setup import current_prefix
 from training.runs.events import MessageEvent, RetentionEvent
 from training.runs.layout import ANSWERS_FILE
 from training.runs.storage import explaining_storage_errors, read_json, write_atomically
@@ -136,7 +135,7 @@ class RetentionWatch(TrainerCallback):
         if self.base_answers is None:
             return
         try:
-            answers = self._answer(current_prefix(self._model))
+            answers = self._answer(self._model.own_prefix())
         except (ChatGLMError, torch.OutOfMemoryError) as error:  # the training is worth more than a look at it
             self._give_up(error)
             return

@@ -34,7 +34,6 @@ from training.loop.gate import Gate, Neighbours
 from training.loop.health import HealthGuard
 from training.loop.keeping import CheckpointKeeper
 from training.loop.meter import Meter
-from training.loop.model_setup import current_prefix
 from training.loop.passes import Passes, Rows, recompute_layers, split
 from training.loop.reporter import RunReporter
 from training.loop.trainer_arguments import build_arguments
@@ -243,7 +242,7 @@ class RunTrainer(Trainer):
             examples = [rows.example(index) for index in range(min(count, len(rows)))]
             greedy = replace(self.settings, do_sample=False, num_beams=1)
             model = self.whole_model
-            prefix, tokenizer = current_prefix(model), rows.encoder.tokenizer
+            prefix, tokenizer = model.own_prefix(), rows.encoder.tokenizer
             found[0] = self.passes.with_room(lambda: score_sample(model, tokenizer, examples, greedy, prefix))
         broadcast_object_list(found)
         return {f"eval_{name}": value for name, value in found[0].to_dict().items()}
@@ -263,6 +262,7 @@ class RunTrainer(Trainer):
             "format": 1,
             "run": self.run.name,
             "base_model": self.settings.model_name_or_path,
+            "rotary_angles": self.whole_model.rotary_angles,
             "step": self.state.global_step,
             "loss": self._last_logged("loss"),
             "created_at": time.time(),

@@ -42,11 +42,15 @@ TRAINER_STATE_BYTES = 8 * 2**20
 
 # `chatglm2.load_prefix` loads the one, `chatglm2.load_model` the other.
 CheckpointKind = Literal["prefix", "model"]
+AnglePrecision = Literal["", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say."""
+    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say.
+
+    ``rotary_angles`` are the precision of the angles that it was trained with, "" where its files do not say.
+    """
 
     path: Path
     run_name: str
@@ -57,6 +61,7 @@ class CheckpointInfo:
     size_bytes: int
     created_at: float
     base_model: str = ""
+    rotary_angles: AnglePrecision = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_best: bool = False
     kind: CheckpointKind = "prefix"
@@ -144,6 +149,7 @@ class _Metadata(BaseModel):
 
     run: str | None = None
     base_model: str = ""
+    rotary_angles: AnglePrecision = ""
     step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     loss: float | None = None
     created_at: float | None = Field(default=None, ge=0, le=LATEST_TIME)
@@ -191,6 +197,7 @@ def read_checkpoint(place: Path, kind: CheckpointKind | None = None) -> Checkpoi
         size_bytes=sum(_sizes(place)) if is_directory else place.stat().st_size,
         created_at=metadata.created_at if metadata.created_at is not None else changed_at,
         base_model=metadata.base_model,
+        rotary_angles=metadata.rotary_angles,
         settings=metadata.settings,
         kind=kind,
         proposed_strength=_read(_Strength, directory / STRENGTH_FILE).proposed,
@@ -209,6 +216,34 @@ def _sizes(directory: Path | str) -> Iterator[int]:
                 yield from _sizes(entry.path)
             elif entry.is_file():
                 yield entry.stat().st_size
+
+
+def require_prefix_length(asked: int | None, found: int | None) -> None:
+    """Check ``--pre_seq_len`` against a checkpoint's prefix; None is whatever there is.
+
+    Raises:
+        RunError: the prefix has another length.
+    """
+    if None not in (asked, found) and asked != found:
+        raise RunError(
+            f"--pre_seq_len {asked} was given, but the checkpoint's prefix has {found} tokens. Leave the flag out.",
+            f"指定了 --pre_seq_len {asked}，但检查点的前缀长度是 {found}。请去掉该参数。",
+        )
+
+
+def note_on_angles(info: CheckpointInfo, served: str) -> tuple[str, str] | None:
+    """A sentence where a prefix was trained with other rotary angles than those of the model that it is used with.
+
+    ``served`` is the model's ``rotary_angles``.
+    """
+    trained = info.rotary_angles
+    if trained in ("", served):
+        return None
+    flags = "--rope-precision fp32" if trained == "float32" else f"--rope-precision reference --dtype {trained}"
+    return (
+        f"Trained with rotary angles in {trained}; here they are in {served}. To use its own, start with {flags}.",
+        f"训练时旋转角以 {trained} 计算，这里以 {served} 计算；要与训练时一致，请用 {flags} 启动。",
+    )
 
 
 def _complete_model(place: Path) -> RunError:

@@ -43,7 +43,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def library(output: Path) -> SourceLibrary:
     unused: Any = None
-    return SourceLibrary(RunStore(output), PrefixLoader(unused, unused), output, places_for(output))
+    return SourceLibrary(RunStore(output), PrefixLoader(unused, unused, unused), output, places_for(output))
 
 
 def show_everything(output: Path) -> str:

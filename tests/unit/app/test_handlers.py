@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import psutil
 import pytest
 from past_runs import write_past_run
 
+from app.__main__ import find_shown
 from app.chat.conversation import INTERRUPTED, Answer, Conversation
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.sources import BASE
@@ -23,7 +26,8 @@ from app.tabs.train import UPLOAD, TrainTab, Viewer
 from app.tabs.translations import speech_for
 from app.text.languages import LANGUAGE_COOKIE, Speech
 from app.views.chat_view import facts_html
-from training.runs.checkpoints import STRENGTH_FILE
+from chatglm2.errors import RunError
+from training.runs.checkpoints import METADATA_FILE, STRENGTH_FILE
 from training.runs.store import RunStore, Status
 
 
@@ -129,6 +133,42 @@ def test_what_others_train_changes_no_pane_of_a_browser_that_has_compared(
     updates = compare.choose("right", BASE, chosen, speech_for(request()))
     assert updates[compare.kept_choice] == {"left": BASE, "right": BASE}
     assert compare.on_load(None, updates[compare.kept_choice], None, "", request())[compare.chosen]["right"] == BASE
+
+
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_what_the_page_was_started_with_stands_in_the_right_pane_until_somebody_chooses(
+    compare: CompareTab, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_before = {"left": BASE, "right": BASE}
+    elsewhere = tmp_path / "elsewhere" / "checkpoint-3000"
+    trained = RunStore(tmp_path).get("old").checkpoint_path(40)
+    shutil.copytree(trained, elsewhere)
+    monkeypatch.setattr(services.sources, "_shown", find_shown(elsewhere, None))
+    services.sources._forget_listing()
+    for stored in (None, kept_before):
+        updates = compare.on_load(None, stored, None, "", request())
+        assert updates[compare.chosen] == {"left": BASE, "right": str(elsewhere)}
+    chosen = dict(updates[compare.chosen])
+    kept = compare.choose("right", BASE, chosen, speech_for(request()))[compare.kept_choice]
+    assert compare.on_load(None, kept, None, "", request())[compare.chosen]["right"] == BASE
+    with pytest.raises(RunError, match="without --ptuning_checkpoint"):
+        services.sources.delete(str(elsewhere))
+
+
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_a_prefix_that_was_trained_with_other_angles_says_so_where_it_is_chosen(
+    compare: CompareTab, tmp_path: Path
+) -> None:
+    place = RunStore(tmp_path).get("old").checkpoint_path(40)
+    note = "rotary angles in float16; here they are in float32. To use its own, start with --rope-precision reference"
+    for angles, is_said in (("float32", False), ("float16", True)):
+        known = json.loads((place / METADATA_FILE).read_text(encoding="utf-8"))
+        (place / METADATA_FILE).write_text(json.dumps({**known, "rotary_angles": angles}), encoding="utf-8")
+        compare.services.sources._forget_listing()
+        updates = compare.choose("right", str(place), {"left": BASE, "right": BASE}, speech_for(request()))
+        assert (note in updates[compare.panes["right"].head]) is is_said
+    updates = compare.choose("right", str(place), {"left": BASE, "right": BASE}, speech_for(request("zh")))
+    assert "训练时旋转角以 float16 计算" in updates[compare.panes["right"].head]
 
 
 @pytest.mark.parametrize("stored", [3, [], {"left": BASE}, {"left": 1, "right": 2}, "x"], ids=str)

@@ -91,7 +91,7 @@ def test_broken_logits_are_told_from_masked_ones(logits: Tensor) -> None:
     "wrong",
     [
         {"temperature": -1},
-        {"top_p": 0},
+        {"top_p": -0.1},
         {"top_p": 1.1},
         {"top_k": -1},
         {"repetition_penalty": 0},

@@ -11,7 +11,6 @@ import pytest
 from app.__main__ import build_parser
 from benchmarks import tables
 from training.cli.export import build_parser as build_export_parser
-from training.cli.flag_parser import with_underscores
 from training.cli.parser import parse_command
 
 PAGES = (
@@ -25,6 +24,8 @@ PAGES = (
     "docs/scripts_zh.md",
     "docs/strength.md",
     "docs/strength_zh.md",
+    "docs/original.md",
+    "docs/original_zh.md",
 )
 GUIDES = tuple(name for name in PAGES if name.startswith(("docs/training", "docs/scripts", "docs/strength")))
 READMES = ("README.md", "README_zh.md")
@@ -52,9 +53,16 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
         elif arguments[:1] == ["evaluate"]:
             assert not parse_command(["--do_predict", *arguments[1:]]).notes
         elif arguments[:1] == ["export"]:
-            build_export_parser("en").parse_args(with_underscores(arguments[1:]))
+            build_export_parser("en").parse_args(arguments[1:])
         elif arguments[:1] != ["test"]:
             build_parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("name", ["docs/original.md", "docs/original_zh.md"])
+def test_what_holds_a_promise_to_the_originals_users_is_there(repository: Path, name: str) -> None:
+    named = re.findall(r"`(?:tests/\S*/)?(test_\w+\.py)`", (repository / name).read_text(encoding="utf-8"))
+    there = {file.name for file in (repository / "tests").rglob("test_*.py")}
+    assert len(named) > 20 and set(named) <= there
 
 
 @pytest.mark.parametrize(("language", "name"), [("en", "README.md"), ("zh", "README_zh.md")])

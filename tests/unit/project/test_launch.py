@@ -20,6 +20,7 @@ if __name__ == "__main__":
     print(json.dumps({"arguments": sys.argv[1:], "directory": os.getcwd(), "python": sys.prefix}))
     sys.exit(7 if "--fail" in sys.argv else 0)
 """
+NO_TORCH = "ERROR: No matching distribution found for torch==2.13.0"
 OFFLINE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
 
 
@@ -134,6 +135,7 @@ def test_changed_requirements_are_installed_and_an_unreachable_index_gets_a_sent
         ("old", {"python3": "[ $1 = --version ] && echo Python 3.8.18; exit 1"}, "this machine has Python 3.8.18"),
         ("no-venv", {"python3": "[[ $2 == *ensurepip* ]] && exit 1; echo Python 3.12.1"}, "has no venv module"),
         ("full", {"python3": "[[ $2 == venv ]] && echo No space left on device && exit 1; echo Python 3.12.1"}, "disk"),
+        ("intel-mac", {"python3": f"[[ $2 == venv ]] && echo {NO_TORCH} && exit 1; echo Python 3.12.1"}, "no torch"),
     ],
 )
 def test_what_is_missing_on_a_fresh_machine_is_said(

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 from tiny_checkpoint import write_examples, write_tiny_checkpoint
 
+from app.__main__ import build_parser as app_parser
 from training.cli.parser import parse_command
 from training.cli.train import main
 from training.runs.events import step_history
 from training.runs.store import Run, Status
 
 HandedOn = Callable[..., list[str]]
-SCRIPTS = ("train.sh", "train_chat.sh", "evaluate.sh", "ds_train_finetune.sh", "evaluate_finetune.sh")
+SCRIPTS = (
+    *("train.sh", "train_chat.sh", "evaluate.sh", "ds_train_finetune.sh", "evaluate_finetune.sh"),
+    "web_demo.sh",
+)
 # Variables that mean something else to many people.
 COMMON = ("MODEL", "DATA", "OUTPUT", "BATCH_SIZE", "MAX_STEPS", "TRAIN_DATA")
 
@@ -140,6 +144,14 @@ def test_evaluation_scripts_have_the_originals_values(words_of: dict[str, list[s
     settings = parse_command(["--do_predict", *words]).settings()
     assert (settings.max_source_length, settings.max_target_length) == (256, 256)
     assert settings.model_name_or_path == "output/adgen-chatglm2-6b-ft-1e-4/checkpoint-3000"
+
+
+def test_the_web_demo_shows_what_was_trained(words_of: dict[str, list[str]]) -> None:
+    _, command, *words = words_of["web_demo.sh"]
+    options = app_parser().parse_args(words)
+    assert command == "serve"
+    assert options.model == "THUDM/chatglm2-6b" and options.pre_seq_len == 128
+    assert options.ptuning_checkpoint == Path("output/adgen-chatglm2-6b-pt-128-2e-2/checkpoint-3000")
 
 
 def test_train_sh_trains_and_evaluate_sh_scores(repository: Path, place: Path) -> None:

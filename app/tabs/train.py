@@ -22,11 +22,11 @@ from app.training.form import form_fields, preset_reason, preset_values
 from app.training.run_view import RunView
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from app.training.service import DataChoice
-from app.views.charts import line_chart
+from app.views.charts import empty_chart
 from app.views.dataset import dataset_html, trials_html
 from app.views.fragments import log_html, sentence_html
 from app.views.run_cost import cost_html
-from app.views.run_figures import loss_html, ready_html, retention_html, run_html
+from app.views.run_figures import loss_html, more_curves_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
@@ -164,6 +164,8 @@ class TrainTab:
             )
         self.chart = gr.HTML(elem_id="loss-chart")
         self.retention = gr.HTML(elem_id="retention")
+        with gr.Accordion(word("more_curves"), open=False, elem_id="more-curves-box"):
+            self.curves = gr.HTML(elem_id="more-curves")
         with gr.Accordion(word("log"), open=True, elem_id="log-box"):
             self.log = gr.HTML(elem_id="run-log")
 
@@ -218,7 +220,7 @@ class TrainTab:
     def _live_outputs(self) -> list[Any]:
         return [
             *(self.viewer, self.run, self.stop, self.resume, self.share, self.progress),
-            *(self.ready_row, self.ready, self.chart, self.retention, self.log),
+            *(self.ready_row, self.ready, self.chart, self.retention, self.curves, self.log),
         ]
 
     # Handlers: data
@@ -403,6 +405,7 @@ class TrainTab:
             self.ready: ready_html(view, speech),
             self.chart: loss_html(view, speech),
             self.retention: retention_html(view, speech),
+            self.curves: more_curves_html(view, speech),
             self.log: log_html(view.log or speech("no_log")),
         }
 
@@ -418,8 +421,9 @@ class TrainTab:
             self.share: gr.Radio(visible=False),
             self.progress: sentence_html(speech("no_runs"), "empty"),
             self.ready_row: gr.Row(visible=False),
-            self.chart: line_chart([], 0, speech("loss_curve"), speech("no_points")),
+            self.chart: empty_chart(speech("no_points")),
             self.retention: "",
+            self.curves: sentence_html(speech("no_points"), "empty"),
             self.log: log_html(speech("no_log")),
         }
 

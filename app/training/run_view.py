@@ -52,6 +52,9 @@ class RunView:
     latest: StepEvent | None = None
     losses: tuple[Measurement, ...] = ()
     validation: tuple[Measurement, ...] = ()  # losses
+    learning_rates: tuple[Measurement, ...] = ()
+    gradient_norms: tuple[Measurement, ...] = ()
+    speeds: tuple[Measurement, ...] = ()  # tokens a second
     scores: Mapping[str, float] = field(default_factory=dict)  # of the last validation, by name
     kept: tuple[Measurement, ...] = ()  # of the base model's general answers, from 0 to 100
     retention: RetentionEvent | None = None
@@ -123,6 +126,9 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         validation=tuple(
             Measurement(event.step, event.metrics["loss"]) for event in validations if "loss" in event.metrics
         ),
+        learning_rates=tuple(Measurement(event.step, event.learning_rate) for event in steps),
+        gradient_norms=tuple(Measurement(event.step, event.gradient_norm) for event in steps),
+        speeds=tuple(Measurement(event.step, event.tokens_per_second) for event in steps),
         scores=validations[-1].metrics if validations else {},
         kept=tuple(Measurement(event.step, event.kept) for event in kept),
         retention=kept[-1] if kept and kept[-1].step else None,

@@ -6,6 +6,7 @@ Knows numbers and how to draw them. Knows neither runs nor Gradio; colours come 
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 MAX_POINTS = 400
+# A reading costs five elements, and a page of 1280 pixels shows a chart of 600.
+MAX_READINGS = 150
+# A smoothed line looks back over about this part of its points.
+SMOOTHED_PART = 0.05
 # No loss in a float32 is larger.
 UNDRAWABLE = 1e39
-WIDTH, HEIGHT = 640, 240
+WIDTH, HEIGHT = 640, 260
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 96
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
+LEFT, RIGHT, TOP, BOTTOM = 60, 14, 28, 46
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,18 @@ def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return kept
 
 
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """An exponential moving mean, corrected for its start (as Adam's moments are: Kingma and Ba, 2015, section 3)."""
+    decay = max(0.0, 1 - 1 / max(1.0, SMOOTHED_PART * len(points)))
+    total = weight = 0.0
+    line = []
+    for point in points:
+        total = decay * total + (1 - decay) * point.value
+        weight = decay * weight + (1 - decay)
+        line.append(Point(point.step, total / weight))
+    return line
+
+
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers that cover ``low`` to ``high``."""
     if high <= low:
@@ -54,6 +71,14 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 def format_number(value: float) -> str:
     """Four significant digits; very small and very large as powers of ten."""
     return f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the axes show."""
+
+    across: str
+    up: str
 
 
 @dataclass(frozen=True)
@@ -81,11 +106,30 @@ class Axes:
             for step, value, (x, y) in ((point.step, point.value, self.place(point)) for point in points)
         )
 
+    def readings(self, points: Sequence[Point], names: Names) -> str:
+        """A stripe a point, from halfway before to halfway behind it: under the mouse it shows the point's values."""
+        places = [self.place(point) for point in points]
+        middles = [(left + right) / 2 for (left, _), (right, _) in itertools.pairwise(places)]
+        edges = [float(LEFT), *middles, float(WIDTH - RIGHT)]
+        return "".join(
+            self._reading(point, place, (start, end), names)
+            for point, place, start, end in zip(points, places, edges, edges[1:], strict=False)
+        )
+
+    def _reading(self, point: Point, place: tuple[float, float], stripe: tuple[float, float], names: Names) -> str:
+        (x, y), (start, end), floor = place, stripe, self.height - BOTTOM
+        said = html.escape(f"{names.across} {point.step:g} · {names.up} {format_number(point.value)}")
+        return (
+            f'<g class="reading"><rect x="{start:.1f}" y="{TOP}" width="{max(end - start, 0):.1f}" '
+            f'height="{floor - TOP}"/><line x1="{x}" x2="{x}" y1="{TOP}" y2="{floor}"/>'
+            f'<circle cx="{x}" cy="{y}" r="4"/><text x="{WIDTH - RIGHT}" y="16" text-anchor="end">{said}</text></g>'
+        )
+
     def drawn(self) -> str:
         start, floor = self.steps[0], self.values[0]
         grid = "".join(_value_tick(self.place(Point(start, tick))[1], tick) for tick in self.values)
         return grid + "".join(
-            _step_tick(self.place(Point(tick, floor))[0], self.height - 8, tick) for tick in self.steps
+            _step_tick(self.place(Point(tick, floor))[0], self.height - BOTTOM + 18, tick) for tick in self.steps
         )
 
 
@@ -95,11 +139,14 @@ def line_chart(
     label: str,
     empty: str,
     *,
+    names: Names,
     measured: Sequence[Point] = (),
-    ceiling: float = 0.0,
+    smooth: bool = False,
+    ceiling: float | None = None,
     height: int = HEIGHT,
 ) -> Markup:
-    """A curve over steps. The value axis starts at 0: a loss of exactly 0, the sign of a collapsed prefix, must show.
+    """A curve over steps. The value axis shows where the curve is; it starts at 0 where that is
+    reached, so that a loss of exactly 0, the sign of a collapsed prefix, is seen to lie on it.
 
     Values that are not finite, or as good as that, cannot be drawn and are left out; the log names them.
 
@@ -108,27 +155,45 @@ def line_chart(
         total_steps: where the axis ends.
         label: what it shows, for screen readers.
         empty: what to say where there is nothing to draw.
+        names: of the axes.
         measured: a second, dotted curve with the same axes, of points that are far apart.
-        ceiling: the value axis reaches at least this far.
+        smooth: draws the points as dots, and their moving mean as the line.
+        ceiling: the value axis runs from 0 to at least this, for what is a share of something.
         height: of the figure.
     """
     finite = [point for point in points if abs(point.value) < UNDRAWABLE]
     others = [point for point in measured if abs(point.value) < UNDRAWABLE]
     if not finite:
-        return Markup('<div class="chart-empty">{}</div>').format(empty)
+        return empty_chart(empty)
     heights = [point.value for point in (*finite, *others)]
+    bounds = [*heights, *([] if ceiling is None else [0.0, ceiling])]
     axes = Axes(
         steps=nice_ticks(0, max(total_steps, finite[-1].step), 6),
-        values=nice_ticks(min(0.0, *heights), max(ceiling, *heights), 4 if height >= HEIGHT else 2),
+        values=nice_ticks(min(bounds), max(bounds), 4 if height >= HEIGHT else 2),
         height=height,
     )
-    drawn = thin(finite)
-    last_x, last_y = axes.place(finite[-1])
+    line = smoothed(finite) if smooth else finite
+    dots = f'<g class="points">{axes.dots(thin(finite), radius=1.8)}</g>' if smooth else ""
+    last_x, last_y = axes.place(line[-1])
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
-        f'<g class="grid">{axes.drawn()}</g><polyline class="curve" points="{axes.line(drawn)}"/>'
-        f'{_dotted_curve(others, axes)}<circle class="last" cx="{last_x}" cy="{last_y}" r="3.5"/>'
-        f'<g class="hover">{axes.dots(drawn, radius=7)}</g></svg>'
+        f'<g class="grid">{axes.drawn()}</g>{_axis_names(names, height)}{dots}'
+        f'<polyline class="curve" points="{axes.line(thin(line))}"/><circle class="last" cx="{last_x}" '
+        f'cy="{last_y}" r="3.5"/>{axes.readings(thin(finite, MAX_READINGS), names)}'
+        f"{_dotted_curve(others, axes)}</svg>"
+    )
+
+
+def empty_chart(reason: str) -> Markup:
+    """What stands where a figure will be."""
+    return Markup('<div class="chart-empty">{}</div>').format(reason)
+
+
+def _axis_names(names: Names, height: int) -> str:
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return (
+        f'<text class="axis-name" x="4" y="16">{html.escape(names.up)}</text><text class="axis-name" x="{middle}" '
+        f'y="{height - 6}" text-anchor="middle">{html.escape(names.across)}</text>'
     )
 
 

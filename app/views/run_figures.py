@@ -11,14 +11,14 @@ from markupsafe import Markup
 
 from app.text.languages import Speech
 from app.training.run_view import Measurement, RunView
-from app.views.charts import Point, format_number, line_chart
+from app.views.charts import Names, Point, format_number, line_chart
 from app.views.fragments import sentence_html
 from app.views.markup import format_duration, percent_of, render
 from training.runs.events import PHASE_WORDS
 from training.runs.store import Status
 
 SHOWN_CHARACTERS = 60
-RETENTION_HEIGHT = 150
+SMALL_HEIGHT = 180
 
 
 def run_html(view: RunView, speech: Speech) -> Markup:
@@ -45,13 +45,42 @@ def loss_html(view: RunView, speech: Speech) -> Markup:
         view.total_steps,
         speech("loss_curve"),
         speech("no_points"),
+        names=_names("loss", speech),
         measured=_points(view.validation),
+        smooth=True,
     )
-    note = ""
+    note = speech("curve_legend") if view.losses else ""
     if view.validation:
         scores = (f"{name} {format_number(value)}" for name, value in view.scores.items() if name != "loss")
         note = " · ".join((speech("validation_loss", loss=format_number(view.validation[-1].value)), *scores))
-    return render("loss", chart=chart, note=note)
+    return render("curve", title=speech("loss_curve"), chart=chart, note=note, is_dotted=bool(view.validation))
+
+
+def more_curves_html(view: RunView, speech: Speech) -> Markup:
+    """What the optimizer and the machine did: the learning rate, the gradient's norm and the speed."""
+    curves = {
+        "learning_rate": (view.learning_rates, False),
+        "gradient_norm": (view.gradient_norms, True),
+        "tokens_per_second": (view.speeds, True),
+    }
+    return Markup().join(
+        render(
+            "curve",
+            title=speech(name),
+            chart=line_chart(
+                _points(measured),
+                view.total_steps,
+                speech(name),
+                speech("no_points"),
+                names=_names(name, speech),
+                smooth=smooth,
+                height=SMALL_HEIGHT,
+            ),
+            note="",
+            is_dotted=False,
+        )
+        for name, (measured, smooth) in curves.items()
+    )
 
 
 def retention_html(view: RunView, speech: Speech) -> str:
@@ -69,7 +98,15 @@ def retention_html(view: RunView, speech: Speech) -> str:
         "retention",
         title=title,
         same=speech("kept_same", same=latest.unchanged, count=latest.prompts),
-        chart=line_chart(_points(view.kept), view.total_steps, title, "", ceiling=100, height=RETENTION_HEIGHT),
+        chart=line_chart(
+            _points(view.kept),
+            view.total_steps,
+            title,
+            "",
+            names=_names("kept_axis", speech),
+            ceiling=100,
+            height=SMALL_HEIGHT,
+        ),
         example=example,
         help=speech("kept_help"),
     )
@@ -108,6 +145,10 @@ def _message(view: RunView, speech: Speech) -> tuple[str, str]:
         is_bad = view.status in (Status.FAILED, Status.INTERRUPTED, Status.SILENT)
         return speech.pick(*view.message), "failed" if is_bad else ""
     return (speech("collapsed"), "failed") if view.collapsed else ("", "")
+
+
+def _names(up: str, speech: Speech) -> Names:
+    return Names(across=speech("step_axis"), up=speech(up))
 
 
 def _points(measurements: Iterable[Measurement]) -> list[Point]:

@@ -19,7 +19,7 @@ from app.text.languages import Speech
 from app.training.service import TrainingService
 from app.views.chat_view import menu
 from app.views.checkpoint_table import checkpoint_table
-from app.views.run_figures import loss_html, ready_html, retention_html, run_html
+from app.views.run_figures import loss_html, more_curves_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
 from training.runs.store import RUN_FILE, RunStore
 
@@ -58,7 +58,7 @@ def show_everything(output: Path) -> str:
     service.active()
     for view in map(service.view, names):
         fingerprint(view, names)
-        for draw in (run_html, loss_html, ready_html, retention_html):
+        for draw in (run_html, loss_html, more_curves_html, ready_html, retention_html):
             draw(view, EN)
     return str(checkpoint_table(sources.sources(), {}, EN, sources.broken()))
 

@@ -16,8 +16,10 @@ from markupsafe import Markup
 MAX_POINTS = 400
 # A reading costs five elements, and a page of 1280 pixels shows a chart of 600.
 MAX_READINGS = 150
-# A smoothed line looks back over about this part of its points.
-SMOOTHED_PART = 0.05
+# A smoothed line is a mean over about this part of its points.
+SMOOTHED_PART = 0.1
+# Points at each side, so that a curve of 50,000 is smoothed in hundredths of a second.
+MOST_REACH = 25
 # No loss in a float32 is larger.
 UNDRAWABLE = 1e39
 WIDTH, HEIGHT = 640, 260
@@ -45,14 +47,13 @@ def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """An exponential moving mean, corrected for its start (as Adam's moments are: Kingma and Ba, 2015, section 3)."""
-    decay = max(0.0, 1 - 1 / max(1.0, SMOOTHED_PART * len(points)))
-    total = weight = 0.0
+    """A centred moving mean, which does not lag behind a falling curve; at both ends it narrows down to the point."""
+    values = [point.value for point in points]
+    reach = min(round(SMOOTHED_PART * len(points) / 2), MOST_REACH)
     line = []
-    for point in points:
-        total = decay * total + (1 - decay) * point.value
-        weight = decay * weight + (1 - decay)
-        line.append(Point(point.step, total / weight))
+    for index, point in enumerate(points):
+        near = min(reach, index, len(points) - 1 - index)
+        line.append(Point(point.step, sum(values[index - near : index + near + 1]) / (2 * near + 1)))
     return line
 
 
@@ -129,7 +130,10 @@ class Axes:
         start, floor = self.steps[0], self.values[0]
         grid = "".join(_value_tick(self.place(Point(start, tick))[1], tick) for tick in self.values)
         return grid + "".join(
-            _step_tick(self.place(Point(tick, floor))[0], self.height - BOTTOM + 18, tick) for tick in self.steps
+            _step_tick(
+                self.place(Point(tick, floor))[0], self.height - BOTTOM + 18, tick, is_last=tick == self.steps[-1]
+            )
+            for tick in self.steps
         )
 
 
@@ -210,8 +214,10 @@ def _value_tick(y: float, value: float) -> str:
     )
 
 
-def _step_tick(x: float, y: float, value: float) -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="middle">{value:g}</text>'
+def _step_tick(x: float, y: float, value: float, *, is_last: bool) -> str:
+    """The last one's number ends at the margin, where large letters would be cut off."""
+    x, anchor = (x + RIGHT, "end") if is_last else (x, "middle")
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{value:g}</text>'
 
 
 def histogram(edges: Sequence[int], counts: Sequence[int], limit: int, label: str) -> Markup:

@@ -39,8 +39,12 @@ def test_a_smoothed_line_runs_through_the_points_it_is_drawn_over() -> None:
     noisy = [Point(step, 5 + (-1) ** step) for step in range(1, 201)]
     line = smoothed(noisy)
     assert line[0] == noisy[0]
-    assert all(abs(point.value - 5) < 0.2 for point in line[50:])
+    assert all(abs(point.value - 5) < 0.2 for point in line[50:150])
+    falling = points(*range(200, 0, -1))
+    assert [point.value for point in smoothed(falling)] == pytest.approx([point.value for point in falling])
     assert [point.value for point in smoothed(points(3.0, 3.0, 3.0))] == pytest.approx([3.0] * 3)
+    spiked = smoothed([Point(0, 1e38), *points(*[2.0] * 200)])
+    assert spiked[-50].value == 2.0  # far from a spike nothing of it is left
     svg = line_chart(noisy, 200, "loss", "empty", names=NAMES, smooth=True)
     assert len(ElementTree.fromstring(svg).findall(".//g[@class='points']/circle")) == 200
 

@@ -76,7 +76,7 @@ def fail(*_: object, **__: object) -> Any:
         ("temperature", float("inf")),
         ("temperature", "warm"),
         ("temperature", None),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.01),
         ("top_p", float("nan")),
         ("top_k", -1),

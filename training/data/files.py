@@ -25,6 +25,7 @@ LONGEST_CELL = 2**31 - 1  # csv's own limit, 128 KiB, is less than one long docu
 SNIPPET_CHARACTERS = 40
 MOST_COLUMNS = 1000  # nobody could choose among more; a file that has them is one of another kind
 WRAPPER = "data"
+SEPARATORS = (",", "\t", ";")  # where a comma is a decimal point, Excel writes semicolons
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -55,7 +56,7 @@ class Table:
 
 
 def read_table(path: str | Path, *, skip_bad_rows: bool = False) -> Table:
-    """All rows of a ``.json`` (array or one object a line), ``.jsonl`` or ``.csv`` file in UTF-8.
+    """All rows of a ``.json`` (array or one object a line), ``.jsonl`` or ``.csv`` file in UTF-8 or UTF-16.
 
     Args:
         path: the file.
@@ -134,7 +135,9 @@ class _Text:
 def _read_text(file: Path) -> _Text:
     content = _read_bytes(file)
     if content.startswith(UTF16_MARKS):
-        raise _wrong_encoding(file, "UTF-16")
+        if not _can_decode(content, "utf-16"):
+            raise _wrong_encoding(file, "UTF-16")
+        return _Text(content.decode("utf-16"))
     try:
         return _Text(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -352,7 +355,8 @@ def _csv_records(file: Path, text: _Text, bad_rows: BadRows) -> Iterator[tuple[i
     """
     lines = text.lines
     skipped, swallowed = 0, 0  # lines before the reader's first; the last line that a broken record reached
-    reader = csv.reader(iter(lines), strict=True)
+    separator = _separator(lines)
+    reader = csv.reader(iter(lines), strict=True, delimiter=separator)
     while True:
         number = skipped + reader.line_num + 1
         try:
@@ -363,7 +367,7 @@ def _csv_records(file: Path, text: _Text, bad_rows: BadRows) -> Iterator[tuple[i
             bad_rows.add(number, _broken_csv(file, number, error))
             swallowed = max(swallowed, skipped + reader.line_num)
             skipped = number
-            reader = csv.reader((lines[index] for index in range(number, len(lines))), strict=True)
+            reader = csv.reader((lines[index] for index in range(number, len(lines))), strict=True, delimiter=separator)
             continue
         if number <= swallowed and '"' in lines[number - 1]:
             bad_rows.add(number, _broken_csv(file, number, "behind a quote that is not closed"))
@@ -371,6 +375,12 @@ def _csv_records(file: Path, text: _Text, bad_rows: BadRows) -> Iterator[tuple[i
             bad_rows.add(number, _not_utf8(file, number))
         elif any(cell.strip() for cell in cells):
             yield number, cells
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """A comma, unless the header holds none and another mark that tables are separated by."""
+    header = next((line for line in lines if line.strip()), "")
+    return next((mark for mark in SEPARATORS if mark in header), ",")
 
 
 def _broken_csv(file: Path, number: int, reason: object) -> DataError:
@@ -389,7 +399,7 @@ def _check_header(file: Path, names: list[str]) -> None:
             f"{file.name}, line 1: {what_en}. Give every column a name of its own.",
             f"{file.name} 第 1 行：{what_zh}。请为每一列起不同的名字。",
         )
-    if len(names) == 1 and any(mark in names[0] for mark in "\t;|"):
+    if len(names) == 1 and "|" in names[0]:
         raise DataError(
             f"{file.name}, line 1: expected columns separated by commas, found one column {names[0]!r}. "
             "Export the file again with commas.",

@@ -11,19 +11,9 @@ from dataclasses import dataclass, replace
 
 from chatglm2.errors import DataError
 from training.data.files import Table
+from training.data.shapes import KNOWN_COLUMNS
 from training.settings.train import TrainingSettings
 
-# Column names people use, most common first; the original's data is the first pair, its chat data the second.
-KNOWN_COLUMNS = (
-    ("content", "summary"),
-    ("prompt", "response"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("input", "output"),
-    ("source", "target"),
-    ("问题", "回答"),
-    ("问", "答"),
-)
 HISTORY_COLUMN = "history"
 
 

@@ -11,21 +11,22 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from chatglm2.errors import DataError
 from chatglm2.files import open_regular
 from training.data.bad_rows import BadRows
+from training.data.shapes import Row, find_shape
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 LONGEST_CELL = 2**31 - 1  # csv's own limit, 128 KiB, is less than one long document
 SNIPPET_CHARACTERS = 40
 MOST_COLUMNS = 1000  # nobody could choose among more; a file that has them is one of another kind
+WRAPPER = "data"
+SEPARATORS = (",", "\t", ";")  # where a comma is a decimal point, Excel writes semicolons
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Table:
 
 
 def read_table(path: str | Path, *, skip_bad_rows: bool = False) -> Table:
-    """All rows of a ``.json`` (array or one object a line), ``.jsonl`` or ``.csv`` file in UTF-8.
+    """All rows of a ``.json`` (array or one object a line), ``.jsonl`` or ``.csv`` file in UTF-8 or UTF-16.
 
     Args:
         path: the file.
@@ -93,7 +94,29 @@ def read_table(path: str | Path, *, skip_bad_rows: bool = False) -> Table:
             f"{file.name} has a header but no rows. Add at least one example.",
             f"{file.name} 没有任何数据行。请至少添加一条样本。",
         )
-    return table
+    return _in_known_columns(table)
+
+
+def _in_known_columns(table: Table) -> Table:
+    """The table with columns for prompt and answer where its rows have a public data set's shape."""
+    unfold = find_shape(table.columns, table.rows)
+    if unfold is None:
+        return table
+    rows, lines = [], []
+    for index, number in enumerate(table.lines):
+        try:
+            unfolded = unfold(table.rows[index])
+        except DataError as error:
+            place_en, place_zh = table.place(index)
+            name = table.path.name
+            placed = DataError(f"{name}, {place_en}: {error.en}", f"{name} {place_zh}：{error.zh}")
+            table.bad_rows.add(number, placed)
+            continue
+        rows += unfolded
+        lines += [number] * len(unfolded)
+    if not rows:
+        raise table.bad_rows.nothing_left(table.path.name)
+    return replace(table, columns=_columns(rows), rows=rows, lines=lines)
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,9 @@ class _Text:
 def _read_text(file: Path) -> _Text:
     content = _read_bytes(file)
     if content.startswith(UTF16_MARKS):
-        raise _wrong_encoding(file, "UTF-16")
+        if not _can_decode(content, "utf-16"):
+            raise _wrong_encoding(file, "UTF-16")
+        return _Text(content.decode("utf-16"))
     try:
         return _Text(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -170,8 +195,9 @@ def _not_utf8(file: Path, number: int) -> DataError:
 
 
 def _read_json(file: Path, text: _Text, bad_rows: BadRows) -> Table:
-    if text.content.lstrip().startswith("["):
-        return _json_array(file, text, bad_rows)
+    wrapped = _wrapped_rows(text)
+    if wrapped is not None or text.content.lstrip().startswith("["):
+        return _json_array(file, text, bad_rows, wrapped)
     rows, lines = [], []
     for number, line in enumerate(text.content.split("\n"), 1):
         if not line.strip():
@@ -188,6 +214,18 @@ def _read_json(file: Path, text: _Text, bad_rows: BadRows) -> Table:
     return Table(file, _columns(rows), rows, lines, bad_rows=bad_rows)
 
 
+def _wrapped_rows(text: _Text) -> list[Any] | None:
+    """The rows of a file that is one object with all of them under ``data``."""
+    if text.damaged or not text.content.lstrip().startswith("{"):
+        return None
+    try:
+        whole = json.loads(text.content)  # ends behind the first line of a file with one object a line
+    except (ValueError, RecursionError):
+        return None
+    rows = whole.get(WRAPPER)
+    return rows if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) else None
+
+
 def _parse_json(file: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
@@ -197,12 +235,12 @@ def _parse_json(file: Path, number: int, line: str) -> Any:
         raise _unreadable_json(file, number, error) from None
 
 
-def _json_array(file: Path, text: _Text, bad_rows: BadRows) -> Table:
+def _json_array(file: Path, text: _Text, bad_rows: BadRows, wrapped: list[Any] | None) -> Table:
     bad_rows.counts_rows = True
     if text.damaged:
         raise _whole_array(_not_utf8(file, min(text.damaged)), bad_rows)
     try:
-        items = json.loads(text.content)
+        items = json.loads(text.content) if wrapped is None else wrapped
     except json.JSONDecodeError as error:
         line = text.content.split("\n")[error.lineno - 1]
         raise _whole_array(_broken_json(file, error.lineno, line, error), bad_rows) from None
@@ -317,7 +355,8 @@ def _csv_records(file: Path, text: _Text, bad_rows: BadRows) -> Iterator[tuple[i
     """
     lines = text.lines
     skipped, swallowed = 0, 0  # lines before the reader's first; the last line that a broken record reached
-    reader = csv.reader(iter(lines), strict=True)
+    separator = _separator(lines)
+    reader = csv.reader(iter(lines), strict=True, delimiter=separator)
     while True:
         number = skipped + reader.line_num + 1
         try:
@@ -328,7 +367,7 @@ def _csv_records(file: Path, text: _Text, bad_rows: BadRows) -> Iterator[tuple[i
             bad_rows.add(number, _broken_csv(file, number, error))
             swallowed = max(swallowed, skipped + reader.line_num)
             skipped = number
-            reader = csv.reader((lines[index] for index in range(number, len(lines))), strict=True)
+            reader = csv.reader((lines[index] for index in range(number, len(lines))), strict=True, delimiter=separator)
             continue
         if number <= swallowed and '"' in lines[number - 1]:
             bad_rows.add(number, _broken_csv(file, number, "behind a quote that is not closed"))
@@ -336,6 +375,12 @@ def _csv_records(file: Path, text: _Text, bad_rows: BadRows) -> Iterator[tuple[i
             bad_rows.add(number, _not_utf8(file, number))
         elif any(cell.strip() for cell in cells):
             yield number, cells
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """A comma, unless the header holds none and another mark that tables are separated by."""
+    header = next((line for line in lines if line.strip()), "")
+    return next((mark for mark in SEPARATORS if mark in header), ",")
 
 
 def _broken_csv(file: Path, number: int, reason: object) -> DataError:
@@ -354,7 +399,7 @@ def _check_header(file: Path, names: list[str]) -> None:
             f"{file.name}, line 1: {what_en}. Give every column a name of its own.",
             f"{file.name} 第 1 行：{what_zh}。请为每一列起不同的名字。",
         )
-    if len(names) == 1 and any(mark in names[0] for mark in "\t;|"):
+    if len(names) == 1 and "|" in names[0]:
         raise DataError(
             f"{file.name}, line 1: expected columns separated by commas, found one column {names[0]!r}. "
             "Export the file again with commas.",

@@ -16,7 +16,7 @@ from app.text.languages import Speech
 from app.views.markup import format_duration, percent_of, render
 from training.comparison.place import Progress, Status
 from training.comparison.report import WORDS, picture
-from training.comparison.result import ComparedRow, Comparison
+from training.comparison.result import SAME_BELOW, ComparedRow, Comparison
 from training.evaluation.report import METRIC_NAMES
 
 EVALUATION_PATH = "download-evaluation"
@@ -96,6 +96,7 @@ def rows_html(comparison: Comparison, place: int, listed: str, order: str, searc
         place=place,
         names=contestant_names(comparison, speech),
         found=speech("rows_found", shown=min(len(rows), SHOWN_ROWS), total=total),
+        change=_change,
         open_title=speech("open_in_compare"),
         word=_words(speech),
     )
@@ -104,6 +105,13 @@ def rows_html(comparison: Comparison, place: int, listed: str, order: str, searc
 def contestant_names(comparison: Comparison, speech: Speech) -> list[str]:
     """Everybody's name, the base's in the reader's language."""
     return [item.name or speech.pick(*WORDS["base"]) for item in comparison.contestants]
+
+
+def _change(value: float) -> tuple[str, str]:
+    """A difference's class and how it is written."""
+    if abs(value) < SAME_BELOW:
+        return "same", "0"
+    return "better" if value > 0 else "worse", f"{value:+.2f}".replace("-", "−")
 
 
 def _text_of(row: ComparedRow) -> str:

@@ -134,7 +134,7 @@ class ComparisonPlace:
     def result_files(self) -> list[Path]:
         """What people take away."""
         names = (REPORT_FILE, CSV_FILE, RESULT_FILE)
-        predictions = sorted(self.path.glob("generated_predictions*.txt"))
+        predictions = sorted(self.path.glob("generated_predictions*.txt"), key=lambda file: (len(file.name), file.name))
         return [*(self.path / name for name in names if (self.path / name).is_file()), *predictions]
 
 

@@ -18,6 +18,7 @@ from training.settings.field import Words
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 16, 40
+LABEL_WIDTH, LABEL_HEIGHT = 130, 13
 LEAST_SPAN = 4.0  # of an axis, so that points of one value do not fill it
 
 WORDS: dict[str, Words] = {
@@ -78,18 +79,28 @@ def picture(comparison: Comparison, language: str) -> Markup:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge)
     shapes.append(f'<polyline class="edge" points="{line}"/>')
     base = WORDS["base"][language == "zh"]
+    labels: list[tuple[float, float]] = []
     for place, ((x, y), item) in enumerate(zip(at, comparison.contestants, strict=True)):
         kind = "base" if place == 0 else "tuned"
         name = escape(item.name or base)
         anchor = "end" if x > WIDTH / 2 else "start"
         shift = -8 if anchor == "end" else 8
+        labels.append((x, _free_height(x, y - 7, labels)))
         shapes.append(
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{name}</title></circle>'
-            f'<text class="name" x="{x + shift:.1f}" y="{y - 7:.1f}" style="text-anchor: {anchor}">{name}</text>'
+            f'<text class="name" x="{x + shift:.1f}" y="{labels[-1][1]:.1f}" style="text-anchor: {anchor}">'
+            f"{name}</text>"
         )
     label = escape(f"{WORDS['task_axis'][language == 'zh']} / {WORDS['kept_axis'][language == 'zh']}")
     box = f"0 0 {WIDTH} {HEIGHT}"
     return Markup(f'<svg class="scatter" viewBox="{box}" role="img" aria-label="{label}">{"".join(shapes)}</svg>')
+
+
+def _free_height(x: float, y: float, taken: Sequence[tuple[float, float]]) -> float:
+    """Where a label fits that would begin at ``y``: below those of points that lie as good as in one place."""
+    while any(abs(x - other) < LABEL_WIDTH and abs(y - height) < LABEL_HEIGHT for other, height in taken):
+        y += LABEL_HEIGHT
+    return y
 
 
 def _axis_names(language: str) -> str:

@@ -134,7 +134,8 @@ class EvaluateTab:
         self.go_on.click(self.on_go_on, [self.name], live, **WORKING)
         self.name.input(self.on_pick, [self.name], live, **QUIET)
         shown = [self.name, self.contestant, self.listed, self.order, self.search]
-        changed = [self.contestant.input, self.listed.input, self.order.input, self.search.input]
+        # A textbox of one line tells of what is typed by its change alone.
+        changed = [self.contestant.input, self.listed.input, self.order.input, self.search.change]
         gr.on(changed, self.on_rows, shown, [self.rows], trigger_mode="always_last", **QUIET)
         opened = [compare.message, compare.draft, tabs, *compare.chosen_outputs()]
         self.rows.click(self.on_open, [self.name, self.contestant, compare.chosen], opened, **ASKED)

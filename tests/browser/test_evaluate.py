@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,4 +53,4 @@ def test_an_evaluation_outlives_the_visit_and_its_rows_open_in_compare(
     asked = rows.first.locator("dd").first.inner_text()
     rows.first.get_by_role("button", name="在对比中打开").click()
     expect(page.locator("#message textarea")).to_have_value(asked)
-    expect(page.locator("#right-model input")).to_have_value("evaluated / checkpoint-40（最新）")
+    expect(page.locator("#right-model input")).to_have_value(re.compile("evaluated / checkpoint-40"))

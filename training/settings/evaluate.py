@@ -169,6 +169,7 @@ class EvaluationSettings(Settings):
             "与基座模型一起评估这些检查点，用逗号分隔：只加载一次模型，生成一份报告。",
         ),
         group="evaluation",
+        reads="checkpoint",
     )
     general: str | None = setting(
         None,

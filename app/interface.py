@@ -1,4 +1,4 @@
-"""The page as a whole: title, status line, three tabs, one clock."""
+"""The page as a whole: title, status line, four tabs, one clock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from app.services import Services
 from app.tabs.access import open_to_all, visitor_of
 from app.tabs.checkpoints import CheckpointsTab
 from app.tabs.compare import CompareTab
+from app.tabs.evaluate import EvaluateTab
 from app.tabs.listening import QUIET
 from app.tabs.train import COMPARE_TAB, TrainTab
 from app.tabs.translations import speech_for, word
@@ -43,6 +44,8 @@ def build_interface(services: Services) -> gr.Blocks:
                 compare = CompareTab(services)
             with gr.Tab(word("tab_train"), id="train"):
                 train = TrainTab(services)
+            with gr.Tab(word("tab_evaluate"), id="evaluate"):
+                evaluate = EvaluateTab(services)
             with gr.Tab(word("tab_checkpoints"), id="checkpoints"):
                 checkpoints = CheckpointsTab(services)
         timer = gr.Timer(CLOCK_SECONDS)
@@ -65,6 +68,7 @@ def build_interface(services: Services) -> gr.Blocks:
         timer.tick(on_tick, None, [status, banner], **QUIET)
         compare.bind(demo, timer)
         train.bind(demo, timer, compare, tabs)
+        evaluate.bind(demo, timer, compare, tabs)
         checkpoints.bind(demo, timer, compare)
         demo.queue(api_open=False, default_concurrency_limit=8)
     return demo

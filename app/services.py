@@ -8,9 +8,11 @@ from pathlib import Path
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, Shown, SourceLibrary
+from app.evaluation.service import EvaluationService
 from app.places import EVERYWHERE, Places
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
+from training.comparison.place import ComparisonStore
 from training.runs.launch import Standby
 from training.runs.store import RunStore
 
@@ -23,6 +25,7 @@ class Services:
     sources: SourceLibrary
     chat: ChatService
     training: TrainingService
+    evaluation: EvaluationService
 
 
 def build_services(
@@ -48,4 +51,8 @@ def build_services(
         engine=lambda: host.session.engine,
         quantization_bit=bits,
     )
-    return Services(host, sources, ChatService(host, sources), TrainingService(runs, tuned, output, standby, read))
+    training = TrainingService(runs, tuned, output, standby, read)
+    evaluation = EvaluationService(
+        ComparisonStore(output), tuned, sources, training, lambda: trainer_environment(host.device)
+    )
+    return Services(host, sources, ChatService(host, sources), training, evaluation)

@@ -73,6 +73,14 @@ class TunedModel:
                 values[name] = value
         return {**values, "model_name_or_path": self.path, "hub": self.hub}
 
+    def evaluated(self) -> dict[str, Any]:
+        """The settings that make an evaluation's weights the page's own.
+
+        Raises:
+            ChatGLMError: the model is not loaded yet.
+        """
+        return {"model_name_or_path": self.path, "hub": self.hub, **self._as_served(trains_all=False)}
+
     def require_memory(self, settings: TrainingSettings) -> None:
         """Check that a training fits beside what the page holds.
 

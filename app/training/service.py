@@ -218,6 +218,14 @@ class TrainingService:
         else:
             self._previews.require_readable(settings)
 
+    def keep_file(self, path: str) -> str:
+        """The path of a copy of an uploaded file that stays when uploads are cleaned.
+
+        Raises:
+            ChatGLMError: it is no file that this page reads, or cannot be copied.
+        """
+        return self._keep(DataChoice(path)).path
+
     def _keep(self, data: DataChoice) -> DataChoice:
         """Copies an uploaded file next to the runs: the upload folder is cleaned, and resuming needs the data."""
         source = self._places.data_file(data.path)

@@ -28,6 +28,7 @@ from app.tabs.translations import build_i18n
 from app.text.languages import language_of
 from app.training.form import setting_words
 from app.views.checkpoint_table import DOWNLOAD_PATH
+from app.views.evaluation import EVALUATION_PATH
 from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names
 from app.web.admission import Admission, AdmissionGate, GradioSessions, Limits
@@ -100,7 +101,7 @@ def application_options(
 
 
 def routes(services: Services) -> list[Route]:
-    """What is served besides the page: its health, and checkpoints to take away."""
+    """What is served besides the page: its health, and checkpoints and results to take away."""
 
     def download(request: Request) -> Response:
         visitor: Visitor = request.scope[VISITOR]
@@ -121,9 +122,22 @@ def routes(services: Services) -> list[Route]:
     def without_diagrams(_request: Request) -> Response:
         return Response(NO_DIAGRAMS, media_type="text/javascript")
 
+    def download_evaluation(request: Request) -> Response:
+        visitor: Visitor = request.scope[VISITOR]
+        if not visitor.may_change:
+            return PlainTextResponse(refusal(visitor, request), status_code=403)
+        name, file = request.query_params.get("name", ""), request.query_params.get("file", "")
+        try:
+            found = services.evaluation.result_file(name, file)
+        except ChatGLMError as error:
+            language = language_of(request.cookies, request.headers)
+            return PlainTextResponse(error.localized(language), status_code=404)
+        return FileResponse(found, filename=f"{name}-{found.name}")
+
     return [
         health_route(services),
         Route(f"/{DOWNLOAD_PATH}", download),
+        Route(f"/{EVALUATION_PATH}", download_evaluation),
         Route("/assets/mermaid.core-{build}.js", without_diagrams),
     ]
 

@@ -9,6 +9,8 @@ import time
 from typing import TextIO
 
 from training.cli.screen import Lines, in_columns
+from training.comparison.report import WORDS as COMPARISON_WORDS
+from training.comparison.result import Comparison
 from training.evaluation.report import METRIC_NAMES, METRICS, WORDS, contender_names
 from training.evaluation.scoring import Evaluation
 from training.evaluation.strengths import StrengthSweep
@@ -97,4 +99,25 @@ def strength_table(sweep: StrengthSweep, language: str) -> str:
         unchanged = word("of_questions", count=point.unchanged, total=sweep.questions)
         mark = "←" if point.strength == sweep.proposed else ""
         lines.append([f"{point.strength:g}", f"{point.task.rouge_l:.2f}", f"{point.kept:.2f}", unchanged, mark])
+    return in_columns(lines, numbers=True)
+
+
+def comparison_table(comparison: Comparison, language: str) -> str:
+    """Everybody's mean scores, and what they keep, as aligned lines."""
+
+    def word(key: str, **values: int) -> str:
+        return COMPARISON_WORDS[key][language == "zh"].format(**values)
+
+    head = ["", *METRIC_NAMES.values()]
+    if comparison.general:
+        head += [word(key) for key in ("kept", "unchanged", "right", "edge")]
+    lines = [head]
+    for item in comparison.contestants:
+        line = [item.name or word("base"), *(f"{item.scores[metric]:.2f}" for metric in METRICS)]
+        if item.kept is not None:
+            total, answered = len(comparison.general), comparison.questions_with_answers
+            unchanged = word("of", count=item.kept.unchanged, total=total)
+            right = word("of", count=item.kept.right, total=answered)
+            line += [f"{item.kept.likeness:.2f}", unchanged, right, "*" if item.on_edge else ""]
+        lines.append(line)
     return in_columns(lines, numbers=True)

@@ -157,6 +157,8 @@ def _train_together(command: Command, store: RunStore, language: str) -> tuple[R
 
 
 def _evaluate(command: Command, language: str) -> int:
+    if command.values.get("checkpoints") or command.values.get("general"):
+        return _compare(command, language)
     # Here, as they import torch and transformers, which starting a training does not need.
     from training.cli.terminal import ProgressLine, score_table, strength_table
     from training.evaluation.job import report_path, run_evaluations
@@ -174,6 +176,32 @@ def _evaluate(command: Command, language: str) -> int:
             print(_say(language, f"Report: {report}", f"报告：{report}"))
     except KeyboardInterrupt:
         return INTERRUPTED
+    return 0
+
+
+def _compare(command: Command, language: str) -> int:
+    """Evaluate several checkpoints and their base together; the task against what is kept."""
+    from training.cli.terminal import ProgressLine, comparison_table
+    from training.comparison.job import run_comparison
+    from training.comparison.place import REPORT_FILE
+    from training.comparison.request import plan_comparison, read_checkpoint_list
+    from training.evaluation.plan import EVALUATIONS
+
+    values = dict(command.values)
+    named = read_checkpoint_list(values.pop("checkpoints", None) or str(values.get("ptuning_checkpoint") or ""))
+    request = plan_comparison(values, named, values.pop("general", None))
+    watcher = ProgressLine(sys.stderr, language)
+    for note in request.notes:
+        watcher.say(*note)
+    directory = command.output_dir or Path(DEFAULT_STORE) / EVALUATIONS / "comparison"
+    try:
+        comparison = run_comparison(request, directory, watcher, language)
+    except KeyboardInterrupt:
+        print(_say(language, "Interrupted; the same command goes on.", "已中断，再次执行相同命令可继续。"))
+        return INTERRUPTED
+    print(comparison_table(comparison, language), flush=True)
+    report = directory / REPORT_FILE
+    print(_say(language, f"Report: {report}", f"报告：{report}"))
     return 0
 
 

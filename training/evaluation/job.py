@@ -47,7 +47,7 @@ STYLESHEET = PROJECT_ROOT / "assets" / "styles" / "report.css"
 # Settings of an evaluation that change no answer to a row.
 UNNOTED = frozenset(
     (
-        *("per_device_eval_batch_size", "baseline", "ptuning_checkpoint"),
+        *("per_device_eval_batch_size", "baseline", "ptuning_checkpoint", "checkpoints", "general"),
         *("test_file", "validation_file", "max_predict_samples", "max_eval_samples"),
     )
 )
@@ -101,7 +101,7 @@ def run_evaluations(
                 raise
             yield plan, evaluation
     except torch.OutOfMemoryError as error:
-        raise _out_of_memory(settings) from error
+        raise out_of_memory(settings) from error
 
 
 def report_path(plan: EvaluationPlan) -> Path:
@@ -128,13 +128,13 @@ def results(evaluation: Evaluation) -> dict[str, float]:
     return {f"{evaluation.split}_{name}": value for name, value in figures.items()}
 
 
-def predictions(rows: Sequence[ScoredRow], tokenizer: ChatGLMTokenizer) -> str:
-    """The original's file of answers: one JSON object a line, spaces before punctuation taken out."""
+def predictions(rows: Sequence[ScoredRow], tokenizer: ChatGLMTokenizer, contender: int = 0) -> str:
+    """The original's file of a contender's answers: one JSON object a line, spaces before punctuation taken out."""
 
     def clean(text: str) -> str:
         return tokenizer.clean_up_tokenization(text).strip()
 
-    lines = [{"labels": clean(row.reference), "predict": clean(row.answers[0].text)} for row in rows]
+    lines = [{"labels": clean(row.reference), "predict": clean(row.answers[contender].text)} for row in rows]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -244,7 +244,7 @@ def _answer(
         )
         raise
     except DeviceMemoryError as error:  # it speaks of the page's settings
-        raise _out_of_memory(plan.settings) from error
+        raise out_of_memory(plan.settings) from error
     return _in_order(rows)
 
 
@@ -294,7 +294,8 @@ def _note_strength(plan: EvaluationPlan, sweep: StrengthSweep, watcher: Watcher)
         )
 
 
-def _out_of_memory(settings: TrainingSettings) -> RunError:
+def out_of_memory(settings: TrainingSettings) -> RunError:
+    """What to do where an evaluation takes more memory than there is."""
     size = settings.per_device_eval_batch_size
     return RunError(
         f"The GPU has too little free memory. Use a --per_device_eval_batch_size below {size}, or hold the model in "

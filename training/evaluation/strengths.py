@@ -105,10 +105,15 @@ def sweep_strengths(
     answered = answer_examples(model, tokenizer, general, asking, [None, *own])
     for count, (_, (base, *changed)) in enumerate(answered, start=len(examples) + 1):
         for shares, answer in zip(kept, changed, strict=True):
-            shares.append(100.0 if answer.text == base.text else score(answer.text, base.text).rouge_l)
+            shares.append(likeness(answer.text, base.text))
         on_answered(count, total)
     points = [
         StrengthPoint(strength, mean_scores(scores), sum(shares) / max(len(shares), 1), shares.count(100.0))
         for (strength, _), scores, shares in zip(prefixes, task, kept, strict=True)
     ]
     return StrengthSweep(tuple(points), len(questions))
+
+
+def likeness(answer: str, base: str) -> float:
+    """How much of what the base says is kept in an answer: ROUGE-L against it, 100 for the same words."""
+    return 100.0 if answer == base else score(answer, base).rouge_l

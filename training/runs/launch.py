@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -43,9 +44,14 @@ NEEDED_FREE_BYTES = 2 * 2**30
 def spawn(run: Run, environment: Mapping[str, str] | None = None) -> int:
     """Start a process that trains ``run``; returns its id. ``environment`` is in addition to this process's own."""
     run.append(PhaseEvent(phase="importing"))
-    with run.log_file.open("ab") as log:
+    return spawn_module(("training.main", "--run", str(run.path.resolve())), run.log_file, run.name, environment)
+
+
+def spawn_module(module: Sequence[str], log_file: Path, name: str, environment: Mapping[str, str] | None = None) -> int:
+    """Start a process of its own that runs a module with its arguments and writes to ``log_file``; returns its id."""
+    with log_file.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "training.main", "--run", str(run.path.resolve())],
+            [sys.executable, "-m", *module],
             cwd=PROJECT_ROOT,
             env=_environment(environment),
             stdin=subprocess.DEVNULL,
@@ -53,7 +59,7 @@ def spawn(run: Run, environment: Mapping[str, str] | None = None) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    _reap(process, run.name)
+    _reap(process, name)
     return process.pid
 
 

@@ -161,6 +161,28 @@ class EvaluationSettings(Settings):
         group="evaluation",
         examples=("0,0.25,0.5,0.75,1",),
     )
+    checkpoints: str | None = setting(
+        None,
+        ("Checkpoints to compare", "要比较的检查点"),
+        (
+            "Evaluate these together with their base, with commas between: one loaded model, one report.",
+            "与基座模型一起评估这些检查点，用逗号分隔：只加载一次模型，生成一份报告。",
+        ),
+        group="evaluation",
+        reads="checkpoint",
+    )
+    general: str | None = setting(
+        None,
+        ("General questions", "通用问题"),
+        (
+            "Also ask the questions of this file, and show the task against what is kept: how much the answers are the "
+            "base's own, and how many are exactly the file's.",
+            "另外询问该文件中的问题，并展示任务得分与保留的原有能力：回答有多接近基座自身的回答，"
+            "以及有多少与文件给出的答案完全一致。",
+        ),
+        group="evaluation",
+        reads="data",
+    )
 
     def check_validation(self) -> None:
         """Refuse what needs a validation that was not asked for.

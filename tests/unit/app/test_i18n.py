@@ -12,6 +12,7 @@ from app.tabs.translations import build_i18n, word
 from app.text.languages import LANGUAGE_COOKIE, Speech, language_of
 from app.text.words import WORDS
 from app.training.form import form_fields, setting_words
+from training.comparison.place import Status as EvaluationStatus
 from training.runs.store import SAFE_NAME, Status
 from training.settings.train import setting_fields
 
@@ -38,7 +39,17 @@ def test_every_word_the_code_asks_for_exists(repository: Path) -> None:
 def test_every_word_is_used(repository: Path) -> None:
     paths = [path for path in (repository / "app").rglob("*.py") if path.name != "words.py"]
     code = "".join(path.read_text(encoding="utf-8") for path in paths).replace("'", '"')
-    built = ("cost_share_", "status_", "action_", "column_", "finish_", "loaded_", "left_model", "right_model")
+    built = (
+        "cost_share_",
+        "status_",
+        "evaluation_",
+        "action_",
+        "column_",
+        "finish_",
+        "loaded_",
+        "left_model",
+        "right_model",
+    )
     unused = [
         key for key in WORDS if f'"{key}"' not in code and not key.startswith(built) and not key.endswith("_help")
     ]
@@ -47,6 +58,7 @@ def test_every_word_is_used(repository: Path) -> None:
 
 def test_every_status_has_its_words() -> None:
     assert all(f"status_{status}" in WORDS for status in Status)
+    assert all(f"evaluation_{status}" in WORDS for status in EvaluationStatus)
 
 
 @pytest.mark.parametrize(

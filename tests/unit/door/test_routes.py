@@ -36,7 +36,7 @@ OPEN_ROUTES = {
 }
 CALLS = {"/gradio_api/queue/join", "/gradio_api/run/{api_name}"}
 OPERATOR_ROUTES = {"/gradio_api/upload", "/gradio_api/upload_progress", "/gradio_api/file={path_or_url:path}"}
-OUR_OPERATOR_ROUTES = {"/download-checkpoint"}
+OUR_OPERATOR_ROUTES = {"/download-checkpoint", "/download-evaluation"}
 OUR_OPEN_ROUTES = {"/assets/mermaid.core-{build}.js", "/healthz", "/operator-key", "/sign-in", "/sign-out"}
 TRYING_A_SECRET = {"/operator-key", "/sign-in"}
 WITHOUT_SIGNING_IN = {"/healthz", "/sign-in", "/favicon.ico", "/robots.txt"}
@@ -53,6 +53,7 @@ OPEN_HANDLERS = {
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainTab": {"on_cost", "on_cost_key", "on_source", "on_preset", "on_learns", "on_pick", "on_compare", "on_tick"},
     "CheckpointsTab": {"on_action", "on_keep", "on_tick"},
+    "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
     "OperatorControls": {"on_load"},
 }
 OPERATOR_HANDLERS = {
@@ -69,6 +70,7 @@ OPERATOR_HANDLERS = {
         "on_fit",
     },
     "CheckpointsTab": {"on_delete", "on_add"},
+    "EvaluateTab": {"on_start", "on_stop", "on_go_on"},
 }
 
 

@@ -26,8 +26,12 @@ PAGES = (
     "docs/strength_zh.md",
     "docs/original.md",
     "docs/original_zh.md",
+    "docs/evaluation.md",
+    "docs/evaluation_zh.md",
 )
-GUIDES = tuple(name for name in PAGES if name.startswith(("docs/training", "docs/scripts", "docs/strength")))
+GUIDES = tuple(
+    name for name in PAGES if name.startswith(("docs/training", "docs/scripts", "docs/strength", "docs/evaluation"))
+)
 READMES = ("README.md", "README_zh.md")
 
 

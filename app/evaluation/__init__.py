@@ -1,0 +1,1 @@
+"""What the Evaluate tab asks for: comparisons begun, watched, stopped and read. Knows no Gradio and no HTML."""

@@ -1,0 +1,158 @@
+"""The Evaluate tab without a browser: what is asked for, what is shown, and what stays as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from app.chat.model_host import ModelOptions
+from app.evaluation.service import EvaluationView, Wanted
+from app.services import Services, build_services
+from app.tabs.evaluate import EvaluateTab, Viewer
+from app.text.languages import LANGUAGE_COOKIE, Speech
+from app.views.evaluation import IMPROVED, ORDERS, WORST, progress_html, rows_html
+from chatglm2.errors import ChatGLMError
+from training.comparison import process
+from training.comparison.place import CSV_FILE, RESULT_FILE, ComparisonPlace, ComparisonStore, Progress, Status
+from training.comparison.request import ComparisonRequest
+from training.comparison.result import Answered, ComparedRow, Comparison, Contestant
+from training.runs.storage import write_together
+
+ENGLISH = Speech("en")
+
+
+def request(language: str = "en") -> Any:
+    return SimpleNamespace(cookies={LANGUAGE_COOKIE: language}, headers={})
+
+
+def made_up(rows: int = 30, text: str = "row") -> Comparison:
+    def answer(score: float) -> Answered:
+        return Answered(text=text, is_cut=False, rouge_l=score, bleu_4=score)
+
+    scores = dict.fromkeys(("rouge-1", "rouge-2", "rouge-l", "bleu-4"), 10.0)
+    return Comparison(
+        model="m",
+        file="f",
+        general_file=None,
+        finished_at="2024-01-01T00:00:00",
+        seconds=1,
+        contestants=(
+            Contestant(name="", checkpoint=None, scores=scores),
+            Contestant(name="run", checkpoint="p", scores=scores),
+        ),
+        rows=tuple(
+            ComparedRow(
+                number=n + 1,
+                prompt=f"{text} {n + 1}",
+                history=(),
+                reference=text,
+                answers=(answer(10), answer(5 + n)),
+            )
+            for n in range(rows)
+        ),
+    )
+
+
+@pytest.fixture
+def services(demo_model_dir: Path, tmp_path: Path) -> Services:
+    return build_services(ModelOptions(str(demo_model_dir), device="cpu"), tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> ComparisonPlace:
+    """One that is over, with results."""
+    made = ComparisonStore(tmp_path).create(ComparisonRequest(values={}, checkpoints=(), file="f"))
+    write_together({made.path / RESULT_FILE: made_up().model_dump_json(), made.path / CSV_FILE: "row"})
+    made.set_progress(Progress(status=Status.FINISHED, done=30, total=30))
+    return made
+
+
+@pytest.fixture
+def tab(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[EvaluateTab]:
+    """Gradio opens event loops for components and leaves them open."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    make_loop = asyncio.new_event_loop
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        loops.append(make_loop())
+        return loops[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
+    with gr.Blocks():
+        yield EvaluateTab(services)
+    asyncio.set_event_loop(None)
+    for loop in loops:
+        loop.close()
+
+
+def numbers(html: str) -> list[int]:
+    return [int(part.split('"')[0]) for part in html.split('data-key="')[1:]]
+
+
+def test_a_viewer_is_sent_what_changed_and_keeps_the_rows_as_they_were_sorted(
+    tab: EvaluateTab, place: ComparisonPlace, tmp_path: Path
+) -> None:
+    first = tab.on_tick(Viewer(), request())
+    assert ">finished<" in first[tab.progress] and "row 30" in first[tab.rows]
+    assert list(tab.on_tick(first[tab.viewer], request())) == [tab.viewer]
+    picked = tab.on_pick(place.name, request())[tab.viewer]
+    other = ComparisonStore(tmp_path).create(place.request())
+    later = tab.on_tick(Viewer(place.name, picked.fingerprint, picked.result), request())
+    assert tab.name in later and tab.rows not in later
+    assert tab.on_tick(later[tab.viewer], request("zh"))[tab.viewer] == gr.skip() and other.name != place.name
+
+
+def test_a_page_that_was_started_again_shows_what_there_is(place: ComparisonPlace, services: Services) -> None:
+    view = services.evaluation.view(place.name)
+    assert view.result == made_up() and view.progress.status is Status.FINISHED
+    assert services.evaluation.result_files(place.name) == [CSV_FILE, RESULT_FILE]
+
+
+@pytest.mark.parametrize("file", ["request.json", "../../secret", "/etc/passwd", ""])
+def test_only_results_can_be_taken_away(place: ComparisonPlace, services: Services, file: str) -> None:
+    assert services.evaluation.result_file(place.name, CSV_FILE) == place.path / CSV_FILE
+    with pytest.raises(ChatGLMError, match="has no file"):
+        services.evaluation.result_file(place.name, file)
+
+
+def test_one_evaluation_at_a_time_and_what_ended_early_goes_on(
+    place: ComparisonPlace, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(process, "spawn_module", lambda module, *_: begun.append(module[1]))
+    place.set_progress(Progress(status=Status.STOPPED, done=3, total=30))
+    services.evaluation.stop(place.name)
+    services.evaluation.go_on(place.name, "en")
+    assert begun == [str(place.path)] and not place.shall_stop
+    assert services.evaluation.view(place.name).progress.status is Status.STARTING
+    with pytest.raises(ChatGLMError, match="runs already"):
+        services.evaluation.start(Wanted([]), "en")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_rows_are_sorted_as_asked(order: str) -> None:
+    found = numbers(rows_html(made_up(), 1, "all", order, "", ENGLISH))
+    assert found == sorted(found, reverse=order.endswith("down"))
+
+
+def test_the_short_lists_hold_twenty_and_a_search_looks_at_all_texts() -> None:
+    assert numbers(rows_html(made_up(), 1, WORST, "by_number", "", ENGLISH)) == list(range(1, 21))
+    assert numbers(rows_html(made_up(), 1, IMPROVED, "by_number", "", ENGLISH)) == list(range(30, 10, -1))
+    assert numbers(rows_html(made_up(), 1, "all", "by_number", " ROW 7", ENGLISH)) == [7]
+
+
+def test_what_models_say_cannot_become_markup() -> None:
+    assert "<script" not in rows_html(made_up(3, "<script>"), 1, "all", "by_number", "", ENGLISH)
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", "2 of 8 answered · about 3 s left"), ("zh", "已回答 2/8")])
+def test_progress_tells_how_far_and_how_long(language: str, said: str) -> None:
+    view = EvaluationView("x", Progress(status=Status.RUNNING, done=2, total=8, rate=2.0), None)
+    assert said.split(" · ")[0] in progress_html(view, Speech(language))
+    assert 'aria-valuenow="25"' in progress_html(view, Speech(language))

@@ -30,7 +30,7 @@ from training.comparison.result import (
     as_csv,
     on_edge,
 )
-from training.data.columns import KNOWN_COLUMNS, find_columns, find_prompt_column
+from training.data.shapes import KNOWN_COLUMNS, find_columns, find_prompt_column
 from training.data.encoding import Example, find_general_prompts, read_examples
 from training.data.files import read_table
 from training.evaluation.answering import Answer, answer_examples

@@ -86,11 +86,20 @@ WORDS: dict[str, tuple[str, str]] = {
     "left_model": ("Left pane answers with", "左栏由谁回答"),
     "right_model": ("Right pane answers with", "右栏由谁回答"),
     "newest": ("newest", "最新"),
-    "train_one_hint": ("Train one in the Train tab", "去“训练”页训练一个吧"),
-    "prefix_effect": ("in effect · {change} σ", "已生效 · {change} σ"),
+    "nothing_trained": (
+        "Nothing is trained yet, so both panes answer with the base model. Train a prefix and see the difference here.",
+        "还没有训练过，两栏都由原模型回答。训练一个前缀，再来这里看看有什么不同。",
+    ),
+    "to_training": ("Go to Train", "去训练"),
+    "clear_question": (
+        "Clear the conversation in both panes? This cannot be undone.",
+        "确定清空两栏的对话吗？清空后无法恢复。",
+    ),
+    "clear_yes": ("Yes, clear", "确定清空"),
+    "prefix_effect": ("in effect", "已生效"),
     "prefix_effect_help": (
-        "How far this prefix moves the scores of a reply's first word, in standard deviations.",
-        "这个前缀让回答首词的得分最多变化多少个标准差。",
+        "This prefix changes how likely a reply's first word is, by up to {change} standard deviations.",
+        "这个前缀改变了回答首词的得分，最多 {change} 个标准差。",
     ),
     "prefix_no_effect": ("This prefix changes nothing: was it trained?", "这个前缀不起任何作用：它训练过吗？"),
     "chat_empty": (
@@ -148,8 +157,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "data_counts": ("{rows} rows", "共 {rows} 条"),
     "data_skipped": ("{count} empty rows are skipped", "跳过 {count} 条空行"),
     "data_broken": (
-        "{count} rows cannot be used. Mend them, or tick “Skip broken rows” below (--skip_bad_rows). The first:",
-        "有 {count} 行无法使用。请修正，或勾选下方的“跳过有误的行”（--skip_bad_rows）。前几处：",
+        "{count} rows cannot be used. Mend them, or tick “Skip broken rows” below. The first:",
+        "有 {count} 行无法使用。请修正，或勾选下方的“跳过有误的行”。前几处：",
     ),
     "prompt_lengths": ("Prompt length", "提示长度"),
     "answer_lengths": ("Answer length", "回答长度"),

@@ -18,7 +18,7 @@ from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.settings_form import build_setting
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
-from app.training.form import form_fields, preset_reason, preset_values, problem_text, refill
+from app.training.form import by_topic, form_fields, preset_reason, preset_values, problem_text, refill
 from app.training.run_view import RunView
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from app.training.service import DataChoice
@@ -112,12 +112,27 @@ class TrainTab:
         self._build_start()
         with gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in basic})
-        with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
-            self.form.update({item.name: build_setting(item) for item in form_fields("advanced", defaults)})
+        with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"):
+            self._build_more_settings()
         self.cost = gr.HTML(elem_id="run-cost")
         self.cost_key, self.changes = gr.State(""), gr.State({})  # what the cost depends on beside the form; what fits
         self.fit = gr.Button(word("fit_settings"), visible=False, size="sm", elem_id="fit-settings")
         self.start = gr.Button(word("start"), variant="primary", elem_id="start")
+
+    def _build_more_settings(self) -> None:
+        gr.Textbox(  # page.js finds
+            placeholder=word("find_setting"),
+            label=word("find_setting"),
+            show_label=False,
+            container=False,
+            max_lines=1,
+            elem_id="find-setting",
+        )
+        for topic, fields in by_topic(form_fields("advanced", self.services.training.defaults)).items():
+            with gr.Column(elem_classes="topic"):
+                gr.Markdown(word(f"topic_{topic}"))
+                with gr.Row(elem_classes="settings"):
+                    self.form.update({item.name: build_setting(item) for item in fields})
 
     def _build_start(self) -> None:
         """Where a prefix starts, and how much of the rest it keeps."""

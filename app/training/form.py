@@ -6,7 +6,7 @@ Knows the settings' declarations, not any particular setting beyond those that t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,26 @@ DECIDED_BY_PAGE = frozenset(
 
 # Offered by components of their own: a sentence with what it does, and three answers for a number.
 BUILT_APART = frozenset(("prefix_text", "keep"))
+
+# The many settings that seldom matter, by what they are about; whatever is in none comes with the last.
+TOPICS: dict[str, tuple[str, ...]] = {
+    "data": (
+        *("skip_bad_rows", "source_prefix", "max_train_samples", "truncation"),
+        *("group_by_length", "ignore_pad_token_for_loss"),
+    ),
+    "learning": (
+        *("prefix_init", "ptuning_checkpoint", "prefix_projection", "num_train_epochs", "gradient_accumulation_steps"),
+        *("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed"),
+    ),
+    "forgetting": ("keep_file", "keep_own", "mix_file", "mix_ratio", "retention_check", "retention_file"),
+    "memory": ("quantization_bit", "dtype", "device", "gradient_checkpointing", "share"),
+    "saving": ("logging_steps", "save_steps", "save_total_limit"),
+    "validation": (
+        *("validation_file", "max_eval_samples", "eval_steps", "eval_generate_samples"),
+        *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
+    ),
+    "compat": ("compat", "rope_precision"),
+}
 
 # What means something else on the page than on the command line.
 HELP_ON_PAGE = {
@@ -63,6 +83,13 @@ def form_fields(group: str, defaults: Mapping[str, Any] | None = None) -> list[S
     elsewhere = DECIDED_BY_PAGE | BUILT_APART
     fields = [item for item in setting_fields() if item.group == group and item.name not in elsewhere]
     return [replace(item, default=own[item.name]) if item.name in own else item for item in fields]
+
+
+def by_topic(fields: Sequence[SettingField]) -> dict[str, list[SettingField]]:
+    """The settings in their topics, in the topics' order."""
+    of = {name: topic for topic, names in TOPICS.items() for name in names}
+    last = next(reversed(TOPICS))
+    return {topic: [item for item in fields if of.get(item.name, last) == topic] for topic in TOPICS}
 
 
 def control_for(item: SettingField) -> Control:

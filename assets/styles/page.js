@@ -61,6 +61,22 @@
     if (chat) follow(chat);
   }
 
+  // Shows the settings whose topic, label or explanation has every word of ``text``.
+  const findSetting = (text) => {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const has = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
+    for (const topic of document.querySelectorAll("#more-settings .topic")) {
+      const whole = has(topic.querySelector("h3"));
+      const settings = [...topic.querySelectorAll("[id^=setting-]")];
+      for (const setting of settings) setting.classList.toggle("not-found", !whole && !has(setting));
+      topic.classList.toggle("not-found", settings.every((setting) => setting.classList.contains("not-found")));
+    }
+  };
+
+  document.addEventListener("input", (event) => {
+    if (event.target.closest("#find-setting")) findSetting(event.target.value);
+  });
+
   window.saveExport = (file) => {
     if (!file) return;
     const link = document.createElement("a");

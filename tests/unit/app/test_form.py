@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.tabs.settings_form import build_setting
 from app.text.languages import Speech
-from app.training.form import control_for, form_fields, problem_text, refill, setting_words
+from app.training.form import TOPICS, by_topic, control_for, form_fields, problem_text, refill, setting_words
 from chatglm2.errors import ChatGLMError
 from training.settings.field import SettingField
 from training.settings.train import TrainingSettings
@@ -63,6 +65,15 @@ def test_a_refused_value_is_named_by_its_label_in_the_readers_language(language:
 
 def test_what_is_no_setting_of_the_form_keeps_its_name() -> None:
     assert problem_text(ChatGLMError("see --checkpoint-dir", ""), Speech("en")) == "see --checkpoint-dir"
+
+
+def test_every_setting_stands_in_the_topic_that_names_it_and_in_no_other() -> None:
+    grouped = by_topic(form_fields("advanced"))
+    assert {topic: {item.name for item in fields} for topic, fields in grouped.items()} == {
+        topic: set(names) for topic, names in TOPICS.items()
+    }
+    stranger = replace(form_fields("advanced")[0], name="new_setting")
+    assert by_topic([stranger])[next(reversed(TOPICS))] == [stranger]
 
 
 def test_a_settings_help_says_from_where_to_where_it_goes() -> None:

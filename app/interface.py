@@ -13,7 +13,7 @@ from app.tabs.checkpoints import CheckpointsTab
 from app.tabs.compare import CompareTab
 from app.tabs.evaluate import EvaluateTab
 from app.tabs.listening import QUIET
-from app.tabs.train import COMPARE_TAB, TrainTab
+from app.tabs.train import COMPARE_TAB, TRAIN_TAB, TrainTab
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.fragments import loading_banner, status_line
@@ -42,7 +42,7 @@ def build_interface(services: Services) -> gr.Blocks:
         with gr.Tabs(selected=COMPARE_TAB, elem_id="tabs") as tabs:
             with gr.Tab(word("tab_compare"), id=COMPARE_TAB):
                 compare = CompareTab(services)
-            with gr.Tab(word("tab_train"), id="train"):
+            with gr.Tab(word("tab_train"), id=TRAIN_TAB):
                 train = TrainTab(services)
             with gr.Tab(word("tab_evaluate"), id="evaluate"):
                 evaluate = EvaluateTab(services)
@@ -59,6 +59,11 @@ def build_interface(services: Services) -> gr.Blocks:
         def on_arrival(request: gr.Request) -> Any:
             return gr.Button(visible=visitor_of(request).signed_in)
 
+        @open_to_all
+        def on_to_training() -> Any:
+            return gr.Tabs(selected=TRAIN_TAB)
+
+        compare.to_training.click(on_to_training, None, [tabs], **QUIET)
         sign_out.click(None, None, None, js="() => window.signOut()", **QUIET)
         demo.load(on_arrival, None, [sign_out], **QUIET)
         language.click(None, None, None, js="() => window.switchLanguage()", **QUIET)

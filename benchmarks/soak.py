@@ -29,6 +29,8 @@ from typing import Any
 import httpx
 import psutil
 
+from training.runs import process
+from training.runs.store import Run
 from training.settings.samples import DEMO_MODEL
 
 QUESTIONS = (
@@ -183,24 +185,26 @@ def serve(output: Path) -> tuple[subprocess.Popen[bytes], str]:
         port = probe.getsockname()[1]
     words = ["--model", str(DEMO_MODEL), "--port", str(port), "--output", str(output), "--device", "cpu"]
     with (output / "page.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "app", *words], stdout=log, stderr=subprocess.STDOUT)
+        page = subprocess.Popen([sys.executable, "-m", "app", *words], stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
             if httpx.get(f"{url}/healthz", timeout=5).json()["model"] == "ready":
-                return process, url
+                return page, url
         except (httpx.HTTPError, ValueError, KeyError):
             pass
         time.sleep(0.2)
-    process.kill()
+    page.kill()
     raise RuntimeError((output / "page.log").read_text(encoding="utf-8"))
 
 
-def train_beside(output: Path) -> subprocess.Popen[bytes]:
-    """A run that outlasts the soak."""
-    words = ["--max_steps", "1000000", "--save_steps", "100", "--save_total_limit", "2"]
-    command = [sys.executable, "-m", "training.main", "--output_dir", str(output / "soak"), "--device", "cpu", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def train_beside(output: Path) -> Run:
+    """A run that outlasts the soak, in a process of its own, which ends when it is asked to."""
+    words = ["--max_steps", "1000000", "--save_steps", "100", "--save_total_limit", "2", "--detach"]
+    run = Run(output / "soak")
+    command = [sys.executable, "-m", "training.main", "--output_dir", str(run.path), "--device", "cpu", *words]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return run
 
 
 def main() -> int:
@@ -230,7 +234,7 @@ def main() -> int:
             user.join(120)
     finally:
         if trainer is not None:
-            trainer.terminate()
+            process.request_stop(trainer)
         server.terminate()
     return _report(record, memory, server.wait(60))
 

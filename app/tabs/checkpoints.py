@@ -47,7 +47,7 @@ class CheckpointsTab:
         self.doomed = gr.State("")
         self.shown = gr.State("")
         self.controls = OperatorControls("checkpoints-key")
-        with gr.Row(visible=False, elem_id="delete-question", elem_classes="notice") as self.question_box:
+        with gr.Row(visible=False, elem_id="delete-question", elem_classes=["notice", "question"]) as self.question_box:
             self.question = gr.HTML()
             self.delete_no = gr.Button(word("delete_no"), size="sm", scale=0, min_width=100, elem_id="delete-no")
             self.delete_yes = gr.Button(

@@ -30,6 +30,7 @@ from app.views.rendering import LATEX_DELIMITERS, question_from_markdown
 from app.views.theme import export_stylesheet
 from chatglm2.errors import ChatGLMError
 
+# In the page's language first: an English page moves the last three to the front (page.css).
 EXAMPLES = (
     "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣",
     "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙",
@@ -37,7 +38,9 @@ EXAMPLES = (
     "你是谁？",
     "什么是勾股定理？",
     "写一个 Python 例子",
+    "Hello!",
     "What can you do?",
+    "What is P-Tuning?",
 )
 # How often the browser keeps what it has heard of an answer: as much is lost at most if the page goes away.
 KEEP_SECONDS = 1.0
@@ -71,6 +74,11 @@ class CompareTab:
         self.kept_choice = gr.BrowserState(None, storage_key="chatglm-panes", secret="chatglm")
         self.heard = gr.BrowserState({}, storage_key="chatglm-heard", secret="chatglm")
         self.draft = gr.BrowserState({}, storage_key="chatglm-draft", secret="chatglm")
+        with gr.Row(visible=False, elem_id="nothing-trained", elem_classes="notice") as self.nothing_trained:
+            gr.Markdown(word("nothing_trained"))
+            self.to_training = gr.Button(
+                word("to_training"), variant="primary", size="sm", scale=0, min_width=120, elem_id="to-training"
+            )
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = {name: self._build_pane(name) for name in PANES}
         self._build_composer()
@@ -96,6 +104,14 @@ class CompareTab:
             self.undo = gr.Button(word("undo"), size="sm", min_width=60, elem_id="undo")
             self.clear = gr.Button(word("clear"), size="sm", min_width=60, elem_id="clear")
             self.export = gr.Button(word("export"), size="sm", min_width=60, elem_id="export")
+        with gr.Row(
+            visible=False, elem_id="clear-question", elem_classes=["notice", "question"]
+        ) as self.clear_question:
+            gr.Markdown(word("clear_question"))
+            self.clear_no = gr.Button(word("delete_no"), size="sm", scale=0, min_width=100, elem_id="clear-no")
+            self.clear_yes = gr.Button(
+                word("clear_yes"), variant="stop", size="sm", scale=0, min_width=100, elem_id="clear-yes"
+            )
         self.exported = gr.JSON(visible=False)
 
     def _build_pane(self, name: str) -> Pane:
@@ -114,12 +130,13 @@ class CompareTab:
                 show_label=False,
                 container=False,
                 elem_id=f"{name}-chat",
-                height="max(260px, calc(100dvh - 412px))",
+                height="max(260px, calc(100dvh - 440px))",
                 layout="bubble",
                 editable="user",
                 buttons=["copy"],
                 latex_delimiters=LATEX_DELIMITERS,
                 allow_tags=False,
+                autoscroll=False,  # page.js follows an answer only where its reader does
                 placeholder=word("chat_empty"),
             )
             facts = gr.HTML(elem_id=f"{name}-facts")
@@ -175,7 +192,12 @@ class CompareTab:
             runs.append(shown.then(again, asked, seen, **CHATTING))
         self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
         self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
-        self.clear.click(None, None, None, cancels=runs).then(self.on_clear, None, seen, **QUIET)
+        self.clear.click(
+            self.on_ask_clear, [self.conversation], [self.clear_question, self.message, self.draft], **QUIET
+        )
+        self.clear_no.click(self.on_keep, None, [self.clear_question], **QUIET)
+        cleared = self.clear_yes.click(None, None, None, cancels=runs)
+        cleared.then(self.on_clear, None, [*seen, self.clear_question], **QUIET)
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
@@ -196,7 +218,7 @@ class CompareTab:
     def chosen_outputs(self) -> list[Any]:
         """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
         parts = [(pane.choice, pane.head, *pane.mixer.outputs) for pane in self.panes.values()]
-        return [self.chosen, self.kept_choice, *(component for own in parts for component in own)]
+        return [self.chosen, self.kept_choice, self.nothing_trained, *(component for own in parts for component in own)]
 
     # Handlers
 
@@ -268,11 +290,23 @@ class CompareTab:
         }
 
     @open_to_all
+    def on_ask_clear(self, conversation: Conversation) -> Updates:
+        """What was said is asked about first; a draft alone is cleared at once."""
+        if conversation.rounds:
+            return {self.clear_question: gr.Row(visible=True)}
+        return {self.message: "", self.draft: {"text": ""}}
+
+    @open_to_all
+    def on_keep(self) -> Any:
+        return gr.Row(visible=False)
+
+    @open_to_all
     def on_clear(self, request: gr.Request) -> Updates:
         conversation = Conversation()
         return {
             **self._show(conversation, speech_for(request)),
             **self._buttons(answering=False),
+            self.clear_question: gr.Row(visible=False),
             self.conversation: conversation,
             self.message: "",
             self.draft: {"text": ""},
@@ -457,9 +491,9 @@ class CompareTab:
     ) -> Updates:
         sources = self.services.sources.sources()
         choices = menu(sources, speech)
-        hints = {"right": "" if len(sources) > 1 else speech("train_one_hint")}
-        hints |= dict.fromkeys(gone, speech("checkpoint_gone"))
+        hints = dict.fromkeys(gone, speech("checkpoint_gone"))
         updates: Updates = {self.chosen: chosen, self.known: self._fingerprint()}
+        updates[self.nothing_trained] = gr.Row(visible=len(sources) <= 1)
         if any(key != BASE for key in chosen.values()):  # where there is nothing to compare yet, nothing was chosen
             updates[self.kept_choice] = self._to_keep(chosen)
         for name, pane in self.panes.items():

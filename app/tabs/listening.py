@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from app.text.languages import Speech
+from app.training.form import problem_text
 from chatglm2.errors import ChatGLMError
 
 # Beside the queue, without a spinner: what the clock asks for. Messages cannot be shown from here.
@@ -44,7 +45,7 @@ def say(sentence: str) -> None:
 
 def say_problem(error: ChatGLMError, speech: Speech) -> None:
     """Shows what went wrong and what to do about it."""
-    warn(error.localized(speech.language))
+    warn(problem_text(error, speech))
 
 
 def warn(sentence: str) -> None:

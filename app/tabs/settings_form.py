@@ -30,6 +30,5 @@ def build_setting(item: SettingField) -> Any:
         case "text":
             return gr.Textbox(control.value, max_lines=1, **common)
         case "number":
-            reach: dict[str, Any] = {"step": control.step, "minimum": control.minimum, "maximum": control.maximum}
-            # Not rounded to whole numbers here: a setting that must be one says so.
-            return gr.Number(control.value, **reach, **common)
+            # Neither rounded nor kept within its range here: the setting says what it takes, by name, in two languages.
+            return gr.Number(control.value, step=control.step, **common)

@@ -18,7 +18,7 @@ from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.settings_form import build_setting
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
-from app.training.form import form_fields, preset_reason, preset_values
+from app.training.form import by_topic, form_fields, preset_reason, preset_values, problem_text, refill
 from app.training.run_view import RunView
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from app.training.service import DataChoice
@@ -31,7 +31,7 @@ from chatglm2.errors import ChatGLMError
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
 SAMPLE, UPLOAD = "sample", "upload"
-COMPARE_TAB = "compare"
+COMPARE_TAB, TRAIN_TAB = "compare", "train"
 # What may be changed so that a run fits; see `training.plan.fitting`.
 FITTED = (
     *("max_source_length", "max_target_length", "gradient_checkpointing"),
@@ -98,6 +98,7 @@ class TrainTab:
     def _build_form(self) -> None:
         self.form: dict[str, Any] = {}
         defaults = self.services.training.defaults
+        self.filled = gr.State(preset_values("", defaults))  # what the page put into the form, not a person
         first, *basic = form_fields("basic", defaults)
         with gr.Row():
             self.form[first.name] = build_setting(first)
@@ -111,12 +112,27 @@ class TrainTab:
         self._build_start()
         with gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in basic})
-        with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"), gr.Row(elem_classes="settings"):
-            self.form.update({item.name: build_setting(item) for item in form_fields("advanced", defaults)})
+        with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"):
+            self._build_more_settings()
         self.cost = gr.HTML(elem_id="run-cost")
         self.cost_key, self.changes = gr.State(""), gr.State({})  # what the cost depends on beside the form; what fits
         self.fit = gr.Button(word("fit_settings"), visible=False, size="sm", elem_id="fit-settings")
         self.start = gr.Button(word("start"), variant="primary", elem_id="start")
+
+    def _build_more_settings(self) -> None:
+        gr.Textbox(  # page.js finds
+            placeholder=word("find_setting"),
+            label=word("find_setting"),
+            show_label=False,
+            container=False,
+            max_lines=1,
+            elem_id="find-setting",
+        )
+        for topic, fields in by_topic(form_fields("advanced", self.services.training.defaults)).items():
+            with gr.Column(elem_classes="topic"):
+                gr.Markdown(word(f"topic_{topic}"))
+                with gr.Row(elem_classes="settings"):
+                    self.form.update({item.name: build_setting(item) for item in fields})
 
     def _build_start(self) -> None:
         """Where a prefix starts, and how much of the rest it keeps."""
@@ -184,12 +200,9 @@ class TrainTab:
         self.propose.click(self.on_propose, data, [sentence, self.tried], **WORKING)
         self.try_it.click(self.on_try, data, [self.tried], **WORKING)
         self.preview_box.expand(self.on_preview, data, [self.preview], **WORKING)
-        self.form["preset"].input(
-            self.on_preset,
-            [self.form["preset"]],
-            [self.preset_reason, *(self.form[name] for name in preset_values("", {}))],
-            **QUIET,
-        )
+        preset, filled = self.form["preset"], [self.form[name] for name in preset_values("", {})]
+        asked = {preset, self.filled, *filled}
+        preset.input(self.on_preset, asked, [self.preset_reason, self.filled, *filled], **QUIET)
         learning = [self.form[name] for name in ("pre_seq_len", "learning_rate", "preset")]
         shown = [*learning, self.preset_reason, self.start_box, self.form["keep"]]
         self.learns.input(self.on_learns, [self.learns], shown, **QUIET)
@@ -246,7 +259,7 @@ class TrainTab:
         except ChatGLMError as error:
             return {
                 self.columns_row: gr.Row(visible=False),
-                self.preview: sentence_html(error.localized(speech.language), "failed"),
+                self.preview: sentence_html(problem_text(error, speech), "failed"),
             }
         updates: Updates = {column: gr.Dropdown([("—", ""), *names], value="") for column in self.columns.values()}
         updates[self.columns_row] = gr.Row(visible=values[self.source] == UPLOAD)
@@ -278,15 +291,18 @@ class TrainTab:
         try:
             trials = self.services.training.try_sentence(data, self._form(values))
         except ChatGLMError as error:
-            return {self.tried: sentence_html(error.localized(speech.language), "failed")}
+            return {self.tried: sentence_html(problem_text(error, speech), "failed")}
         return {self.tried: trials_html(trials, speech)}
 
     @open_to_all
-    def on_preset(self, name: str, request: gr.Request) -> Updates:
+    def on_preset(self, values: Updates, request: gr.Request) -> Updates:
+        name = values[self.form["preset"]]
         reason = speech_for(request).pick(*preset_reason(name))
         filled = preset_values(name, self.services.training.defaults)
-        values = {self.form[setting]: value for setting, value in filled.items()}
-        return {self.preset_reason: sentence_html(reason), **values}
+        current = {setting: values[self.form[setting]] for setting in filled}
+        changed = refill(filled, values[self.filled], current)
+        shown = {self.form[setting]: value for setting, value in changed.items()}
+        return {self.preset_reason: sentence_html(reason), self.filled: filled, **shown}
 
     @open_to_all
     def on_learns(self, learns: str) -> Updates:
@@ -320,7 +336,7 @@ class TrainTab:
         try:
             cost = self.services.training.cost(data, self._form(values))
         except ChatGLMError as error:
-            return {self.cost: sentence_html(error.localized(speech.language), "failed"), **nothing}
+            return {self.cost: sentence_html(problem_text(error, speech), "failed"), **nothing}
         fitting = {name: value for name, value in cost.changes.items() if name in FITTED}
         return {
             self.cost: cost_html(cost, speech),
@@ -431,7 +447,7 @@ class TrainTab:
         try:
             report = self.services.training.describe(data, self._form(values))
         except ChatGLMError as error:
-            return {self.preview: sentence_html(error.localized(speech.language), "failed")}
+            return {self.preview: sentence_html(problem_text(error, speech), "failed")}
         return {self.preview: dataset_html(report, speech)}
 
     def _proposal(self, data: DataChoice) -> Updates:

@@ -5,11 +5,14 @@ Knows the settings' declarations, not any particular setting beyond those that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from app.text.languages import Speech
+from chatglm2.errors import ChatGLMError
 from training.settings.field import SettingField
 from training.settings.presets import PRESETS
 from training.settings.train import setting_fields
@@ -19,6 +22,7 @@ NOTHING = ("—", "")
 
 # Steps between two checkpoints that the page offers at most, where a preset says.
 MOST_SAVE_STEPS = 100
+LARGEST_SHOWN = 100_000  # a limit that nobody comes near says nothing
 
 # Chosen elsewhere on the page, or without meaning in it.
 DECIDED_BY_PAGE = frozenset(
@@ -30,6 +34,26 @@ DECIDED_BY_PAGE = frozenset(
 
 # Offered by components of their own: a sentence with what it does, and three answers for a number.
 BUILT_APART = frozenset(("prefix_text", "keep"))
+
+# The many settings that seldom matter, by what they are about; whatever is in none comes with the last.
+TOPICS: dict[str, tuple[str, ...]] = {
+    "data": (
+        *("skip_bad_rows", "source_prefix", "max_train_samples", "truncation"),
+        *("group_by_length", "ignore_pad_token_for_loss"),
+    ),
+    "learning": (
+        *("prefix_init", "ptuning_checkpoint", "prefix_projection", "num_train_epochs", "gradient_accumulation_steps"),
+        *("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed"),
+    ),
+    "forgetting": ("keep_file", "keep_own", "mix_file", "mix_ratio", "retention_check", "retention_file"),
+    "memory": ("quantization_bit", "dtype", "device", "gradient_checkpointing", "share"),
+    "saving": ("logging_steps", "save_steps", "save_total_limit"),
+    "validation": (
+        *("validation_file", "max_eval_samples", "eval_steps", "eval_generate_samples"),
+        *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
+    ),
+    "compat": ("compat", "rope_precision"),
+}
 
 # What means something else on the page than on the command line.
 HELP_ON_PAGE = {
@@ -43,7 +67,7 @@ HELP_ON_PAGE = {
 
 @dataclass(frozen=True)
 class Control:
-    """One setting as a form offers it. ``choices`` are a menu's; ``step`` and what follows are a number's."""
+    """One setting as a form offers it. ``choices`` are a menu's; ``step`` is a number's."""
 
     name: str
     kind: Literal["menu", "open menu", "tick", "text", "number"]  # an open menu takes other values, too
@@ -51,8 +75,6 @@ class Control:
     choices: Choices = ()
     whole: bool = False
     step: float = 1.0
-    minimum: float | None = None
-    maximum: float | None = None
 
 
 def form_fields(group: str, defaults: Mapping[str, Any] | None = None) -> list[SettingField]:
@@ -61,6 +83,13 @@ def form_fields(group: str, defaults: Mapping[str, Any] | None = None) -> list[S
     elsewhere = DECIDED_BY_PAGE | BUILT_APART
     fields = [item for item in setting_fields() if item.group == group and item.name not in elsewhere]
     return [replace(item, default=own[item.name]) if item.name in own else item for item in fields]
+
+
+def by_topic(fields: Sequence[SettingField]) -> dict[str, list[SettingField]]:
+    """The settings in their topics, in the topics' order."""
+    of = {name: topic for topic, names in TOPICS.items() for name in names}
+    last = next(reversed(TOPICS))
+    return {topic: [item for item in fields if of.get(item.name, last) == topic] for topic in TOPICS}
 
 
 def control_for(item: SettingField) -> Control:
@@ -84,7 +113,20 @@ def _number(item: SettingField) -> Control:
     whole, value = item.type == "int", float(item.default or 0)
     # The arrows change a fraction by a tenth of what it is.
     step = 1.0 if whole else max((value or 0.01) / 10, 1e-6)
-    return Control(item.name, "number", value, whole=whole, step=step, minimum=item.minimum, maximum=item.maximum)
+    return Control(item.name, "number", value, whole=whole, step=step)
+
+
+def refill(values: Mapping[str, Any], filled: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a preset's ``values`` goes into a form that holds ``current``: what a person typed stays.
+
+    ``filled`` is what the page put there before, the defaults or the last preset's; what still is that, nobody typed.
+    """
+    return {name: value for name, value in values.items() if _same(current[name], filled[name])}
+
+
+def _same(shown: Any, filled: Any) -> bool:
+    """A form gives numbers back as text or as fractions, and nothing as an empty text."""
+    return shown == filled or str(shown if shown is not None else "") == str(filled if filled is not None else "")
 
 
 def preset_values(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,10 +153,30 @@ def preset_reason(name: str) -> tuple[str, str]:
     return PRESETS[name].reason if name in PRESETS else ("", "")
 
 
+def _reach(item: SettingField) -> str:
+    """From where to where a number goes, where that helps to choose one."""
+    if item.minimum is None or item.choices:
+        return ""
+    if item.maximum is None or item.maximum > LARGEST_SHOWN:
+        return f" ≥ {item.minimum:g}"
+    return f" {item.minimum:g}–{item.maximum:g}"
+
+
+def problem_text(error: ChatGLMError, speech: Speech) -> str:
+    """An error's sentence where settings have labels: it names those in the place of a command line's flags."""
+    labels = {item.name: speech.pick(*item.label) for item in setting_fields()}
+
+    def named(flag: re.Match[str]) -> str:
+        return f"“{labels[flag[1]]}”" if flag[1] in labels else flag[0]
+
+    return re.sub(r"--([a-z]\w*)", named, error.localized(speech.language), flags=re.ASCII)
+
+
 def setting_words() -> dict[str, tuple[str, str]]:
     """Labels and one-line explanations of all settings, for the page's translations."""
     words: dict[str, tuple[str, str]] = {}
     for item in setting_fields():
         words[f"setting_{item.name}"] = item.label
-        words[f"setting_{item.name}_help"] = HELP_ON_PAGE.get(item.name, item.help)
+        help_en, help_zh = HELP_ON_PAGE.get(item.name, item.help)
+        words[f"setting_{item.name}_help"] = (help_en + _reach(item), help_zh + _reach(item))
     return words

@@ -134,17 +134,17 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         retention=kept[-1] if kept and kept[-1].step else None,
         keeps_best=run.keeps_best(),
         share=run.share() if state.status.is_active else None,
-        message=(state.message_en, state.message_zh) if state.message_en else _message(events),
+        message=(state.message_en, state.message_zh) if state.message_en else _message(events, state.status),
         checkpoints=tuple(run.checkpoints()),
         log=run.log_tail(LOG_LINES),
     )
 
 
-def _message(events: list[Event]) -> tuple[str, str] | None:
-    """The last thing the run said, unless it has started anew since."""
+def _message(events: list[Event], status: Status) -> tuple[str, str] | None:
+    """The last thing the run said, unless it has started anew since. How it ended once is no news while it trains."""
     for event in reversed(events):
+        if isinstance(event, StartedEvent) or (isinstance(event, EndedEvent) and status.is_active):
+            return None
         if isinstance(event, MessageEvent | EndedEvent):
             return event.en, event.zh
-        if isinstance(event, StartedEvent):
-            return None
     return None

@@ -168,7 +168,8 @@ class TrainingService:
             report.bad_rows.require_none()
         self._require_readable(settings)
         self._model.require_memory(settings)
-        run = self._runs.create(settings, name or None)
+        # A person types words; a directory on every system, and a command's argument, has none apart.
+        run = self._runs.create(settings, "-".join((name or "").split()) or None)
         process.start(run, self._standby.begin)
         return run
 

@@ -5,6 +5,8 @@ Pure: data in, escaped HTML or Gradio's plain message data out.
 
 from __future__ import annotations
 
+import html
+
 from markupsafe import Markup
 
 from app.chat.conversation import INTERRUPTED, Answer, Conversation
@@ -30,10 +32,16 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
         if answer.error:
             messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
         elif answer.text or conversation.streaming:
-            messages.append({"role": "assistant", "content": reply_markdown(answer.text) or "…"})
+            content = reply_markdown(answer.text) or "…"
+            messages.append({"role": "assistant", "content": f"{source_mark(answer.source)}{content}"})
         elif answer.finish_reason == INTERRUPTED:
             messages.append({"role": "assistant", "content": "…"})
     return messages
+
+
+def source_mark(source: str) -> str:
+    """Who gave an answer, above it: an attribute that the stylesheet shows, no part of the reply's text."""
+    return f'<div class="answer-source" title="{html.escape(source)}"></div>\n\n' if source else ""
 
 
 def round_index(conversation: Conversation, message_index: int) -> int:
@@ -60,8 +68,8 @@ def chip_html(loaded: LoadedSource, model_name: str, speech: Speech, hint: str =
     note, help_text = hint, ""
     if loaded.prefix is not None:
         known = "prefix_effect" if loaded.has_effect else "prefix_no_effect"
-        note = speech(known, change=f"{loaded.max_logit_change:.1f}")
-        help_text = speech("prefix_effect_help")
+        note = speech(known)
+        help_text = speech("prefix_effect_help", change=f"{loaded.max_logit_change:.1f}")
     return render(
         "pane_head",
         kind="base" if loaded.source.is_base else "tuned",

@@ -23,7 +23,7 @@ SMALL_HEIGHT = 180
 
 def run_html(view: RunView, speech: Speech) -> Markup:
     """How a run is doing: its bar, the numbers, and what it last said."""
-    fraction = view.step / view.total_steps if view.total_steps else None
+    fraction = view.step / view.total_steps if view.total_steps else 0.0
     message, kind = _message(view, speech)
     return render(
         "run",

@@ -5,7 +5,8 @@
   // Code and formulas are not escaped (app/views/rendering.py), so what looks like an entity there was written so.
   const KEPT_OR_ENTITY =
     /(^```[^]*?(?:^```[ \t]*$|(?![^]))|(?<!`)(?<ticks>`+)(?!`)[^\n]+?(?<!`)\k<ticks>(?!`)|\$\$[^]+?\$\$|\\\[[^]+?\\\]|\\\([^]+?\\\))|&(?:#\d{2,3}|amp|lt);/gm;
-  const asWritten = (text) => text.replace(KEPT_OR_ENTITY, (piece, kept) => kept ?? decode(piece));
+  const SOURCE = /^<div class="answer-source" title="[^"]*"><\/div>\n\n/; // written above a reply by app/views/chat_view.py
+  const asWritten = (text) => text.replace(SOURCE, "").replace(KEPT_OR_ENTITY, (piece, kept) => kept ?? decode(piece));
   let copiesMessage = false; // and not a block of code
   document.addEventListener(
     "click",
@@ -37,6 +38,44 @@
           for (const area of [node, ...node.querySelectorAll("textarea")])
             if (area.tagName === "TEXTAREA") setTimeout(() => unescapeEditor(area));
   }).observe(document.body, { childList: true, subtree: true });
+
+  // A chat follows what is being answered while its end is in sight, and goes there for a new question.
+  const follow = (chat) => {
+    const log = () => chat.querySelector("[role=log]");
+    let follows = true;
+    let asked = 0;
+    chat.addEventListener("scroll", (event) => {
+      const area = event.target;
+      if (area === log()) follows = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
+    }, true);
+    new MutationObserver(() => {
+      const area = log();
+      if (!area) return;
+      const questions = area.querySelectorAll("[data-testid=user]").length;
+      if (follows || questions > asked) area.scrollTop = area.scrollHeight;
+      asked = questions;
+    }).observe(chat, { childList: true, subtree: true, characterData: true });
+  };
+  for (const name of ["left", "right"]) {
+    const chat = document.getElementById(`${name}-chat`);
+    if (chat) follow(chat);
+  }
+
+  // Shows the settings whose topic, label or explanation has every word of ``text``.
+  const findSetting = (text) => {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const has = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
+    for (const topic of document.querySelectorAll("#more-settings .topic")) {
+      const whole = has(topic.querySelector("h3"));
+      const settings = [...topic.querySelectorAll("[id^=setting-]")];
+      for (const setting of settings) setting.classList.toggle("not-found", !whole && !has(setting));
+      topic.classList.toggle("not-found", settings.every((setting) => setting.classList.contains("not-found")));
+    }
+  };
+
+  document.addEventListener("input", (event) => {
+    if (event.target.closest("#find-setting")) findSetting(event.target.value);
+  });
 
   window.saveExport = (file) => {
     if (!file) return;

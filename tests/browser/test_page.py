@@ -49,10 +49,13 @@ def no_sideways_scrolling(page: Page) -> bool:
 def test_a_first_visitor_sees_two_base_panes_and_where_to_go(open_page: OpenPage) -> None:
     page = open_page()
     expect(page.locator("#left-head")).to_contain_text("原模型")
-    expect(page.locator("#right-head")).to_contain_text("去“训练”页训练一个吧")
+    expect(page.locator("#nothing-trained")).to_contain_text("还没有训练过")
     expect(page.locator("#status")).to_contain_text("CPU")
     show_tab(page, "检查点")
     expect(page.locator("#checkpoint-table")).to_contain_text("还没有检查点")
+    show_tab(page, "对比")
+    page.locator("#to-training").click()
+    expect(page.locator("#start")).to_be_visible()
 
 
 def test_both_panes_answer_one_question(open_page: OpenPage) -> None:
@@ -84,6 +87,12 @@ def test_stop_undo_edit_retry_and_clear(open_page: OpenPage) -> None:
     with new_answers(page):
         page.locator("#message textarea").press("Enter")
     page.locator("#clear").click()
+    expect(page.locator("#clear-question")).to_be_in_viewport()
+    page.locator("#clear-no").click()
+    expect(page.locator("#clear-question")).to_be_hidden()
+    expect(page.locator("#right-chat").get_by_test_id("bot")).not_to_have_count(0)
+    page.locator("#clear").click()
+    page.locator("#clear-yes").click()
     expect(page.locator("#right-chat").get_by_test_id("bot")).to_have_count(0)
     expect(page.locator("#message textarea")).to_have_value("")
 
@@ -236,7 +245,7 @@ def test_broken_rows_are_shown_with_the_way_around_them(open_page: OpenPage, tmp
     expect(broken).to_contain_text("rows.jsonl, line 2, column 2")
     expect(page.locator("#data-report table")).to_be_visible()
     page.locator("#start").click()
-    expect(page.get_by_test_id("toast-body").last).to_contain_text("--skip_bad_rows")
+    expect(page.get_by_test_id("toast-body").last).to_contain_text("“Skip broken rows”")
 
 
 def test_a_preset_fills_the_form_and_says_why(open_page: OpenPage) -> None:
@@ -246,8 +255,10 @@ def test_a_preset_fills_the_form_and_says_why(open_page: OpenPage) -> None:
     choose(page, "#setting-preset", "adgen")
     expect(page.locator("#preset-reason")).to_contain_text("原版 train.sh")
     expect(page.locator("#setting-max_steps input")).to_have_value("3000")
+    page.locator("#setting-learning_rate input").fill("0.0123")
     choose(page, "#setting-preset", "—")
     expect(page.locator("#setting-max_steps input")).to_have_value("100")
+    expect(page.locator("#setting-learning_rate input")).to_have_value("0.0123")
     expect(page.locator("#preset-reason")).to_be_hidden()
 
 

@@ -68,3 +68,17 @@ def test_a_copied_message_is_what_was_written(open_page: OpenPage, has_clipboard
     copy_message(page, "user")
     copied = page.evaluate("navigator.clipboard.readText()" if has_clipboard else "window.copied")
     assert copied == WRITTEN
+
+
+def test_a_setting_is_found_by_a_word_of_its_explanation_or_topic(open_page: OpenPage) -> None:
+    page = open_page("en-US")
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.get_by_text("More settings").click()
+    page.locator("#find-setting textarea, #find-setting input").fill("memory")
+    expect(page.locator("#setting-warmup_steps")).to_be_hidden()
+    expect(page.locator("#setting-dtype")).to_be_visible()
+    page.locator("#find-setting textarea, #find-setting input").fill("rises from 0")
+    expect(page.locator("#setting-warmup_steps")).to_be_visible()
+    expect(page.locator("#setting-dtype")).to_be_hidden()
+    page.locator("#find-setting textarea, #find-setting input").fill("")
+    expect(page.locator("#setting-dtype")).to_be_visible()

@@ -30,9 +30,10 @@ from training.comparison.result import (
     as_csv,
     on_edge,
 )
-from training.data.shapes import KNOWN_COLUMNS, find_columns, find_prompt_column
+from training.data.columns import find_columns, find_prompt_column
 from training.data.encoding import Example, find_general_prompts, read_examples
 from training.data.files import read_table
+from training.data.shapes import KNOWN_COLUMNS
 from training.evaluation.answering import Answer, answer_examples
 from training.evaluation.job import STYLESHEET, UNNOTED, Watcher, out_of_memory, predictions
 from training.evaluation.journal import Journal, fingerprint, weights_stamp

@@ -359,7 +359,7 @@ def test_the_cost_is_asked_for_anew_when_a_run_begins_or_the_model_is_ready(
 def test_a_part_of_a_step_is_refused_and_not_rounded(train: TrainTab, said: list[str]) -> None:
     steps = train.form["max_steps"]
     train.on_start(form_values(train, max_steps=steps.preprocess(1.5)), request())
-    assert "--max_steps must be a whole number" in said[-1] and "1.5" in said[-1]
+    assert "“Steps” must be a whole number" in said[-1] and "1.5" in said[-1]
 
 
 @pytest.mark.parametrize("share", ["even", "training-first", "chat-first"])

@@ -49,6 +49,7 @@ def test_every_word_is_used(repository: Path) -> None:
         "loaded_",
         "left_model",
         "right_model",
+        "topic_",
     )
     unused = [
         key for key in WORDS if f'"{key}"' not in code and not key.startswith(built) and not key.endswith("_help")

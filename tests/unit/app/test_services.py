@@ -364,6 +364,14 @@ def test_a_run_is_shown_as_its_files_say(place: Place) -> None:
     assert not view.can_resume
 
 
+def test_how_a_run_ended_once_is_no_news_while_it_trains_again(place: Place) -> None:
+    run = RunStore(place.output).get("my-run")
+    run.append(FinishedEvent(step=3, en="Stopped as asked.", zh="已按要求停止。"))
+    assert place.services.training.view("my-run").message is not None
+    run.update(status=Status.STARTING)
+    assert place.services.training.view("my-run").message is None
+
+
 def test_a_resumed_curve_forgets_steps_that_are_done_again(place: Place) -> None:
     run = RunStore(place.output).get("my-run")
     for event in (step(1, 3.0), step(2, 2.0), step(3, 1.0)):

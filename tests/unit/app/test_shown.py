@@ -20,7 +20,7 @@ from app.machine import Memory
 from app.tabs.listening import say, warn
 from app.text.languages import Speech
 from app.training.run_view import RunView
-from app.views.chat_view import chip_html, failed_chip_html, menu, shown_messages
+from app.views.chat_view import chip_html, failed_chip_html, menu, shown_messages, source_mark
 from app.views.checkpoint_table import checkpoint_table
 from app.views.export import export_page
 from app.views.fragments import loading_banner, log_html, sentence_html, status_line
@@ -130,7 +130,7 @@ def test_every_pane_shows_and_exports_its_own_answers() -> None:
     entry = conversation.ask("q")
     for pane in PANES:
         entry.answers[pane] = Answer(f"said {pane}", source=f"by {pane}", finish_reason="stop")
-        assert shown_messages(conversation, pane, EN)[1]["content"] == f"said {pane}"
+        assert shown_messages(conversation, pane, EN)[1]["content"] == f"{source_mark(f'by {pane}')}said {pane}"
     text = Page(exported(conversation)).text
     places = [text.index(part) for part in ("by left", "said left", "by right", "said right")]
     assert places == sorted(places)
@@ -157,3 +157,9 @@ def test_a_run_speaks_the_readers_language() -> None:
 def test_a_failed_load_speaks_the_readers_language() -> None:
     state = LoadingState("failed", error=ChatGLMError("No room.", "放不下。"))
     assert "No room." in loading_banner(state, "m", EN) and "放不下。" in loading_banner(state, "m", ZH)
+
+
+def test_only_a_run_that_is_at_work_has_a_bar_that_moves() -> None:
+    assert "waiting" in run_html(run(status=Status.STARTING), EN)
+    for status in (Status.FAILED, Status.STOPPED, Status.INTERRUPTED):
+        assert "waiting" not in run_html(run(status=status), EN)

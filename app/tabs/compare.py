@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -21,12 +21,13 @@ from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.access import open_to_all
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
-from app.tabs.mixing import NO_SECOND, Mixer
+from app.tabs.mixing import NO_SECOND
+from app.tabs.panes import build_pane, build_sampling
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.chat_view import chip_html, facts_html, failed_chip_html, menu, round_index, shown_messages
 from app.views.export import export_page
-from app.views.rendering import LATEX_DELIMITERS, question_from_markdown
+from app.views.rendering import question_from_markdown
 from app.views.theme import export_stylesheet
 from chatglm2.errors import ChatGLMError
 
@@ -50,18 +51,6 @@ Updates = dict[Any, Any]
 STARTED_WITH = "started_with"  # beside a browser's panes: what the page was started to show
 
 
-@dataclass(frozen=True)
-class Pane:
-    """One pane's components."""
-
-    name: str
-    choice: gr.Dropdown
-    head: gr.HTML
-    chat: gr.Chatbot
-    facts: gr.HTML
-    mixer: Mixer
-
-
 class CompareTab:
     """Built inside a ``gr.Tab``; :meth:`bind` wires it once every tab is there."""
 
@@ -80,9 +69,9 @@ class CompareTab:
                 word("to_training"), variant="primary", size="sm", scale=0, min_width=120, elem_id="to-training"
             )
         with gr.Row(elem_id="panes", equal_height=True):
-            self.panes = {name: self._build_pane(name) for name in PANES}
+            self.panes = {name: build_pane(name) for name in PANES}
         self._build_composer()
-        self.settings = self._build_settings()
+        self.settings = build_sampling()
 
     def _build_composer(self) -> None:
         with gr.Row(elem_id="composer"):
@@ -113,56 +102,6 @@ class CompareTab:
                 word("clear_yes"), variant="stop", size="sm", scale=0, min_width=100, elem_id="clear-yes"
             )
         self.exported = gr.JSON(visible=False)
-
-    def _build_pane(self, name: str) -> Pane:
-        with gr.Column(elem_classes="pane", min_width=300):
-            choice = gr.Dropdown(
-                choices=[("…", BASE)],
-                value=BASE,
-                label=word(f"{name}_model"),
-                show_label=False,
-                container=False,
-                filterable=False,
-                elem_id=f"{name}-model",
-            )
-            head = gr.HTML(elem_id=f"{name}-head")
-            chat = gr.Chatbot(
-                show_label=False,
-                container=False,
-                elem_id=f"{name}-chat",
-                height="max(260px, calc(100dvh - 440px))",
-                layout="bubble",
-                editable="user",
-                buttons=["copy"],
-                latex_delimiters=LATEX_DELIMITERS,
-                allow_tags=False,
-                autoscroll=False,  # page.js follows an answer only where its reader does
-                placeholder=word("chat_empty"),
-            )
-            facts = gr.HTML(elem_id=f"{name}-facts")
-            mixer = Mixer(name)
-        return Pane(name, choice, head, chat, facts, mixer)
-
-    def _build_settings(self) -> dict[str, Any]:
-        with gr.Accordion(word("sampling"), open=False, elem_id="sampling"):
-            with gr.Row():
-                sliders = {
-                    name: gr.Slider(
-                        low, high, value, step=step, label=word(name), info=word(f"{name}_help"), min_width=220
-                    )
-                    for name, low, high, value, step in (
-                        ("temperature", 0, 2, 0.8, 0.05),
-                        ("top_p", 0.05, 1, 0.8, 0.05),
-                        ("top_k", 0, 200, 50, 1),
-                        ("repetition_penalty", 0.8, 2, 1.0, 0.05),
-                        ("max_new_tokens", 16, 2048, 512, 16),
-                    )
-                }
-            with gr.Row():
-                seed = gr.Textbox("", label=word("seed"), info=word("seed_help"), max_lines=1, elem_id="seed")
-                same = gr.Checkbox(True, label=word("same_seed"), info=word("same_seed_help"))
-                remember = gr.Checkbox(True, label=word("remember"), info=word("remember_help"))
-        return {**sliders, "seed": seed, "same_seed": same, "remember": remember}
 
     # Wiring
 
@@ -201,7 +140,8 @@ class CompareTab:
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
-        self.message.input(None, [self.message], [self.draft], js="(text) => ({ text })", **QUIET)
+        # `change`: `input` does not tell of what is pasted or filled in.
+        self.message.change(None, [self.message], [self.draft], js="(text) => ({ text })", **QUIET)
         kept = [self.saved, self.kept_choice, self.heard, self.draft]
         demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(open_to_all(lambda: None))

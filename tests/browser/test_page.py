@@ -363,4 +363,4 @@ def test_what_learns_is_a_choice_and_an_emptied_prefix_length_is_refused(open_pa
     expect(rate).to_have_value("0.05")
     length.fill("")
     page.locator("#start").click()
-    expect(page.get_by_text("Prefix length is empty")).to_be_visible(timeout=20_000)
+    expect(page.get_by_test_id("toast-text").get_by_text("Prefix length is empty")).to_be_visible(timeout=20_000)

@@ -142,5 +142,5 @@ def test_what_a_directory_of_runs_costs_grows_with_their_number_alone(
 
     monkeypatch.setattr(checkpoints_module, "read_json", counted)
     assert len(run.checkpoints()) == 3
-    assert opened == ["prefix.json"] * 3
+    assert sorted(opened) == ["prefix.json"] * 3 + ["strength.json"] * 3
     assert json.loads((run.path / "run.json").read_text(encoding="utf-8"))["format"] == 1

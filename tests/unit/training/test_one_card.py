@@ -38,6 +38,7 @@ def settings_on(device: str, checkpoint: Path, rows: Path, **changes: Any) -> Tr
         **{"model_name_or_path": str(checkpoint), "train_file": str(rows), "device": device, "pre_seq_len": 4},
         **{"dtype": "float16" if device == "cuda" else "float32", "learning_rate": 1e-3},
         **{"max_steps": 1_000_000, "save_steps": 1_000_000, "per_device_train_batch_size": 4, "logging_steps": 2},
+        **{"prefix_init": "random", "keep": 0.0},  # the base would answer general questions first
     }
     return TrainingSettings.from_dict(values | changes)
 

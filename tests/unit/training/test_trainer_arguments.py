@@ -61,18 +61,5 @@ def test_merged_batches_are_the_same_step(tmp_path: Path) -> None:
     values = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
     arguments = arguments_for(tmp_path, values, StepPlan(merged=4))
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (8, 2)
-    assert arguments.per_device_eval_batch_size == 2
 
 
-def test_validation_happens_only_where_it_is_asked_for(tmp_path: Path) -> None:
-    assert arguments_for(tmp_path, {}).eval_strategy == "no"
-    asked = arguments_for(tmp_path, {"eval_steps": 2, "validation_file": "dev.json"})
-    assert asked.eval_strategy == "steps"
-
-
-def test_recomputing_follows_the_plan_and_not_the_setting(tmp_path: Path) -> None:
-    for recomputes in (True, False):
-        arguments = arguments_for(tmp_path, {"gradient_checkpointing": "on"}, StepPlan(recomputes=recomputes))
-        fields = arguments.__dataclass_fields__
-        name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-        assert getattr(arguments, name) is recomputes

@@ -21,12 +21,13 @@ class Answerer:
     """That process, seen from a test; it is there once it has said its first word."""
 
     def __init__(self, checkpoint: Path, device: str) -> None:
+        paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))  # packages may lie elsewhere
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(checkpoint), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
 
     def hear(self) -> dict[str, Any]:

@@ -61,5 +61,3 @@ def test_merged_batches_are_the_same_step(tmp_path: Path) -> None:
     values = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
     arguments = arguments_for(tmp_path, values, StepPlan(merged=4))
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (8, 2)
-
-

@@ -196,7 +196,9 @@ class TrainTab:
         self.source.input(self.on_source, [self.source], [self.file, self.columns_row, self.preview_box], **QUIET)
         gr.on([self.source.input, self.file.change], self.on_file, data, chosen_data, **WORKING)
         columns = [column.input for column in self.columns.values()]
-        gr.on(columns, self.on_columns, data, [self.preview, sentence, self.tried], **WORKING)
+        gr.on(
+            columns, self.on_columns, data, [self.preview, sentence, self.tried], trigger_mode="always_last", **WORKING
+        )
         self.propose.click(self.on_propose, data, [sentence, self.tried], **WORKING)
         self.try_it.click(self.on_try, data, [self.tried], **WORKING)
         self.preview_box.expand(self.on_preview, data, [self.preview], **WORKING)

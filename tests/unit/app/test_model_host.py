@@ -157,7 +157,8 @@ def test_answers_end_before_their_connections_do(services: Services, monkeypatch
     ending.end(page, services)  # type: ignore[arg-type]
     assert page.was_answering is False and not left
     reader.join(SECONDS)
-    assert {answer.finish_reason for answer in conversation.rounds[0].answers.values()} == {"cancelled"}
+    told = conversation.rounds[0].answers.values()  # a pane that had not begun is refused, in a sentence
+    assert all(answer.finish_reason == "cancelled" or answer.error for answer in told)
 
 
 def test_a_step_that_does_not_end_holds_no_process(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from chatglm2.memory.estimate import fitting_slots
 from chatglm2.serving.engine import PREFIX_ROOM
 from chatglm2.serving.runners.cpu import SINGLE_THREAD_PARAMETERS
 from training.data.encoding import Example, ExampleEncoder
+from training.evaluation.original_beams import counting_prompts
 from training.settings.train import TrainingSettings
 
 TOP_K = 50  # transformers' default, which the original relied on
@@ -185,7 +186,10 @@ def _generate(
     options: dict[str, Any] = {"do_sample": settings.do_sample, "num_beams": settings.num_beams}
     if settings.do_sample:
         options |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": TOP_K}
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    as_before = settings.compat == "original" and settings.num_beams > 1
+    ranking = counting_prompts(model, int(tokenizer.eos_token_id)) if as_before else contextlib.nullcontext()
+    devices = [model.device] if model.device.type == "cuda" else []
+    with ranking, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         output = cast(Any, model).generate(
             input_ids=ids,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import io
@@ -27,7 +28,7 @@ from training.cli.parser import parse_command
 from training.cli.terminal import ProgressLine, score_table
 from training.cli.train import evaluation_request, main
 from training.data.encoding import Example, ExampleEncoder
-from training.evaluation import job
+from training.evaluation import answering, job
 from training.evaluation.answering import Answer, answer_examples, reference_text
 from training.evaluation.job import results, run_evaluations
 from training.evaluation.metrics import Scores, score
@@ -134,6 +135,23 @@ def test_greedy_and_beam_answers_are_those_of_generate(
     for example, (tuned, base) in zip(EXAMPLES, found, strict=True):
         assert tuned.text == generated(model, tokenizer, settings, example, prefix, num_beams=beams)
         assert base.text == generated(model, tokenizer, settings, example, None, num_beams=beams)
+
+
+def test_beams_are_ranked_as_before_where_that_is_asked_for(
+    model: ChatGLMForConditionalGeneration, answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked: list[int] = []
+
+    @contextlib.contextmanager
+    def note(_: object, end: int) -> Iterator[None]:
+        ranked.append(end)
+        yield
+
+    monkeypatch.setattr(answering, "counting_prompts", note)
+    answers(num_beams=2)
+    assert not ranked
+    answers(num_beams=2, compat="original")
+    assert set(ranked) == {model.config.eos_token_id}
 
 
 @pytest.mark.parametrize("changes", [{}, {"do_sample": True}, {"num_beams": 2}, {"num_beams": 2, "do_sample": True}])

@@ -77,14 +77,6 @@ def open_tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) 
     yield from ((name, tensor) for name, tensor in tensors.items() if wanted(name))
 
 
-def tensor_names(file: Path) -> list[str]:
-    """What the tensors of a file are called; raises as `open_tensors` does."""
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as content:
-            return list(content.keys())
-    return [name for name, _ in open_tensors(file)]
-
-
 def _check_archive(file: Path) -> None:
     """A `.bin` is a zip whose entries lie in it as they are: compressed ones could unfold to any size."""
     if not zipfile.is_zipfile(file):

@@ -34,12 +34,12 @@ from training.data.columns import find_columns, find_prompt_column
 from training.data.encoding import Example, find_general_prompts, read_examples
 from training.data.files import read_table
 from training.data.shapes import KNOWN_COLUMNS
-from training.evaluation.answering import Answer, answer_examples
+from training.evaluation.answering import ASKING, Answer, answer_examples
 from training.evaluation.job import STYLESHEET, UNNOTED, Watcher, out_of_memory, predictions
 from training.evaluation.journal import Journal, fingerprint, weights_stamp
 from training.evaluation.metrics import mean_scores
 from training.evaluation.scoring import ScoredRow, score_row
-from training.evaluation.strengths import ASKING, likeness
+from training.evaluation.strengths import likeness
 from training.plan.base_model import load_base, require_device
 from training.runs.checkpoints import read_checkpoint
 from training.runs.storage import explaining_storage_errors, write_together

@@ -142,19 +142,12 @@ class PaddingCollator:
         return torch.tensor([row + [padding] * (length - len(row)) for row in rows], dtype=torch.long)
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """An epoch's rows in an order of chance, in which each batch holds rows of like length.
+class EpochSampler(Sampler[int]):
+    """An epoch's rows, of the task and mixed in, in an order that subclasses choose by seed and epoch alone."""
 
-    transformers' own sampler goes from long rows to short ones inside its pools; a run of few steps would see a biased
-    part of the data, so the batches are shuffled here. Where general rows are mixed in, each batch has its share of
-    them, to within one row, and so has each stretch of batches: also with a batch size of 1.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, mixture: Mixture | None = None) -> None:
-        self.lengths = torch.tensor(lengths)
-        self.batch_size = batch_size
+    def __init__(self, seed: int, mixture: Mixture) -> None:
         self.seed = seed
-        self.mixture = mixture or Mixture(len(lengths))
+        self.mixture = mixture
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -163,6 +156,20 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.mixture.task_rows + self.mixture.general_rows
+
+
+class LengthGroupedSampler(EpochSampler):
+    """An epoch's rows in an order of chance, in which each batch holds rows of like length.
+
+    transformers' own sampler goes from long rows to short ones inside its pools; a run of few steps would see a biased
+    part of the data, so the batches are shuffled here. Where general rows are mixed in, each batch has its share of
+    them, to within one row, and so has each stretch of batches: also with a batch size of 1.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, mixture: Mixture | None = None) -> None:
+        super().__init__(seed, mixture or Mixture(len(lengths)))
+        self.lengths = torch.tensor(lengths)
+        self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
@@ -203,24 +210,12 @@ class LengthGroupedSampler(Sampler[int]):
         return order
 
 
-class ShuffledSampler(Sampler[int]):
+class ShuffledSampler(EpochSampler):
     """An epoch's rows in the order in which the original's Trainer takes them, whatever their lengths.
 
     transformers 4.30 seeds its sampler's generator with the first number that torch draws after ``seed``, and goes on
     with that generator from epoch to epoch. Where general rows are mixed in, they come in between at even distances.
     """
-
-    def __init__(self, seed: int, mixture: Mixture) -> None:
-        self.seed = seed
-        self.mixture = mixture
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.mixture.task_rows + self.mixture.general_rows
 
     def __iter__(self) -> Iterator[int]:
         general = iter(self.mixture.deal(self.seed, self.epoch).tolist())

@@ -20,8 +20,17 @@ from chatglm2.serving.engine import PREFIX_ROOM
 from chatglm2.serving.runners.cpu import SINGLE_THREAD_PARAMETERS
 from training.data.encoding import Example, ExampleEncoder
 from training.evaluation.original_beams import counting_prompts
+from training.settings.keep_recipe import ANSWER_TOKENS
 from training.settings.train import TrainingSettings
 
+# How a general question is asked: greedily, for a short answer, and as a user would, without the task's own frame.
+ASKING: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "source_prefix": "",
+    "max_source_length": 256,
+    "max_target_length": ANSWER_TOKENS,
+}
 TOP_K = 50  # transformers' default, which the original relied on
 MAPPED_ROWS = 1000  # rows that the original pads to one length, `datasets`' batch in `map`
 

@@ -7,25 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
 from chatglm2.errors import RunError
 from training.data.encoding import Example
-from training.evaluation.answering import answer_examples, reference_text
+from training.evaluation.answering import ASKING, answer_examples, reference_text
 from training.evaluation.metrics import Scores, mean_scores, score
 from training.settings.train import TrainingSettings
 
 # A strength is proposed that gives away at most this share of the best task score.
 GIVEN_AWAY = 0.02
-# Greedy, short, and as a user would ask: without the task's own frame.
-ASKING: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "source_prefix": "",
-    "max_source_length": 256,
-    "max_target_length": 64,
-}
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Engine, Request, SamplingParams
 from training.data.encoding import Example, find_general_prompts
 from training.data.files import read_table
-from training.evaluation.answering import answer_examples
+from training.evaluation.answering import ASKING, answer_examples
 from training.runs.storage import write_atomically
-from training.settings.keep_recipe import ANSWER_TOKENS, LONGEST_QUESTION_TOKENS
+from training.settings.keep_recipe import LONGEST_QUESTION_TOKENS
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ def answer_questions(
     settings: TrainingSettings,
 ) -> list[BaseAnswer]:
     """The base's greedy answers, as a user would get them: without the task's frame."""
-    asking = replace(settings, **_ASKING)
+    asking = replace(settings, **ASKING, per_device_eval_batch_size=SLOTS)
     examples = [Example(question, "") for question in questions]
     answers = {place: answer for place, (answer,) in answer_examples(model, tokenizer, examples, asking)}
     return [
@@ -140,13 +139,3 @@ def answer_questions(
 
 def _plain(question: str) -> str:
     return "".join(question.split())
-
-
-_ASKING: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "source_prefix": "",
-    "max_source_length": 256,
-    "max_target_length": ANSWER_TOKENS,
-    "per_device_eval_batch_size": SLOTS,
-}

@@ -21,7 +21,7 @@ from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
 from chatglm2.errors import ChatGLMError
 from training.data.encoding import Example, find_general_prompts
 from training.data.files import read_table
-from training.evaluation.answering import answer_examples
+from training.evaluation.answering import ASKING, answer_examples
 from training.evaluation.metrics import score
 from training.loop.gate import Gate
 from training.loop.meter import Meter
@@ -33,7 +33,7 @@ from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
 PROMPTS_FILE = Path(__file__).with_name("retention_prompts.json")
-ANSWER_TOKENS = 64
+ROWS_AT_ONCE = 16
 SHOWN_EXAMPLES = 3
 MAXIMUM_PROMPTS = 200
 
@@ -154,7 +154,8 @@ class RetentionWatch(TrainerCallback):
         logger.warning("Retention: %s", reason)
 
     def _answer(self, prefix: Prefix | None) -> list[str]:
-        examples, asking = [Example(prompt, "") for prompt in self.prompts], replace(self.settings, **_ASKING)
+        examples = [Example(prompt, "") for prompt in self.prompts]
+        asking = replace(self.settings, **ASKING, per_device_eval_batch_size=ROWS_AT_ONCE)
         with self._meter.set_aside():
             answered = answer_examples(self._model, self._tokenizer, examples, asking, (prefix,))
             texts = {}
@@ -164,17 +165,6 @@ class RetentionWatch(TrainerCallback):
                 self._gate.make_room()
         logger.info("%d general questions answered", len(texts))
         return [texts[place] for place in range(len(self.prompts))]
-
-
-# Greedy, short, and as a user would ask: without the task's own frame.
-_ASKING: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "source_prefix": "",
-    "max_source_length": 256,
-    "max_target_length": ANSWER_TOKENS,
-    "per_device_eval_batch_size": 16,
-}
 
 
 class _Answers(BaseModel):

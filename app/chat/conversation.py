@@ -53,6 +53,19 @@ class Conversation:
     # Set while answers stream; Stop sets `stop_requested`, and the stream ends itself at its next beat.
     streaming: bool = False
     stop_requested: bool = False
+    begun: bool = False  # whether what the browser keeps was read
+
+    def begin(self, saved: Any, heard: Any) -> bool:
+        """Takes up what a browser kept, once; True for the caller that did it.
+
+        A message may reach the server before the page's load event does, so whichever comes first begins.
+        """
+        if self.begun:
+            return False
+        self.begun = True
+        self.rounds = Conversation.from_dict(saved).rounds
+        self.take_up(heard)
+        return True
 
     def ask(self, question: str) -> Round:
         self.rounds.append(Round(question))

@@ -5,6 +5,7 @@ Builds the components and names the handlers. What a conversation is, who can an
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -56,6 +57,7 @@ class CompareTab:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self._beginning = threading.Lock()
         self.conversation = gr.State(Conversation())
         self.chosen = gr.State(dict.fromkeys(PANES, BASE))
         self.known = gr.State(())
@@ -109,7 +111,8 @@ class CompareTab:
         """Connects everything to its handler."""
         mixers = [pane.mixer for pane in self.panes.values()]
         mixed = {part for mixer in mixers for part in mixer.inputs}
-        asked = {self.message, self.conversation, self.chosen, *self.settings.values(), *mixed}
+        kept: set[Any] = {self.conversation, self.chosen, self.saved, self.heard, self.kept_choice}
+        asked = {self.message, *kept, *self.settings.values(), *mixed}
         seen = self._streamed()
         runs = [
             gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **CHATTING),
@@ -142,7 +145,9 @@ class CompareTab:
         )
         # `change`: `input` does not tell of what is pasted or filled in.
         self.message.change(None, [self.message], [self.draft], js="(text) => ({ text })", **QUIET)
-        kept = [self.saved, self.kept_choice, self.heard, self.draft]
+        # In the browser alone: what is typed while the page is on its way is newer than what was kept.
+        kept_text = "(text, draft) => text || (draft && draft.text) || ''"
+        demo.load(None, [self.message, self.draft], [self.message], js=kept_text, **QUIET)
         demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(open_to_all(lambda: None))
         seconds = [mixer.second for mixer in mixers]
@@ -261,18 +266,12 @@ class CompareTab:
         return handler
 
     @open_to_all
-    def on_load(self, saved: Any, kept_choice: Any, heard: Any, draft: Any, request: gr.Request) -> Updates:
+    def on_load(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
-        conversation = Conversation.from_dict(saved)
-        conversation.take_up(heard)
-        chosen = self._kept(kept_choice) or self._first_choice()
+        self._begin(values)
+        chosen = values[self.chosen]
         gone = self._give_back_gone(chosen)
-        return {
-            **self._show(conversation, speech),
-            **self._menus(chosen, speech, gone),
-            self.conversation: conversation,
-            self.message: self._typed(draft),
-        }
+        return {**self._show(values[self.conversation], speech), **self._menus(chosen, speech, gone)}
 
     @open_to_all
     def on_tick(
@@ -316,10 +315,11 @@ class CompareTab:
             {name: stored[name] for name in PANES} if all(isinstance(stored.get(name), str) for name in PANES) else None
         )
 
-    @staticmethod
-    def _typed(draft: Any) -> str:
-        text = draft.get("text") if isinstance(draft, dict) else None
-        return text if isinstance(text, str) else ""
+    def _begin(self, values: Updates) -> None:
+        """What this browser kept, taken up by whatever it does first; both values stay the session's own objects."""
+        with self._beginning:
+            if values[self.conversation].begin(values[self.saved], values[self.heard]):
+                values[self.chosen].update(self._kept(values[self.kept_choice]) or self._first_choice())
 
     def _give_back_gone(self, chosen: dict[str, str]) -> list[str]:
         """Panes whose checkpoint is gone answer with the base again; returns which those are."""
@@ -362,6 +362,7 @@ class CompareTab:
         self, values: Updates, question: str, request: gr.Request, replaced_round: int | None = None
     ) -> Iterator[Updates]:
         speech = speech_for(request)
+        self._begin(values)
         conversation: Conversation = values[self.conversation]
         if conversation.streaming or not question.strip():
             return

@@ -16,7 +16,7 @@ import pytest
 from past_runs import write_past_run
 
 from app.__main__ import find_shown
-from app.chat.conversation import INTERRUPTED, Answer, Conversation
+from app.chat.conversation import INTERRUPTED, PANES, Answer, Conversation
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.sources import BASE
 from app.places import places_for
@@ -33,6 +33,17 @@ from training.runs.store import RunStore, Status
 
 def request(language: str = "en") -> Any:
     return SimpleNamespace(cookies={LANGUAGE_COOKIE: language}, headers={})
+
+
+def opened(compare: CompareTab, saved: Any = None, choice: Any = None, heard: Any = None) -> dict[Any, Any]:
+    """What a browser that kept these is sent when it opens the page, and the session's own values."""
+    values = session_of(compare, saved, choice, heard)
+    return values | compare.on_load(values, request())
+
+
+def session_of(compare: CompareTab, saved: Any = None, choice: Any = None, heard: Any = None) -> dict[Any, Any]:
+    kept = {compare.saved: saved, compare.kept_choice: choice, compare.heard: heard}
+    return {compare.conversation: Conversation(), compare.chosen: dict.fromkeys(PANES, BASE), **kept}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +123,7 @@ def test_a_reload_brings_the_conversation_back_and_the_newest_checkpoint(
     conversation = Conversation()
     entry = conversation.ask("q")
     entry.answers["left"], entry.answers["right"] = Answer("of left"), Answer("of right")
-    updates = compare.on_load(conversation.to_dict(), None, None, "", request())
+    updates = opened(compare, conversation.to_dict())
     for name, pane in compare.panes.items():
         assert updates[pane.chat][-1]["content"] == f"of {name}"
     chosen = updates[compare.chosen]
@@ -124,15 +135,15 @@ def test_a_reload_brings_the_conversation_back_and_the_newest_checkpoint(
 def test_what_others_train_changes_no_pane_of_a_browser_that_has_compared(
     compare: CompareTab, services: Services, tmp_path: Path
 ) -> None:
-    first = compare.on_load(None, None, None, "", request())[compare.kept_choice]
+    first = opened(compare)[compare.kept_choice]
     write_past_run(tmp_path, Path(services.host.options.path), "of a stranger".replace(" ", "-"))
     services.sources._forget_listing()
     assert compare.on_tick((), dict(first), "", "", request())[compare.chosen] == first
-    assert compare.on_load(None, first, None, "", request())[compare.chosen] == first
+    assert opened(compare, choice=first)[compare.chosen] == first
     chosen = dict(first)
     updates = compare.choose("right", BASE, chosen, speech_for(request()))
     assert updates[compare.kept_choice] == {"left": BASE, "right": BASE}
-    assert compare.on_load(None, updates[compare.kept_choice], None, "", request())[compare.chosen]["right"] == BASE
+    assert opened(compare, choice=updates[compare.kept_choice])[compare.chosen]["right"] == BASE
 
 
 @pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
@@ -146,11 +157,11 @@ def test_what_the_page_was_started_with_stands_in_the_right_pane_until_somebody_
     monkeypatch.setattr(services.sources, "_shown", find_shown(elsewhere, None))
     services.sources._forget_listing()
     for stored in (None, kept_before):
-        updates = compare.on_load(None, stored, None, "", request())
+        updates = opened(compare, choice=stored)
         assert updates[compare.chosen] == {"left": BASE, "right": str(elsewhere)}
     chosen = dict(updates[compare.chosen])
     kept = compare.choose("right", BASE, chosen, speech_for(request()))[compare.kept_choice]
-    assert compare.on_load(None, kept, None, "", request())[compare.chosen]["right"] == BASE
+    assert opened(compare, choice=kept)[compare.chosen]["right"] == BASE
     with pytest.raises(RunError, match="without --ptuning_checkpoint"):
         services.sources.delete(str(elsewhere))
 
@@ -173,22 +184,20 @@ def test_a_prefix_that_was_trained_with_other_angles_says_so_where_it_is_chosen(
 
 @pytest.mark.parametrize("stored", [3, [], {"left": BASE}, {"left": 1, "right": 2}, "x"], ids=str)
 def test_a_browsers_store_that_holds_something_else_counts_as_empty(compare: CompareTab, stored: object) -> None:
-    assert Path(compare.on_load(None, stored, None, "", request())[compare.chosen]["right"]).parent.name == "new"
+    assert Path(opened(compare, choice=stored)[compare.chosen]["right"]).parent.name == "new"
 
 
 def test_a_kept_checkpoint_that_is_gone_gives_its_pane_back_to_the_base(compare: CompareTab) -> None:
-    updates = compare.on_load(None, {"left": BASE, "right": "/gone/checkpoint-3"}, None, "", request())
+    updates = opened(compare, choice={"left": BASE, "right": "/gone/checkpoint-3"})
     assert updates[compare.chosen]["right"] == BASE
     assert "The checkpoint was deleted" in updates[compare.panes["right"].head]
 
 
-def test_an_answer_that_a_reload_cut_off_is_there_again_and_so_is_what_was_typed(
-    compare: CompareTab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_a_reload_cut_off_is_there_again(compare: CompareTab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.tabs.compare.KEEP_SECONDS", 0.0)
     mixers = [part for pane in compare.panes.values() for part in pane.mixer.inputs]
     values = {part: part.value for part in (*compare.settings.values(), *mixers)}
-    values |= {compare.conversation: Conversation(), compare.chosen: {"left": BASE, "right": BASE}}
+    values |= session_of(compare)
     asking = compare._ask(values, "你好，介绍一下你自己", request())
     kept: dict[Any, Any] = {}
     for updates in asking:
@@ -198,8 +207,7 @@ def test_an_answer_that_a_reload_cut_off_is_there_again_and_so_is_what_was_typed
     asking.close()  # the tab is gone
     heard = kept[compare.heard]["answers"]["left"]["text"]
     assert kept[compare.saved]["rounds"][-1]["answers"]["left"]["text"] == ""
-    updates = compare.on_load(kept[compare.saved], None, kept[compare.heard], {"text": "half a sen"}, request())
-    assert updates[compare.message] == "half a sen"
+    updates = opened(compare, kept[compare.saved], heard=kept[compare.heard])
     last = updates[compare.conversation].rounds[-1].answers["left"]
     assert (last.text, last.finish_reason) == (heard, INTERRUPTED)
     assert "“Retry”" in updates[compare.panes["left"].facts]
@@ -234,7 +242,9 @@ def mix_values(compare: CompareTab, conversation: Conversation, chosen: dict[str
     for name, pane in compare.panes.items():
         own = {"strength": 1.0, "second": "", "second_strength": 1.0} | (right if name == "right" else {})
         values |= {getattr(pane.mixer, part): value for part, value in own.items()}
-    return values | {compare.message: "", compare.conversation: conversation, compare.chosen: chosen}
+    conversation.begun = True
+    spoken = {compare.message: "", compare.conversation: conversation, compare.chosen: chosen}
+    return values | session_of(compare) | spoken
 
 
 def test_a_strength_answers_the_last_question_again_in_its_pane_with_the_same_dice(
@@ -377,3 +387,20 @@ def test_who_goes_first_is_no_question_once_a_run_is_over(train: TrainTab, said:
     shown = train.on_share("new", "even", request())
     assert "new is not being trained" in said[-1]
     assert not shown[train.share].visible
+
+
+def test_a_message_that_comes_before_the_pages_load_event_is_answered_and_kept(compare: CompareTab) -> None:
+    """On a busy machine people type faster than the page loads; the newest checkpoint answers, not the base twice."""
+    earlier = Conversation()
+    earlier.ask("before").answers["right"].text = "said before"
+    mixers = [part for pane in compare.panes.values() for part in pane.mixer.inputs]
+    values = {part: part.value for part in (*compare.settings.values(), *mixers)}
+    values |= session_of(compare, earlier.to_dict())
+    asking = compare._ask(values, "你好", request())
+    next(asking)
+    loaded = compare.on_load(values, request())
+    for _ in asking:
+        pass
+    assert [entry.question for entry in values[compare.conversation].rounds] == ["before", "你好"]
+    assert "new" in values[compare.conversation].rounds[-1].answers["right"].source
+    assert loaded[compare.panes["left"].chat][-1]["content"] == "你好"

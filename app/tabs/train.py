@@ -153,7 +153,7 @@ class TrainTab:
             [(word("keep_off"), 0.0), (word("keep_some"), 0.5), (word("keep_most"), 1.0)],
             value=0.5,
             label=word("setting_keep"),
-            info=word("keep_help"),
+            info=word("keep_help_steps" if steps_beside(1.0, "", self.services.training.defaults) else "keep_help"),
             elem_id="setting-keep",
         )
 

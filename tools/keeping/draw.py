@@ -1,7 +1,8 @@
 """The docs' figures of what was measured: what is learnt and kept, over ``--keep`` and over a prefix's strength.
 
-Points are means over the seeds that were measured. Colours follow the reader's light or dark; there is a file for each
-language.
+Points are means over the seeds that were measured. Where a ``--keep`` was measured with other steps or general rows
+than it has today, and not yet with those, that stands. Colours follow the reader's light or dark; each
+language has its file.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader
 
-from tools.keeping.measure import OF_STRENGTH, Record, read_records
+from tools.keeping.measure import OF_STRENGTH, Record, is_of, read_records, training_of
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
-WIDTH, HEIGHT, TOP, BOTTOM = 760, 380, 34, 250
+WIDTH, HEIGHT, TOP, BOTTOM = 760, 365, 34, 250
 PANELS = ((44, 350), (424, 730))  # from where to where each goes
 FIRST_KEY, KEY_HEIGHT = BOTTOM + 62, 20
 Words = tuple[str, str]  # English, Chinese
@@ -26,9 +27,9 @@ Point = tuple[float, float]
 TASK = ("rouge_l", "task", ("ROUGE-L of adverts", "文案的 ROUGE-L"))
 CHAT = ("chat_rouge_l", "chat", ("chat, ROUGE-L to the base's answers", "闲聊与基座回答的 ROUGE-L"))
 SUMS = ("sums", "sums", ("sums right, %", "加法正确率，%"))
+DRAWN = (TASK, CHAT, SUMS)
 BASE: Words = ("the base model", "基座模型")
 TITLES: tuple[Words, Words] = (("Learnt: the task", "学到的：任务"), ("Kept: everything else", "保留的：其他能力"))
-OF_KEEP: dict[float, Words] = {0.5: ("--keep 0.5", "--keep 0.5"), 0.0: ("--keep 0", "--keep 0")}
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,18 @@ def draw_all() -> None:
     FIGURES.mkdir(exist_ok=True)
     base = next(record for record in records if record["keep"] is None)
     trained = [record for record in records if record["keep"] is not None]
-    whole = [record for record in trained if record["strength"] == 1]
-    over_keep = [[_curve(whole, "keep", *item)] for item in (TASK, CHAT, SUMS)]
-    _write("keep", over_keep, base, ("--keep", "--keep"))
-    over_strength = [list(_of_strength([base, *trained], item)) for item in (TASK, CHAT, SUMS)]
-    _write("strength", over_strength, base, ("strength", "强度"))
+    whole = _newest([record for record in trained if record["strength"] == 1])
+    own = [record for record in trained if is_of(record, training_of(OF_STRENGTH))]
+    at_strengths = [base, *own]
+    _write("keep", [_curve(whole, "keep", *item) for item in DRAWN], base, ("--keep", "--keep"))
+    _write("strength", [_curve(at_strengths, "strength", *item) for item in DRAWN], base, ("strength", "强度"))
 
 
-def _of_strength(records: list[Record], item: tuple[str, str, Words]) -> Iterable[Curve]:
-    """A curve for each of the prefixes; at strength 0 every one of them is the base."""
-    field, style, words = item
-    for keep in OF_STRENGTH:
-        own = [record for record in records if record["keep"] in (None, keep)]
-        named = (f"{OF_KEEP[keep][0]}: {words[0]}", f"{OF_KEEP[keep][1]}：{words[1]}")
-        yield _curve(own, "strength", field, style if keep == OF_STRENGTH[0] else f"{style} other", named)
+def _newest(records: list[Record]) -> list[Record]:
+    """Of each ``--keep`` what was measured as it is today, or else what was."""
+    today = [record for record in records if is_of(record, training_of(record["keep"]))]
+    measured = {record["keep"] for record in today}
+    return today + [record for record in records if record["keep"] not in measured]
 
 
 def _curve(records: Iterable[Record], across: str, field: str, style: str, words: Words) -> Curve:
@@ -78,9 +77,9 @@ def _curve(records: Iterable[Record], across: str, field: str, style: str, words
     return Curve(field, style, words, sorted((x, mean(found)) for x, found in values.items()))
 
 
-def _write(name: str, curves: list[list[Curve]], base: Record, across: Words) -> None:
+def _write(name: str, curves: list[Curve], base: Record, across: Words) -> None:
     task, *rest = curves
-    panels = [(task, (15, 20, 25, 30)), ([curve for pair in rest for curve in pair], (0, 25, 50, 75, 100))]
+    panels = [([task], (15, 20, 25, 30)), (rest, (0, 25, 50, 75, 100))]
     languages: tuple[Literal[0, 1], ...] = (0, 1)
     template = Environment(loader=FileSystemLoader(Path(__file__).parent)).get_template("figure.svg.jinja")
     for language in languages:
@@ -115,7 +114,7 @@ def _panel(
             {"style": curve.style, "points": [(x(first), y(second)) for first, second in curve.points]}
             for curve in curves
         ],
-        "keys": [
+        "legend": [
             {"style": style, "words": said, "at": FIRST_KEY + KEY_HEIGHT * index}
             for index, (style, said) in enumerate(words)
         ],

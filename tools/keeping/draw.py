@@ -58,7 +58,8 @@ def draw_all() -> None:
     trained = [record for record in records if record["keep"] is not None]
     whole = _newest([record for record in trained if record["strength"] == 1])
     own = [record for record in trained if is_of(record, training_of(OF_STRENGTH))]
-    at_strengths = [base, *own]
+    seeds = {record["seed"] for record in own if record["strength"] != 1}
+    at_strengths = [base, *(record for record in own if record["seed"] in seeds)]
     _write("keep", [_curve(whole, "keep", *item) for item in DRAWN], base, ("--keep", "--keep"))
     _write("strength", [_curve(at_strengths, "strength", *item) for item in DRAWN], base, ("strength", "强度"))
 

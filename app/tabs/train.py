@@ -18,7 +18,7 @@ from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.settings_form import build_setting
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
-from app.training.form import by_topic, form_fields, preset_reason, preset_values, problem_text, refill
+from app.training.form import by_topic, form_fields, preset_reason, preset_values, problem_text, refill, steps_beside
 from app.training.run_view import RunView
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from app.training.service import DataChoice
@@ -153,7 +153,7 @@ class TrainTab:
             [(word("keep_off"), 0.0), (word("keep_some"), 0.5), (word("keep_most"), 1.0)],
             value=0.5,
             label=word("setting_keep"),
-            info=word("keep_help"),
+            info=word("keep_help_steps" if steps_beside(1.0, "", self.services.training.defaults) else "keep_help"),
             elem_id="setting-keep",
         )
 
@@ -205,6 +205,7 @@ class TrainTab:
         preset, filled = self.form["preset"], [self.form[name] for name in preset_values("", {})]
         asked = {preset, self.filled, *filled}
         preset.input(self.on_preset, asked, [self.preset_reason, self.filled, *filled], **QUIET)
+        self.form["keep"].input(self.on_keep, asked, [self.form["max_steps"], self.filled], **QUIET)
         learning = [self.form[name] for name in ("pre_seq_len", "learning_rate", "preset")]
         shown = [*learning, self.preset_reason, self.start_box, self.form["keep"]]
         self.learns.input(self.on_learns, [self.learns], shown, **QUIET)
@@ -302,9 +303,19 @@ class TrainTab:
         reason = speech_for(request).pick(*preset_reason(name))
         filled = preset_values(name, self.services.training.defaults)
         current = {setting: values[self.form[setting]] for setting in filled}
+        keep = refill(filled, values[self.filled], current).get("keep", current["keep"])
+        filled |= steps_beside(keep, name, self.services.training.defaults)
         changed = refill(filled, values[self.filled], current)
         shown = {self.form[setting]: value for setting, value in changed.items()}
         return {self.preset_reason: sentence_html(reason), self.filled: filled, **shown}
+
+    @open_to_all
+    def on_keep(self, values: Updates) -> Updates:
+        """Most wants more steps, unless a preset or a person says how many."""
+        preset, steps, filled = values[self.form["preset"]], self.form["max_steps"], values[self.filled]
+        wanted = steps_beside(values[self.form["keep"]], preset, self.services.training.defaults)
+        changed = refill(wanted, filled, {"max_steps": values[steps]})
+        return {steps: changed.get("max_steps", gr.skip()), self.filled: {**filled, **wanted}}
 
     @open_to_all
     def on_learns(self, learns: str) -> Updates:

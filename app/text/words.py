@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from training.settings.keep_recipe import MOST_STEPS, USUAL_STEPS
+
 WORDS: dict[str, tuple[str, str]] = {
     # The frame
     "heading": (
@@ -187,8 +189,15 @@ WORDS: dict[str, tuple[str, str]] = {
     "keep_some": ("Some", "适中"),
     "keep_most": ("Most", "尽量"),
     "keep_help": (
-        "Beside the task, general questions keep the model's own answers. “Most” wants more steps (200 or more).",
-        "学习任务的同时，让通用问题的回答保持原样。选“尽量”时请增加步数（200 以上）。",
+        "Beside the task, general questions keep the model's own answers; with “Most” a step takes more of them, and "
+        "longer.",
+        "学习任务的同时，让通用问题的回答保持原样；选“尽量”时每步的通用问题更多，用时更长。",
+    ),
+    "keep_help_steps": (
+        f"Beside the task, general questions keep the model's own answers. “Most” takes {MOST_STEPS} steps instead of "
+        f"{USUAL_STEPS}, about three times as long, unless you or a preset say how many.",
+        f"学习任务的同时，让通用问题的回答保持原样。选“尽量”时步数由 {USUAL_STEPS} 增至 {MOST_STEPS}，用时约为三倍；"
+        "您或预设指定了步数时不变。",
     ),
     "more_settings": ("More settings", "更多设置"),
     "find_setting": ("Find a setting, such as “memory”", "查找设置，例如“显存”"),

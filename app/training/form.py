@@ -14,6 +14,7 @@ from typing import Any, Literal
 from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError
 from training.settings.field import SettingField
+from training.settings.keep_recipe import steps_for
 from training.settings.presets import PRESETS
 from training.settings.train import setting_fields
 
@@ -137,6 +138,12 @@ def preset_values(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     touched = {setting for preset in PRESETS.values() for setting in preset.values}
     declared = {item.name: item.default for item in setting_fields() if item.name in touched}
     return {**declared, **defaults, **(as_on_page(PRESETS[name].values) if name in PRESETS else {})}
+
+
+def steps_beside(keep: float, preset: str, defaults: Mapping[str, Any]) -> dict[str, int]:
+    """The steps that follow from how much is kept; nothing where the preset or the tuned model's defaults name some."""
+    named = PRESETS[preset].values if preset in PRESETS else defaults
+    return {} if "max_steps" in named else {"max_steps": steps_for(keep)}
 
 
 def as_on_page(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chatglm2 import ChatSession, Engine, Prefix, load_model, load_prefix, load_tokenizer
+from chatglm2 import ChatGLMConfig, ChatSession, Engine, Prefix, load_model, load_prefix, load_tokenizer
 from tools.demo_model.corpus import Corpus
 from tools.demo_model.grammar import Garment
 from tools.demo_model.report import GREEDY, SEED, additions_right, answer_all, percent
@@ -46,13 +47,37 @@ def write_table(model_directory: Path, data_directory: Path) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     print(f"| base | {examination.describe(None)} |", flush=True)
     for flags in RUNS:
-        with tempfile.TemporaryDirectory() as parent:
-            run = Path(parent) / "run"
-            command = [sys.executable, "-m", "training.main", "--output_dir", str(run), *flags.split()]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            last = max(run.glob("checkpoint-*"), key=lambda place: int(place.name.partition("-")[2]))
-            print(f"| `{flags}` | {examination.describe(load_prefix(last, model.config))} |", flush=True)
+        print(f"| `{flags}` | {examination.describe(train_prefix(flags, model.config))} |", flush=True)
     engine.close()
+
+
+def train_prefix(flags: str, config: ChatGLMConfig) -> Prefix:
+    """The last checkpoint of a training with ``flags``, whose files are deleted."""
+    with tempfile.TemporaryDirectory() as parent:
+        run = Path(parent) / "run"
+        command = [sys.executable, "-m", "training.main", "--output_dir", str(run), *flags.split()]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        last = max(run.glob("checkpoint-*"), key=lambda place: int(place.name.partition("-")[2]))
+        return load_prefix(last, config)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a prefix learnt and what it kept, 0 to 100.
+
+    Attributes:
+        learnt: rows of the task that are answered as it asks.
+        rouge_l: of the task's answers against the references.
+        word_for_word: chat answers that are the base's own.
+        chat_rouge_l: of chat answers against the base's own.
+        sums: additions that are right.
+    """
+
+    learnt: float
+    rouge_l: float
+    word_for_word: float
+    chat_rouge_l: float
+    sums: float
 
 
 class Examination:
@@ -69,20 +94,22 @@ class Examination:
         self.before = answer_all(session, self.questions, None, GREEDY)
 
     def describe(self, prefix: Prefix | None) -> str:
-        """The cells of a line: a task's row is learnt when its answer is no plain list of its attributes."""
+        """The cells of a line."""
+        return " | ".join(map(str, asdict(self.examine(prefix)).values()))
+
+    def examine(self, prefix: Prefix | None) -> Findings:
+        """A task's row is learnt when its answer is no plain list of its attributes."""
         grammar = Corpus().grammar
         answers = answer_all(self.session, [row["content"] for row in self.rows], prefix, GREEDY)
         pairs = list(zip(answers, self.rows, strict=True))
-        learnt = [answer not in grammar.plain_forms(Garment.parse(row["content"])) for answer, row in pairs]
         chat = list(zip(self.before, answer_all(self.session, self.questions, prefix, GREEDY), strict=True))
-        cells = (
-            percent(learnt),
-            _mean([score(answer, row["summary"]).rouge_l for answer, row in pairs]),
-            percent([old == new for old, new in chat]),
-            _mean([score(new, old).rouge_l for old, new in chat]),
-            additions_right(self.session, self.sums, prefix),
+        return Findings(
+            learnt=percent([answer not in grammar.plain_forms(Garment.parse(row["content"])) for answer, row in pairs]),
+            rouge_l=_mean([score(answer, row["summary"]).rouge_l for answer, row in pairs]),
+            word_for_word=percent([old == new for old, new in chat]),
+            chat_rouge_l=_mean([score(new, old).rouge_l for old, new in chat]),
+            sums=additions_right(self.session, self.sums, prefix),
         )
-        return " | ".join(map(str, cells))
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -11,6 +11,8 @@ MOST_WEIGHT = 10.0
 # The weight grows faster than ``--keep``: 0.5 counts the general rows three times, 1 ten times.
 GROWTH = 1.75
 LEAST_ROWS, MOST_ROWS = 8, 32
+# Where nobody says how many steps: what is kept above half of it needs more of them more than it needs more weight.
+USUAL_STEPS, MOST_STEPS = 100, 240
 # Distinct questions; more of them cost time before the first step and change little.
 MOST_QUESTIONS = 512
 LONGEST_QUESTION_TOKENS, ANSWER_TOKENS = 128, 64
@@ -38,3 +40,8 @@ def recipe_for(keep: float) -> KeepRecipe | None:
     if keep == 0:
         return None
     return KeepRecipe(MOST_WEIGHT * keep**GROWTH, max(LEAST_ROWS, round(MOST_ROWS * keep**2)))
+
+
+def steps_for(keep: float) -> int:
+    """How many steps a run takes for a ``keep`` from 0 to 1, where neither its user nor a preset says."""
+    return round(USUAL_STEPS + (MOST_STEPS - USUAL_STEPS) * max(2 * keep - 1, 0))

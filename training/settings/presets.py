@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from training.settings.keep_recipe import MOST_STEPS
+
 Words = tuple[str, str]  # English, Chinese
 PresetName = Literal["adgen", "chat", "gentle"]
 
@@ -73,6 +75,6 @@ PRESETS: dict[str, Preset] = {
             "forgotten. It takes about three times as long.",
             "遗忘最少：学习任务的同时最看重通用问题，步数更多，并检查遗忘了什么。用时约为三倍。",
         ),
-        {"keep": 1.0, "max_steps": 240, "retention_check": "on"},
+        {"keep": 1.0, "max_steps": MOST_STEPS, "retention_check": "on"},
     ),
 }

@@ -93,6 +93,26 @@ def compare(services: Services, page: gr.Blocks) -> CompareTab:
     return CompareTab(services)
 
 
+def form_of(train: TrainTab, filled: dict[str, Any] | None = None, **typed: Any) -> dict[Any, Any]:
+    """What the form's handlers are given: what the page filled in, but for what somebody typed."""
+    values = train.filled.value | (filled or {})
+    shown = {train.form[name]: typed.get(name, values.get(name)) for name in (*values, "preset")}
+    return {**shown, train.filled: values}
+
+
+def test_keeping_most_raises_the_steps_that_nobody_chose(train: TrainTab) -> None:
+    steps = train.form["max_steps"]
+    raised = train.on_keep(form_of(train, keep=1.0))
+    assert raised[steps] == 240
+    assert train.on_keep(form_of(train, raised[train.filled], keep=0.5))[steps] == 100
+    for typed in ({"max_steps": 70}, {"preset": "adgen", "max_steps": 3000}):
+        assert train.on_keep(form_of(train, keep=1.0, **typed))[steps] == gr.skip()
+    preset = train.on_preset(form_of(train, preset="adgen", keep=1.0), request())
+    assert preset[steps] == 3000
+    back = train.on_preset(form_of(train, preset[train.filled], preset="", keep=1.0), request())
+    assert back[steps] == 240
+
+
 def test_a_request_is_answered_in_its_language() -> None:
     assert speech_for(request("zh")).language == "zh"
     assert speech_for(request("en")).language == "en"

@@ -52,7 +52,10 @@ OPEN_HANDLERS = {
     "CompareTab.on_mix.<locals>": {"handler"},
     "Mixer": {"on_second"},
     "CompareTab.bind.<locals>": {"<lambda>"},
-    "TrainTab": {"on_cost", "on_cost_key", "on_source", "on_preset", "on_learns", "on_pick", "on_compare", "on_tick"},
+    "TrainTab": {
+        *("on_cost", "on_cost_key", "on_source", "on_preset", "on_keep", "on_learns"),
+        *("on_pick", "on_compare", "on_tick"),
+    },
     "CheckpointsTab": {"on_action", "on_keep", "on_tick"},
     "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
     "OperatorControls": {"on_load"},

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from processes import said_by, start_ranks, train_in_ranks
 from safetensors.torch import load_file
+from small_runs import write_general_examples
 from tiny_checkpoint import tiny_settings, write_examples
 
 from chatglm2.errors import RunError
@@ -77,12 +78,17 @@ def train_alone(store: RunStore, settings: TrainingSettings, monkeypatch: pytest
     return run
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2}], ids=["plain", "accumulation"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gradient_accumulation_steps": 2}, {"gradient_accumulation_steps": 2, "keep": 0.75, "prefix_init": "text"}],
+    ids=["plain", "accumulation", "kept to the base"],
+)
 def test_two_processes_train_the_prefix_that_one_with_their_rows_trains(
-    tmp_path: Path, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int]
+    tmp_path: Path, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     store = RunStore(tmp_path / "output")
-    asked = replace(settings, **changes)
+    questions = str(write_general_examples(tmp_path / "questions.jsonl"))
+    asked = replace(settings, keep_file=questions, keep_own=0, **changes)
     alone = train_alone(store, asked, monkeypatch)
     train_in_ranks(2, words_for(asked, store.root / "two"), tmp_path)
     two = store.get("two")

@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> RunStore:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"prefix_projection": True}, {"gradient_accumulation_steps": 2, "quantization_bit": 8}]
+    "changes", [{}, {"prefix_projection": True}, {"gradient_accumulation_steps": 2, "quantization_bit": 4}]
 )
 def test_a_resumed_run_trains_the_same_prefix_bit_for_bit(
     store: RunStore, settings: TrainingSettings, changes: dict[str, Any]
@@ -124,6 +124,25 @@ def test_a_part_of_a_pass_keeps_what_its_rows_count() -> None:
     rows = KeptRows(rows_of(4), KeepRecipe(1.0, rows=4), 0, 0).at(0)
     parts = split(rows, 3, lambda labels: pytest.fail("the rows say it themselves"))
     assert torch.cat([part["loss_weights"] for part in parts]).equal(rows["loss_weights"])
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        ("", 100),
+        ("--keep 0", 100),
+        ("--keep 0.75", 170),
+        ("--keep 1", 240),
+        ("--keep 1 --max_steps 60", 60),
+        ("--keep 1 --preset adgen", 3000),
+        ("--keep 1 --num_train_epochs 2", -1),
+        ("--keep 1 --compat original", -1),
+        ("--preset gentle", 240),
+        ("--pre_seq_len none", 100),
+    ],
+)
+def test_most_is_kept_over_more_steps_unless_somebody_says_how_many(words: str, steps: int) -> None:
+    assert parse_command(words.split()).settings().max_steps == steps
 
 
 def test_half_kept_counts_three_times_and_all_ten_times() -> None:

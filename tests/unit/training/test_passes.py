@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import write_general_examples
 from tiny_checkpoint import tiny_settings
 from torch import Tensor
 
@@ -157,6 +158,19 @@ def test_merged_batches_keep_their_rows_weights(tmp_path: Path, settings: Traini
     assert any("Memory ran out with 8 rows" in text for text in said(run))
     for one, other in zip(chain(*expected), chain(*found), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_prefix_that_is_kept_to_its_base_is_the_same_however_its_batches_are_merged(
+    tmp_path: Path, settings: TrainingSettings
+) -> None:
+    store, questions = RunStore(tmp_path), str(write_general_examples(tmp_path / "questions.jsonl"))
+    kept = replace(settings, keep=1.0, keep_file=questions, keep_own=0)
+    asked = replace(kept, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    expected, found = (trained(store, asked, str(merged), plan=StepPlan(merged=merged))[2] for merged in (1, 4))
+    loose = trained(store, replace(asked, keep=0.0), "loose", plan=StepPlan())[2]
+    for one, other in zip(chain(*expected), chain(*found), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert not torch.allclose(expected[0][0], loose[0][0], atol=1e-4)
 
 
 def test_the_smaller_size_stays(tmp_path: Path, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from training.runs.checkpoints import DIRECTORY_NAME
 from training.runs.liveness import LEASE_FILE
-from training.runs.storage import remove_directory
+from training.runs.storage import discard_hidden, remove_directory
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
@@ -30,11 +30,12 @@ LOG_FILE = "train.log"
 STOP_FILE = "stop"
 SHARE_FILE = "share"
 ANSWERS_FILE = "retention.json"
+BASE_ANSWERS_FILE = "base_answers.json"
 STAGING_DIRECTORY = ".staging"
 RESERVE_FILE = ".reserve.partial"
 REPLACED, SET_ASIDE = "replaced", "set-aside-"
 # The first is what makes a directory a run: without it, what is left belongs to the run that is being moved.
-RECORDS = (RUN_FILE, EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE, ANSWERS_FILE)
+RECORDS = (RUN_FILE, EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE, ANSWERS_FILE, BASE_ANSWERS_FILE)
 # What evaluations of it left beside it.
 RESULTS = ("*report.html", "*report.json", "*_results.json", "generated_predictions*", "*_answers.partial.jsonl")
 
@@ -92,9 +93,8 @@ def set_aside_after(directory: Path, step: int) -> Path | None:
 def discard_leftovers(directory: Path) -> None:
     """Delete what a trainer left half done, and the space it kept."""
     shutil.rmtree(directory / STAGING_DIRECTORY, ignore_errors=True)
-    for pattern in (".*.deleted", ".*.partial"):
-        for item in directory.glob(pattern):
-            shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
+    (directory / RESERVE_FILE).unlink(missing_ok=True)
+    discard_hidden(directory)
 
 
 def _checkpoint_directories(directory: Path) -> list[Path]:

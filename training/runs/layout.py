@@ -16,13 +16,12 @@ not know what is in them.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from training.runs.checkpoints import DIRECTORY_NAME
 from training.runs.liveness import LEASE_FILE
-from training.runs.storage import discard_hidden, remove_directory
+from training.runs.storage import delete, discard_hidden, remove_directory
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
@@ -92,8 +91,8 @@ def set_aside_after(directory: Path, step: int) -> Path | None:
 
 def discard_leftovers(directory: Path) -> None:
     """Delete what a trainer left half done, and the space it kept."""
-    shutil.rmtree(directory / STAGING_DIRECTORY, ignore_errors=True)
-    (directory / RESERVE_FILE).unlink(missing_ok=True)
+    for name in (STAGING_DIRECTORY, RESERVE_FILE):
+        delete(directory / name)
     discard_hidden(directory)
 
 

@@ -140,14 +140,23 @@ def publish_directory(staged: Path, target: Path) -> None:
             before.rename(target)
         raise
     _sync(target.parent)
-    shutil.rmtree(before, ignore_errors=True)
+    delete(before)
 
 
 def remove_directory(path: Path) -> None:
     """Delete a directory; it is out of sight at once, even where deleting takes time or is cut off."""
     hidden = hidden_name(path, DELETED)
     path.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    delete(hidden)
+
+
+def delete(path: Path) -> None:
+    """Delete whatever is there, as far as it can be; `shutil.rmtree` alone would wait for a pipe's other end."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def discard_hidden(directory: Path) -> None:
@@ -158,10 +167,8 @@ def discard_hidden(directory: Path) -> None:
             continue
         if named["kind"] == REPLACED and not (directory / named["name"]).exists():
             item.rename(directory / named["name"])
-        elif item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item, ignore_errors=True)
-        elif _age_seconds(item) > CHANGE_SECONDS:  # a younger file may be about to take its place
-            item.unlink(missing_ok=True)
+        elif item.is_dir() or _age_seconds(item) > CHANGE_SECONDS:  # a younger file may be about to take its place
+            delete(item)
 
 
 def _age_seconds(path: Path) -> float:

@@ -52,8 +52,12 @@ def put_aside(directory: Path) -> None:
     records = [directory / name for name in RECORDS if (directory / name).exists()]
     if not records and not computed:
         return
-    aside.mkdir(exist_ok=True)
-    _move((*records, *computed), aside)
+    try:
+        aside.mkdir(exist_ok=True)
+        _move((*records, *computed), aside)
+    except OSError:
+        put_back(directory)
+        raise
 
 
 def forget_replaced(directory: Path) -> None:
@@ -67,12 +71,17 @@ def discard_run(directory: Path) -> None:
     _delete_records(directory)
     discard_leftovers(directory)
     (directory / LEASE_FILE).unlink(missing_ok=True)
+    put_back(directory)
+    with contextlib.suppress(OSError):  # not empty: somebody else's files, or the run before
+        directory.rmdir()
+
+
+def put_back(directory: Path) -> None:
+    """Undo `put_aside`, or what was done of it."""
     aside = directory / REPLACED
     if aside.is_dir():
         _move(sorted(aside.iterdir(), key=lambda item: item.name == RUN_FILE), directory)
         aside.rmdir()
-    with contextlib.suppress(OSError):  # not empty: somebody else's files, or the run before
-        directory.rmdir()
 
 
 def set_aside_after(directory: Path, step: int) -> Path | None:

@@ -139,7 +139,10 @@ def publish_directory(staged: Path, target: Path) -> None:
         if before.exists():
             before.rename(target)
         raise
-    _sync(target.parent)
+    try:
+        _sync(target.parent)
+    except OSError as error:  # it is there, complete; only a power cut could take it away again
+        logger.warning("%s may not be safely on disk yet: %s", target, error)
     delete(before)
 
 

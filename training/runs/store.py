@@ -439,7 +439,13 @@ class RunStore:
                     raise _name_taken(run) from None
             now = time.time()
             content = _RunFile(created_at=now, settings=settings.to_dict(), state=RunState(updated_at=now))
-            write_atomically(run.path / RUN_FILE, content.to_json())
+            try:
+                write_atomically(run.path / RUN_FILE, content.to_json())
+            except OSError:
+                layout.put_back(run.path)
+                with contextlib.suppress(OSError):  # not empty: what was there before
+                    run.path.rmdir()
+                raise
         return run
 
     def _runs(self) -> Iterator[Run]:

@@ -1,4 +1,4 @@
-"""Reading files that others may have put there, such as a pipe where a file should be.
+"""Opening files that others may have put there, such as a pipe where a file should be.
 
 Knows what a file is; does not know what is in one.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 
@@ -18,12 +18,16 @@ def open_regular(path: Path) -> BufferedReader:
     Raises:
         OSError: there is none, it may not be read, or it is no regular file.
     """
-    # On a pipe without a writer, open() would wait for one.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
+    return open(path, "rb", opener=_open_regular)
+
+
+def append_regular(path: Path) -> BufferedWriter:
+    """Open a file for writing at its end, made if it is not there; never waits for somebody to read from a pipe.
+
+    Raises:
+        OSError: it may not be written, or it is no regular file.
+    """
+    return open(path, "ab", opener=_open_regular)
 
 
 def read_regular(path: Path, largest_bytes: int) -> bytes:
@@ -37,3 +41,12 @@ def read_regular(path: Path, largest_bytes: int) -> bytes:
     if len(content) > largest_bytes:
         raise OSError(errno.EFBIG, f"larger than {largest_bytes:,} bytes", str(path))
     return content
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # On a pipe whose other end nobody holds, open() would wait for that.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor

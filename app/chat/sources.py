@@ -5,11 +5,12 @@ Knows the runs on disk and how to load a prefix once. Knows no Gradio; one insta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from training.runs.checkpoints import (
     note_on_angles,
     require_prefix_length,
 )
-from training.runs.storage import explaining_storage_errors, read_json, remove_directory, write_atomically
+from training.runs.storage import changing, explaining_storage_errors, read_json, remove_directory, write_atomically
 from training.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -200,8 +201,8 @@ class SourceLibrary:
         added = [Source(str(info.path.resolve()), info) for info in find_checkpoints(self._places.checkpoint(text))]
         for source in added:
             self._loader.load(Path(source.key))
-        known = self._named_paths()
-        self._save_named([*known, *(source.key for source in added if source.key not in known)])
+        with self._changing_named() as known:
+            known += [source.key for source in added if source.key not in known]
         return added
 
     def delete(self, key: str) -> None:
@@ -217,7 +218,7 @@ class SourceLibrary:
             self._forget_listing()
             return
         if broken is not None:
-            self._save_named([path for path in self._named_paths() if path != key])
+            self._forget_named(key)
             return
         source = self.find(key)
         if key == self.shown and not source.of_run:
@@ -230,7 +231,7 @@ class SourceLibrary:
             place = Path(key)
             self._runs.get(place.parent.name).delete_checkpoint(int(place.name.rpartition("-")[2]))
         else:
-            self._save_named([path for path in self._named_paths() if path != key])
+            self._forget_named(key)
         self._forget_listing()
 
     def find_broken(self, key: str) -> Broken | None:
@@ -268,10 +269,19 @@ class SourceLibrary:
             return []
         return [path for path in content if isinstance(path, str)] if isinstance(content, list) else []
 
-    def _save_named(self, paths: list[str]) -> None:
+    def _forget_named(self, key: str) -> None:
+        with self._changing_named() as known:
+            known[:] = [path for path in known if path != key]
+
+    @contextlib.contextmanager
+    def _changing_named(self) -> Iterator[list[str]]:
+        """The list, which is kept as it is left; pages that share a folder change it one after the other."""
         with explaining_storage_errors(self._named_file):
             self._named_file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._named_file, json.dumps(paths, ensure_ascii=False, indent=1) + "\n")
+            with changing(self._named_file):
+                paths = self._named_paths()
+                yield paths
+                write_atomically(self._named_file, json.dumps(paths, ensure_ascii=False, indent=1) + "\n")
         self._forget_listing()
 
 

@@ -25,7 +25,7 @@ from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
 from training.runs.launch import Standby
-from training.runs.storage import explaining_storage_errors, hidden_name
+from training.runs.storage import explaining_storage_errors, publish_file, workspace_for
 from training.runs.store import Run, RunStore
 from training.settings.field import SettingField
 from training.settings.samples import SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
@@ -246,12 +246,10 @@ class TrainingService:
     @staticmethod
     def _copy(source: Path, kept: Path) -> None:
         """Whole or not at all: half a file would be trained on the next time."""
-        half = hidden_name(kept, "partial")
-        try:
+        with workspace_for(kept) as workspace:
+            half = workspace / kept.name
             shutil.copyfile(source, half)
-            half.replace(kept)
-        finally:
-            half.unlink(missing_ok=True)
+            publish_file(half, kept)
 
 
 def _is_ours(file: Path) -> bool:

@@ -13,22 +13,27 @@ from enum import StrEnum
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field
 
 from chatglm2.errors import RunError
+from chatglm2.files import read_regular
 from training.comparison.request import ComparisonRequest
 from training.comparison.result import Comparison
 from training.evaluation.plan import EVALUATIONS
+from training.runs.checkpoints import LATEST_TIME
 from training.runs.liveness import Lease
-from training.runs.storage import explaining_storage_errors, write_atomically
+from training.runs.storage import SMALL_FILE_BYTES, explaining_storage_errors, write_atomically
 
 REQUEST_FILE, PROGRESS_FILE, RESULT_FILE = "request.json", "progress.json", "comparison.json"
 LOCK_FILE, LOCK_SECONDS = ".lock", 10.0
 STOP_FILE, LOG_FILE = "stop", "evaluation.log"
-LOCK_FILE, LOCK_SECONDS = ".lock", 10.0
 REPORT_FILE, CSV_FILE = "report.html", "rows.csv"
 # As long as importing may take on a busy machine.
 STARTING_SECONDS = 90.0
+# Beyond these a number in a file is a mistake; a row takes no year.
+MOST_ROWS, SLOWEST_RATE = 10**9, 1e-7
+# Every answer of every contender; a larger file is a mistake.
+RESULT_BYTES = 256 * 2**20
 
 
 class Status(StrEnum):
@@ -59,17 +64,17 @@ class Progress(BaseModel):
     """
 
     status: Status = Status.STARTING
-    changed_at: float = 0.0
-    done: int = 0
-    total: int = 0
-    rate: float = 0.0
+    changed_at: float = Field(default=0.0, ge=0, le=LATEST_TIME)
+    done: int = Field(default=0, ge=0, le=MOST_ROWS)
+    total: int = Field(default=0, ge=0, le=MOST_ROWS)
+    rate: float = Field(default=0.0, ge=0, le=MOST_ROWS)
     message_en: str = ""
     message_zh: str = ""
 
     @property
     def seconds_left(self) -> float | None:
         """None while nobody can tell."""
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
+        return max(self.total - self.done, 0) / self.rate if self.rate > SLOWEST_RATE else None
 
 
 class ComparisonPlace:
@@ -90,8 +95,8 @@ class ComparisonPlace:
             RunError: the file is damaged.
         """
         try:
-            return ComparisonRequest.model_validate_json((self.path / REQUEST_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValidationError, ValueError) as error:
+            return ComparisonRequest.model_validate_json(read_regular(self.path / REQUEST_FILE, SMALL_FILE_BYTES))
+        except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.path} holds no evaluation that can be read: expected {REQUEST_FILE}. Start it again.",
                 f"{self.path} 中没有可读取的评估：应有 {REQUEST_FILE}。请重新开始。",
@@ -100,10 +105,10 @@ class ComparisonPlace:
     def progress(self) -> Progress:
         """How far it is; who says that it runs, and has no process, is interrupted."""
         try:
-            found = Progress.model_validate_json((self.path / PROGRESS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValidationError, ValueError):
+            found = Progress.model_validate_json(read_regular(self.path / PROGRESS_FILE, SMALL_FILE_BYTES))
+        except (OSError, ValueError):
             return Progress(status=Status.INTERRUPTED)
-        starts = found.status is Status.STARTING and time.time() - found.changed_at < STARTING_SECONDS
+        starts = found.status is Status.STARTING and abs(time.time() - found.changed_at) < STARTING_SECONDS
         if found.status.is_active and not starts and not self.lease.is_held():
             return found.model_copy(update={"status": Status.INTERRUPTED, "rate": 0.0})
         return found
@@ -127,15 +132,15 @@ class ComparisonPlace:
     def result(self) -> Comparison | None:
         """What came out; None while there is nothing that can be read."""
         try:
-            return Comparison.model_validate_json((self.path / RESULT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValidationError, ValueError):
+            return Comparison.model_validate_json(read_regular(self.path / RESULT_FILE, RESULT_BYTES))
+        except (OSError, ValueError):
             return None
 
     def result_files(self) -> list[Path]:
         """What people take away."""
         names = (REPORT_FILE, CSV_FILE, RESULT_FILE)
         predictions = sorted(self.path.glob("generated_predictions*.txt"), key=lambda file: (len(file.name), file.name))
-        return [*(self.path / name for name in names if (self.path / name).is_file()), *predictions]
+        return [file for file in (*(self.path / name for name in names), *predictions) if file.is_file()]
 
 
 class ComparisonStore:

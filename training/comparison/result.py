@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 EXTREMES = 20
 SAME_BELOW = 0.005  # differences that print as 0.00
@@ -98,6 +98,15 @@ class Comparison(_Record):
     contestants: tuple[Contestant, ...]
     rows: tuple[ComparedRow, ...]
     general: tuple[GeneralRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Comparison:
+        given = {len(row.answers) for row in self.rows} | {len(row.answers) for row in self.general}
+        if not self.contestants or given - {len(self.contestants)}:
+            raise ValueError("expected an answer of every contestant to every row")
+        if any("rouge-l" not in contestant.scores for contestant in self.contestants):
+            raise ValueError("expected a rouge-l of every contestant")
+        return self
 
     @property
     def questions_with_answers(self) -> int:

@@ -36,7 +36,7 @@ from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_l
 from training.evaluation.strengths import StrengthSweep, read_strengths, sweep_strengths
 from training.plan.base_model import load_base, require_device
 from training.runs.checkpoints import STRENGTH_FILE
-from training.runs.results import as_json, result_files
+from training.runs.results import as_json, write_results
 from training.runs.storage import explaining_storage_errors, hidden_name, write_together
 from training.settings.samples import PROJECT_ROOT
 from training.settings.train import TrainingSettings
@@ -271,12 +271,11 @@ def _write(plan: EvaluationPlan, evaluation: Evaluation, tokenizer: ChatGLMToken
     contents = {
         report_path(plan): page,
         report_path(plan).with_suffix(".json"): as_json(report_data(evaluation)),
-        **result_files(directory, plan.split, found),
     }
     if plan.split == PREDICT:
         contents[directory / PREDICTIONS_FILE] = predictions(evaluation.rows, tokenizer)
     with explaining_storage_errors(directory):
-        write_together(contents)
+        write_results(directory, plan.split, found, contents)
         (directory / PARTIAL_FILE.format(split=plan.split)).unlink(missing_ok=True)
 
 

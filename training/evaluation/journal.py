@@ -27,8 +27,12 @@ class _Head(BaseModel):
 
 
 class _Line(BaseModel):
-    """The answers to a row, each with whether it is cut; ``row`` counts from 0."""
+    """The answers to a row, each with whether it is cut; ``row`` counts from 0.
 
+    It names its evaluation: another one may take the file while this one's process still adds to it.
+    """
+
+    evaluation: str
     row: int
     answers: list[tuple[str, bool]]
 
@@ -62,7 +66,7 @@ class Journal:
     def begin(self, rows: int) -> dict[int, list[Answer]]:
         """What was answered before, of ``rows`` rows; answers of another evaluation are forgotten."""
         found = {row: answers for row, answers in self._read().items() if row < rows}
-        lines = [_Head(evaluation=self._evaluation), *(_line(row, answers) for row, answers in found.items())]
+        lines = [_Head(evaluation=self._evaluation), *(self._line(row, answers) for row, answers in found.items())]
         with explaining_storage_errors(self.file):
             write_atomically(self.file, "".join(f"{line.model_dump_json()}\n" for line in lines))
         return found
@@ -70,7 +74,7 @@ class Journal:
     def append(self, row: int, answers: Sequence[Answer]) -> None:
         """Keep the answers to a row, whatever happens to this process."""
         with explaining_storage_errors(self.file), self.file.open("a", encoding="utf-8") as file:
-            file.write(f"{_line(row, answers).model_dump_json()}\n")
+            file.write(f"{self._line(row, answers).model_dump_json()}\n")
 
     def _read(self) -> Mapping[int, list[Answer]]:
         try:
@@ -85,10 +89,10 @@ class Journal:
                 line = _Line.model_validate_json(text)
             except ValidationError:  # cut off in the middle
                 continue
-            if line.row >= 0 and len(line.answers) == self._contenders:
+            if line.evaluation == self._evaluation and line.row >= 0 and len(line.answers) == self._contenders:
                 found[line.row] = [Answer(*answer) for answer in line.answers]
         return found
 
-
-def _line(row: int, answers: Sequence[Answer]) -> _Line:
-    return _Line(row=row, answers=[(answer.text, answer.is_cut) for answer in answers])
+    def _line(self, row: int, answers: Sequence[Answer]) -> _Line:
+        told = [(answer.text, answer.is_cut) for answer in answers]
+        return _Line(evaluation=self._evaluation, row=row, answers=told)

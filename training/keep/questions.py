@@ -15,16 +15,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Engine, Request, SamplingParams
 from training.data.encoding import Example, find_general_prompts
 from training.data.files import read_table
 from training.evaluation.answering import ASKING, answer_examples
-from training.runs.storage import write_atomically
+from training.runs.layout import BASE_ANSWERS_FILE
+from training.runs.storage import explaining_storage_errors, read_json, write_atomically
 from training.settings.keep_recipe import LONGEST_QUESTION_TOKENS
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
-ANSWERS_FILE = "base_answers.json"
+# Some thousand questions and answers, of some hundred characters each.
+ANSWERS_BYTES = 64 * 2**20
 QUESTION_TOKENS = 48
 SLOTS = 16
 # Of what the base writes, this part at least must be questions: else it was never taught to write any.
@@ -41,19 +45,23 @@ class BaseAnswer:
     is_cut: bool = False
 
 
+_ANSWERS = TypeAdapter(list[BaseAnswer])
+
+
 def read_answers(directory: Path) -> list[BaseAnswer] | None:
     """What an earlier part of the run kept; None where there is nothing of use."""
     try:
-        content = json.loads((directory / ANSWERS_FILE).read_text(encoding="utf-8"))
-        return [BaseAnswer(**item) for item in content] or None
-    except (OSError, ValueError, TypeError):
+        return _ANSWERS.validate_python(read_json(directory / BASE_ANSWERS_FILE, ANSWERS_BYTES)) or None
+    except (OSError, ValueError):
         return None
 
 
 def write_answers(directory: Path, answers: Sequence[BaseAnswer]) -> None:
     """Keep them with the run: one that goes on needs the same."""
     content = [asdict(answer) for answer in answers]
-    write_atomically(directory / ANSWERS_FILE, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    file = directory / BASE_ANSWERS_FILE
+    with explaining_storage_errors(file):
+        write_atomically(file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def gather_questions(

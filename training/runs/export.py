@@ -6,8 +6,6 @@ Knows where a checkpoint's base model is, and how an export comes to its place w
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,12 @@ from chatglm2.errors import CheckpointError, RunError
 from chatglm2.model.blending import average_prefixes, blend_prefixes, flat_state
 from chatglm2.model.prefix import Prefix, load_prefix, save_prefix
 from training.runs.checkpoints import CheckpointInfo, find_checkpoints
-from training.runs.storage import explaining_storage_errors, hidden_name, library_storage_error, publish_directory
+from training.runs.storage import (
+    explaining_storage_errors,
+    library_storage_error,
+    publish_directory,
+    workspace_for,
+)
 
 FORMATS = ("original", "peft", "glm")
 
@@ -61,21 +64,24 @@ def export(request: ExportRequest, progress: Callable[[LoadProgress], None] | No
         ChatGLMError: if the source cannot be read, does not fit its base, or the output cannot be written.
     """
     output = request.output.expanduser().resolve()
-    staged = hidden_name(output, "partial")
     with explaining_storage_errors(output):
         _require_empty(output)
-        staged.mkdir(parents=True)
-        try:
-            source = _write(request, staged, progress)
-            publish_directory(staged, output)
-        except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
-            raise library_storage_error(output, error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with workspace_for(output) as workspace:
+            staged, scratch = workspace / "staged", workspace / "scratch"
+            for directory in (staged, scratch):
+                directory.mkdir()
+            try:
+                source = _write(request, staged, scratch, progress)
+                publish_directory(staged, output)
+            except (SafetensorError, RuntimeError) as error:  # how torch and safetensors report a full disk
+                raise library_storage_error(output, error) from error
     return source
 
 
-def _write(request: ExportRequest, staged: Path, progress: Callable[[LoadProgress], None] | None) -> Path:
+def _write(
+    request: ExportRequest, staged: Path, scratch: Path, progress: Callable[[LoadProgress], None] | None
+) -> Path:
     if request.format == "glm":
         source = _resolve(request.source, request.hub)
         formats.export_glm(source, staged, progress)
@@ -84,13 +90,12 @@ def _write(request: ExportRequest, staged: Path, progress: Callable[[LoadProgres
     info = None if (place / formats.PEFT_CONFIG_FILE).is_file() else find_checkpoints(place)[-1]
     source = place if info is None else info.path
     base = _find_base(request, info)
-    with tempfile.TemporaryDirectory(dir=staged.parent, prefix=f"{staged.name}-") as scratch:
-        given = _combine(request, source, base, Path(scratch)) if request.beside or request.averaged else source
-        if request.format == "peft":
-            formats.export_peft(given, base, staged)
-        else:
-            bits = info.settings.get("quantization_bit") if info is not None else None
-            formats.export_original(given, base, staged, quantization_bit=int(bits or 0))
+    given = _combine(request, source, base, scratch) if request.beside or request.averaged else source
+    if request.format == "peft":
+        formats.export_peft(given, base, staged)
+    else:
+        bits = info.settings.get("quantization_bit") if info is not None else None
+        formats.export_original(given, base, staged, quantization_bit=int(bits or 0))
     return source
 
 

@@ -23,7 +23,9 @@ from pathlib import Path
 import psutil
 
 from chatglm2.errors import RunError
+from chatglm2.files import append_regular
 from training.runs.events import PhaseEvent
+from training.runs.storage import explaining_storage_errors
 from training.runs.store import Run, Status
 from training.settings.samples import PROJECT_ROOT
 
@@ -49,7 +51,7 @@ def spawn(run: Run, environment: Mapping[str, str] | None = None) -> int:
 
 def spawn_module(module: Sequence[str], log_file: Path, name: str, environment: Mapping[str, str] | None = None) -> int:
     """Start a process of its own that runs a module with its arguments and writes to ``log_file``; returns its id."""
-    with log_file.open("ab") as log:
+    with explaining_storage_errors(log_file), append_regular(log_file) as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *module],
             cwd=PROJECT_ROOT,

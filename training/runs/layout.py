@@ -16,13 +16,12 @@ not know what is in them.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from training.runs.checkpoints import DIRECTORY_NAME
 from training.runs.liveness import LEASE_FILE
-from training.runs.storage import remove_directory
+from training.runs.storage import delete, discard_hidden, remove_directory
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
@@ -30,11 +29,12 @@ LOG_FILE = "train.log"
 STOP_FILE = "stop"
 SHARE_FILE = "share"
 ANSWERS_FILE = "retention.json"
+BASE_ANSWERS_FILE = "base_answers.json"
 STAGING_DIRECTORY = ".staging"
 RESERVE_FILE = ".reserve.partial"
 REPLACED, SET_ASIDE = "replaced", "set-aside-"
 # The first is what makes a directory a run: without it, what is left belongs to the run that is being moved.
-RECORDS = (RUN_FILE, EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE, ANSWERS_FILE)
+RECORDS = (RUN_FILE, EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE, ANSWERS_FILE, BASE_ANSWERS_FILE)
 # What evaluations of it left beside it.
 RESULTS = ("*report.html", "*report.json", "*_results.json", "generated_predictions*", "*_answers.partial.jsonl")
 
@@ -52,8 +52,12 @@ def put_aside(directory: Path) -> None:
     records = [directory / name for name in RECORDS if (directory / name).exists()]
     if not records and not computed:
         return
-    aside.mkdir(exist_ok=True)
-    _move((*records, *computed), aside)
+    try:
+        aside.mkdir(exist_ok=True)
+        _move((*records, *computed), aside)
+    except OSError:
+        put_back(directory)
+        raise
 
 
 def forget_replaced(directory: Path) -> None:
@@ -67,12 +71,17 @@ def discard_run(directory: Path) -> None:
     _delete_records(directory)
     discard_leftovers(directory)
     (directory / LEASE_FILE).unlink(missing_ok=True)
+    put_back(directory)
+    with contextlib.suppress(OSError):  # not empty: somebody else's files, or the run before
+        directory.rmdir()
+
+
+def put_back(directory: Path) -> None:
+    """Undo `put_aside`, or what was done of it."""
     aside = directory / REPLACED
     if aside.is_dir():
         _move(sorted(aside.iterdir(), key=lambda item: item.name == RUN_FILE), directory)
         aside.rmdir()
-    with contextlib.suppress(OSError):  # not empty: somebody else's files, or the run before
-        directory.rmdir()
 
 
 def set_aside_after(directory: Path, step: int) -> Path | None:
@@ -91,10 +100,9 @@ def set_aside_after(directory: Path, step: int) -> Path | None:
 
 def discard_leftovers(directory: Path) -> None:
     """Delete what a trainer left half done, and the space it kept."""
-    shutil.rmtree(directory / STAGING_DIRECTORY, ignore_errors=True)
-    for pattern in (".*.deleted", ".*.partial"):
-        for item in directory.glob(pattern):
-            shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
+    for name in (STAGING_DIRECTORY, RESERVE_FILE):
+        delete(directory / name)
+    discard_hidden(directory)
 
 
 def _checkpoint_directories(directory: Path) -> list[Path]:

@@ -36,6 +36,7 @@ from training.runs.layout import (
 )
 from training.runs.liveness import SILENT_SECONDS, Lease, describe_silence, is_running, start_time, this_boot, this_host
 from training.runs.storage import (
+    changing,
     explaining_storage_errors,
     read_json,
     remove_directory,
@@ -193,12 +194,13 @@ class Run:
 
     def update(self, *, settings: TrainingSettings | None = None, **changes: Any) -> None:
         """Replace parts of the stored state, and the settings if given."""
-        content = self._read()
-        state = RunState.model_validate({**content.state.model_dump(), **changes, "updated_at": time.time()})
-        stored = content.settings if settings is None else settings.to_dict()
-        content = content.model_copy(update={"state": state, "settings": stored})
-        with explaining_storage_errors(self.path / RUN_FILE):
-            write_atomically(self.path / RUN_FILE, content.to_json())
+        file = self.path / RUN_FILE
+        self._read()  # where there is no run, none is changed
+        with explaining_storage_errors(file), changing(file):
+            content = self._read()
+            state = RunState.model_validate({**content.state.model_dump(), **changes, "updated_at": time.time()})
+            stored = content.settings if settings is None else settings.to_dict()
+            write_atomically(file, content.model_copy(update={"state": state, "settings": stored}).to_json())
 
     def append(self, event: Event) -> None:
         """Tell the world."""
@@ -437,7 +439,13 @@ class RunStore:
                     raise _name_taken(run) from None
             now = time.time()
             content = _RunFile(created_at=now, settings=settings.to_dict(), state=RunState(updated_at=now))
-            write_atomically(run.path / RUN_FILE, content.to_json())
+            try:
+                write_atomically(run.path / RUN_FILE, content.to_json())
+            except OSError:
+                layout.put_back(run.path)
+                with contextlib.suppress(OSError):  # not empty: what was there before
+                    run.path.rmdir()
+                raise
         return run
 
     def _runs(self) -> Iterator[Run]:

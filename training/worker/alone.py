@@ -54,8 +54,7 @@ from training.runs.events import (
     PhaseEvent,
     StoppedEvent,
 )
-from training.runs.results import result_files
-from training.runs.storage import write_together
+from training.runs.results import write_results
 from training.runs.store import Run, Status
 from training.settings.train import TrainingSettings
 
@@ -166,8 +165,8 @@ def _train_model(
 def _write_results(run: Run, found: Mapping[str, object]) -> None:
     """The original's ``train_results.json``; what was trained is safe already, so a full disk only costs this file."""
     try:
-        write_together(result_files(run.path, "train", found))
-    except OSError:
+        write_results(run.path, "train", found)
+    except (OSError, RunError):
         logger.warning("train_results.json could not be written", exc_info=True)
 
 

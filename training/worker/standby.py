@@ -12,6 +12,7 @@ import os
 import socket
 from pathlib import Path
 
+from chatglm2.files import append_regular
 from training.runs.launch import READY, TAKEN
 from training.runs.store import Run
 from training.worker.alone import work
@@ -38,6 +39,6 @@ def stand_by(descriptor: int) -> int:
 
 def _speak_into(log: Path) -> None:
     """What this process and its libraries print goes to ``log`` from now on."""
-    with log.open("ab") as file:
+    with append_regular(log) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

@@ -5,25 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from past_runs import write_past_run
+from shown_runs import EN, library, show_everything
 from tiny_checkpoint import write_tiny_checkpoint
 
-from app.chat.sources import NAMED_FILE, PrefixLoader, SourceLibrary
-from app.places import places_for
-from app.tabs.train import fingerprint
-from app.text.languages import Speech
-from app.training.service import TrainingService
-from app.views.chat_view import menu
+from app.chat.sources import NAMED_FILE
 from app.views.checkpoint_table import checkpoint_table
-from app.views.run_figures import loss_html, more_curves_html, ready_html, retention_html, run_html
 from chatglm2.errors import ChatGLMError
-from training.runs.store import RUN_FILE, RunStore
+from training.runs.store import RUN_FILE
 
-EN = Speech("en")
 STRANGE = (
     *(None, True, -1, 10**400, 1e308, float("nan"), float("inf"), -(10**18)),
     *("x", "\ud800", "<b>", "\0", "9" * 5000, [], [1], {}, {"a": 1}),
@@ -39,28 +32,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("good", "bad"):
         write_past_run(place, model, name)
     return place
-
-
-def library(output: Path) -> SourceLibrary:
-    unused: Any = None
-    return SourceLibrary(RunStore(output), PrefixLoader(unused, unused, unused), output, places_for(output))
-
-
-def show_everything(output: Path) -> str:
-    """What every tab asks for at every tick; returns the table of checkpoints."""
-    sources = library(output)
-    menu(sources.sources(), EN)
-    sources.newest("/some/model")
-    unused: Any = SimpleNamespace(defaults={})
-    service = TrainingService(RunStore(output), unused, output, unused, places_for(output))
-    names = service.names()
-    assert "good" in names
-    service.active()
-    for view in map(service.view, names):
-        fingerprint(view, names)
-        for draw in (run_html, loss_html, more_curves_html, ready_html, retention_html):
-            draw(view, EN)
-    return str(checkpoint_table(sources.sources(), {}, EN, sources.broken()))
 
 
 def variants(content: dict[str, Any]) -> Iterator[str]:

@@ -17,9 +17,10 @@ from training.cli.parser import AS_THE_ORIGINAL, parse_command
 from training.data.encoding import IGNORED_LABEL, EncodedExample, Example
 from training.data.instruction import propose_sentence
 from training.distributed.ranks import Ranks
-from training.keep.questions import ANSWERS_FILE, BaseAnswer, gather_questions
+from training.keep.questions import BaseAnswer, gather_questions
 from training.keep.rows import KeptRow, KeptRows, encode_answers, with_base_hidden
 from training.loop.passes import split
+from training.runs.layout import BASE_ANSWERS_FILE
 from training.runs.store import RUN_FILE, RunStore
 from training.settings.keep_recipe import KeepRecipe, recipe_for
 from training.settings.train import TrainingSettings
@@ -69,7 +70,7 @@ def test_keeping_draws_the_prefix_towards_the_base(store: RunStore, settings: Tr
         train(run)
     loose, kept = (prefix_of(run, 12)["transformer.prefix_encoder.embedding.weight"] for run in runs)
     assert not loose.equal(kept)
-    assert (runs[1].path / ANSWERS_FILE).is_file() and not (runs[0].path / ANSWERS_FILE).is_file()
+    assert (runs[1].path / BASE_ANSWERS_FILE).is_file() and not (runs[0].path / BASE_ANSWERS_FILE).is_file()
 
 
 def test_questions_that_are_watched_are_not_trained_on(settings: TrainingSettings) -> None:

@@ -20,7 +20,7 @@ from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings
 from training.worker.alone import carry_out, conclude, train
 
-REPORTS = ("report.html", "eval_report.json", "predict_results.json", "generated_predictions.txt")
+REPORTS = ("base_answers.json", "report.html", "eval_report.json", "predict_results.json", "generated_predictions.txt")
 
 
 @pytest.fixture(scope="module")

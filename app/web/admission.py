@@ -1,6 +1,6 @@
 """How much one visitor may have under way: requests, calls whose answers nobody reads, pages that are kept in memory.
 
-Knows Gradio's sessions through `Sessions`, which a test builds by hand. Limits are for one address, so that somebody
+Knows what is kept for a page through `Sessions`, which a test builds by hand. Limits are for one address, so that somebody
 who takes too much is told so and nobody else is; 30 people behind one address stay below them.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import gradio as gr
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
@@ -39,12 +38,16 @@ class Limits:
     unread_calls: int = 64
     unread_calls_of_all: int = 512
     pages: int = 128
+    pages_of_all: int = 1024
     body_bytes: int = 4 * 2**20  # uploads have a limit of their own
     forgotten_after_seconds: float = 120.0  # a page that is gone, or a caller who never read
 
 
 class Sessions(Protocol):
     """What the server keeps for each open page."""
+
+    def names(self) -> set[str]:
+        """Every session that something is kept for."""
 
     def unread(self, session: str) -> int:
         """How many calls of a session have not been answered, or their answers not been read."""
@@ -111,15 +114,16 @@ class Admission:
         if page is None:
             mine = [name for name, other in self._pages.items() if other.address == address]
             if len(mine) >= self.limits.pages:
-                await self._forget(min(mine, key=lambda name: self._worth(self._pages[name])))
+                await self._forget(self._least_of(mine))
+            if len(self._pages) >= self.limits.pages_of_all:
+                await self._forget(self._least_of(self._pages))
             page = self._pages[session] = _Page(address, self._clock())
         page.seen_at = self._clock()
         return page
 
-    @staticmethod
-    def _worth(page: _Page) -> tuple[bool, float]:
+    def _least_of(self, names: Iterable[str]) -> str:
         """What is forgotten first: closed before open, then the longest unused."""
-        return page.connections > 0, page.seen_at
+        return min(names, key=lambda name: (self._pages[name].connections > 0, self._pages[name].seen_at))
 
     async def _sweep(self) -> None:
         now = self._clock()
@@ -129,28 +133,13 @@ class Admission:
         last = now - self.limits.forgotten_after_seconds
         for name in [name for name, page in self._pages.items() if not page.connections and page.seen_at < last]:
             await self._forget(name)
+        # What was being computed for a page when it was forgotten has left something behind.
+        for name in self._sessions.names() - self._pages.keys():
+            await self._forget(name)
 
     async def _forget(self, session: str) -> None:
         self._pages.pop(session, None)
         await self._sessions.forget(session)
-
-
-class GradioSessions:
-    """Gradio's own tables. It keeps a closed page for an hour, and calls that nobody reads for ever."""
-
-    def __init__(self, blocks: gr.Blocks) -> None:
-        self._blocks = blocks
-
-    def unread(self, session: str) -> int:
-        return len(self._blocks._queue.pending_event_ids_session.get(session, ()))
-
-    async def forget(self, session: str) -> None:
-        queue, states = self._blocks._queue, self._blocks.state_holder
-        await queue.clean_events(session_hash=session)
-        queue.pending_event_ids_session.pop(session, None)
-        queue.pending_messages_per_session.pop(session, None)
-        states.session_data.pop(session, None)
-        states.time_last_used.pop(session, None)
 
 
 class AdmissionGate:

@@ -31,13 +31,14 @@ from app.views.checkpoint_table import DOWNLOAD_PATH
 from app.views.evaluation import EVALUATION_PATH
 from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names
-from app.web.admission import Admission, AdmissionGate, GradioSessions, Limits
+from app.web.admission import Admission, AdmissionGate, Limits
 from app.web.downloads import prepare_download
 from app.web.entrance import Entrance, entrance_routes
 from app.web.forwarding import Forwarding
 from app.web.guard import Guard, HeadScript
 from app.web.health import health_route
 from app.web.permissions import Permissions, refusal
+from app.web.sessions import GradioSessions, keep_sessions_lean
 from app.web.uploads import UploadGate
 from chatglm2.errors import ChatGLMError, PrefixError
 
@@ -74,6 +75,7 @@ def launch(demo: gr.Blocks, services: Services, options: ServerOptions, door: Do
         i18n=build_i18n(setting_words()),
         app_kwargs=application_options(demo, services, options, door),
     )
+    keep_sessions_lean(demo.app)
 
 
 def application_options(

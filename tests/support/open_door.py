@@ -12,8 +12,9 @@ from app.door.door import Door
 from app.services import Services
 from app.views.theme import build_theme
 from app.web.addresses import ServerOptions
-from app.web.admission import GradioSessions, Limits
+from app.web.admission import Limits
 from app.web.server import application_options
+from app.web.sessions import GradioSessions, keep_sessions_lean
 
 PORT = 7860
 AT_THE_MACHINE, ELSEWHERE = "127.0.0.1", "192.168.1.77"
@@ -32,6 +33,7 @@ class Served:
         demo._set_html_css_theme_variables()
         demo.config = demo.get_config_file()
         self.app = App.create_app(demo, app_kwargs=application_options(demo, services, options, door, limits))
+        keep_sessions_lean(self.app)
 
     def visit(
         self, address: str = ELSEWHERE, host: str | None = None, headers: dict[str, str] | None = None

@@ -28,6 +28,9 @@ class Tables:
         self.calls: Counter[str] = Counter()
         self.forgotten: list[str] = []
 
+    def names(self) -> set[str]:
+        return set(self.calls)
+
     def unread(self, session: str) -> int:
         return self.calls[session]
 
@@ -100,6 +103,22 @@ def test_who_opens_pages_without_end_loses_their_own_closed_ones_first() -> None
     world.now = 1
     assert world.call(GREEDY, "closed") and world.call(GREEDY, "third")
     assert world.tables.forgotten == ["closed"]
+
+
+def test_pages_of_many_addresses_are_bounded_and_open_ones_stay() -> None:
+    world = World(pages_of_all=2)
+    assert world.enter("10.1.1.1", "open")
+    world.now = 1
+    assert all(world.call(f"10.2.{number}.1", f"closed{number}") for number in range(3))
+    assert world.tables.forgotten == ["closed0", "closed1"]
+
+
+def test_what_a_forgotten_page_leaves_behind_goes_as_well() -> None:
+    world = World()
+    world.tables.calls["left behind"] = 1
+    world.now = 1000
+    assert world.call(OTHER, "x")
+    assert world.tables.forgotten == ["left behind"]
 
 
 def test_open_requests_are_counted_while_they_last() -> None:

@@ -19,7 +19,7 @@ from chatglm2.model.prefix_files import CANDIDATE_FILES, LONGEST_PREFIX_TOKENS
 from training.library.base import base_name
 from training.library.card import CARD_FILE, LARGEST_CARD_BYTES, Card, CardError, read_card
 from training.library.facts import gather_facts
-from training.runs.checkpoints import METADATA_FILE, STRENGTH_FILE, CheckpointInfo
+from training.runs.checkpoints import METADATA_FILE, STRENGTH_FILE, CheckpointInfo, read_checkpoint
 from training.runs.storage import SMALL_FILE_BYTES, explaining_storage_errors, read_json
 
 ORIGINAL_CONFIG = "config.json"
@@ -32,6 +32,7 @@ LIMITS: Mapping[str, int] = {
     **dict.fromkeys(DESCRIPTIONS, SMALL_FILE_BYTES),
     CARD_FILE: LARGEST_CARD_BYTES,
 }
+LONGEST_SHOWN = 300
 PROJECTION = {f"trans.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")}
 FULL_PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 
@@ -117,7 +118,21 @@ def check_bundle(directory: Path) -> Path:
             f"{file.name} holds numbers that are not finite (NaN or infinity): its training has diverged.",
             f"{file.name} 里有 NaN 或无穷大：训练已经发散。",
         )
+    _require_short_names(directory)
     return file
+
+
+def _require_short_names(directory: Path) -> None:
+    """What a prefix says of itself is shown in lists."""
+    info = read_checkpoint(directory)
+    for text in (info.run_name, info.base_model, str(info.settings.get("train_file") or "")):
+        if len(text) > LONGEST_SHOWN:
+            raise PrefixError(
+                f"{METADATA_FILE} has a name of {len(text):,} characters ({text[:40]}…); at most {LONGEST_SHOWN} are "
+                "read.",
+                f"{METADATA_FILE} 中有一个长达 {len(text):,} 个字符的名称（{text[:40]}…），"
+                f"最多读取 {LONGEST_SHOWN} 个。",
+            )
 
 
 def require_size(name: str, size_bytes: int) -> None:

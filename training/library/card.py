@@ -325,7 +325,7 @@ def _refusal(error: ValidationError) -> CardError:
     limit = first.get("ctx", {}).get("max_length")
     if title is None or limit is None:
         return CardError(*describe_problem(error))
-    if first["type"] == "too_long":
+    if first["loc"] == ("tags",):
         return CardError(f"There are more than {limit} tags. Leave some out.", f"标签超过 {limit} 个，请减少一些。")
     return CardError(
         f"{title[0].capitalize()} is longer than {limit} characters. Shorten it.",

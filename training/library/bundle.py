@@ -18,7 +18,6 @@ from chatglm2.errors import PrefixError
 from chatglm2.model.prefix_files import CANDIDATE_FILES, LONGEST_PREFIX_TOKENS
 from training.library.base import base_name
 from training.library.card import CARD_FILE, LARGEST_CARD_BYTES, Card, CardError, read_card
-from training.library.facts import gather_facts
 from training.runs.checkpoints import METADATA_FILE, STRENGTH_FILE, CheckpointInfo, read_checkpoint
 from training.runs.storage import SMALL_FILE_BYTES, explaining_storage_errors, read_json
 
@@ -42,6 +41,8 @@ def current_card(info: CheckpointInfo) -> Card:
 
     A card that cannot be read is passed over.
     """
+    from training.library.facts import gather_facts  # reads what evaluations leave, which loads torch
+
     try:
         card = read_card(info.path) or Card()
     except CardError:

@@ -173,6 +173,11 @@ class Card(BaseModel):
         return {**front, OURS: {**ours, **self.facts.known()}}
 
 
+def split_tags(text: str) -> list[str]:
+    """Tags as people type them, between commas of either kind."""
+    return [tag.strip() for tag in re.split("[,，、;；\n]", text)]
+
+
 def card_file(place: Path) -> Path:
     """Where the card of a checkpoint's directory lies, or of a lone prefix file."""
     return place.with_name(f"{place.name}.md") if place.is_file() else place / CARD_FILE

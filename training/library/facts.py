@@ -78,21 +78,25 @@ def _of_evaluation(info: CheckpointInfo) -> dict[str, Any]:
     """What the last evaluation that compared it with its base came to."""
     for output in (info.path.parent.parent, info.path.parent):
         for place in ComparisonStore(output).list()[:EVALUATIONS_READ]:
-            found = _scores_in(place, str(info.path))
+            found = _scores_in(place, info.path)
             if found:
                 return found
     return {}
 
 
-def _scores_in(place: ComparisonPlace, checkpoint: str) -> dict[str, Any]:
+def _scores_in(place: ComparisonPlace, checkpoint: Path) -> dict[str, Any]:
     """What an evaluation found of a checkpoint; nothing where it was not among those compared."""
+
+    def is_meant(named: str | None) -> bool:
+        return named is not None and Path(named).resolve() == checkpoint.resolve()
+
     try:
-        if checkpoint not in place.request().checkpoints:
+        if not any(map(is_meant, place.request().checkpoints)):
             return {}
     except RunError:
         return {}
     result = place.result()
-    named = next((one for one in result.contestants if one.checkpoint == checkpoint), None) if result else None
+    named = next((one for one in result.contestants if is_meant(one.checkpoint)), None) if result else None
     if result is None or named is None:
         return {}
     scores = {"rouge_l": named.scores.get("rouge-l"), "bleu_4": named.scores.get("bleu-4")}

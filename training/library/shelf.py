@@ -44,8 +44,8 @@ class Shelf:
     """The prefixes below a directory of runs."""
 
     def __init__(self, output: Path) -> None:
-        self.root = output / LIBRARY
-        self._runs = RunStore(output)
+        self.root = output.resolve() / LIBRARY
+        self._runs = RunStore(output.resolve())
 
     def entries(self) -> list[Entry]:
         """All of them, the newest first."""
@@ -65,18 +65,23 @@ class Shelf:
         return found
 
     def find(self, text: str) -> Entry:
-        """The prefix that somebody named: by a path, by its card's name, or as ``RUN/checkpoint-N``.
+        """The prefix that somebody named: by a path, by its card's name, by its run, or as ``RUN/checkpoint-N``.
+
+        Of a run its last checkpoint is meant.
 
         Raises:
             RunError: there is none, or several have that name.
         """
         place = Path(text).expanduser()
         if place.exists():
-            info = find_checkpoints(place)[-1]
+            info = find_checkpoints(place.resolve())[-1]
             return describe(info, self._origin_of(info.path))
         wanted = folded(text)
         entries = self.entries()
         found = [entry for entry in entries if wanted in (folded(entry.name), folded(entry.place.replace(" ", "")))]
+        if not found:
+            of_run = [entry for entry in entries if folded(_directory(entry)) == wanted]
+            found = sorted(of_run, key=lambda entry: entry.info.step)[-1:]
         if len(found) == 1:
             return found[0]
         if found:
@@ -156,6 +161,11 @@ class Shelf:
             with suppress(OSError):
                 if time.time() - item.stat().st_mtime > ABANDONED_SECONDS:
                     shutil.rmtree(item, ignore_errors=True)
+
+
+def _directory(entry: Entry) -> str:
+    """What its run's directory is called, or its own on the shelf."""
+    return entry.info.path.parent.name if entry.origin is None else entry.info.path.name
 
 
 def place_name(text: str) -> str:

@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from chatglm2.errors import PrefixError, RunError
 from chatglm2.model.prefix import TENSOR_NAMESPACE
+from training.comparison.place import RESULT_FILE, ComparisonStore
+from training.comparison.request import ComparisonRequest
+from training.comparison.result import Comparison, Contestant, Kept
 from training.library.archive import pack, take_zip
 from training.library.base import base_fingerprint, base_name
 from training.library.bundle import LIMITS, write_bundle
@@ -181,6 +184,24 @@ def test_facts_that_the_files_no_longer_tell_are_kept_and_numbers_that_are_none_
     again = gather_facts(read_checkpoint(info.path), known)
     assert again.data_rows == 9 and again.kept == 62.5
     assert again.loss is None
+
+
+def test_facts_hold_what_the_last_evaluation_of_it_found(info: CheckpointInfo) -> None:
+    output = info.path.parent.parent
+    place = ComparisonStore(output).create(ComparisonRequest(values={}, checkpoints=(str(info.path),), file="f"))
+    scores = {"rouge-l": 30.5, "bleu-4": 12.5}
+    mine = Contestant(
+        name="x", checkpoint=str(info.path), scores=scores, kept=Kept(likeness=91.0, unchanged=1, right=0)
+    )
+    base = Contestant(name="", checkpoint=None, scores=scores)
+    found = Comparison(
+        model="m", file="/d/dev.json", general_file=None, finished_at="", seconds=1, contestants=(base, mine), rows=()
+    )
+    (place.path / RESULT_FILE).write_text(found.model_dump_json(), encoding="utf-8")
+    facts = gather_facts(info)
+    assert (facts.rouge_l, facts.bleu_4, facts.kept) == (30.5, 12.5, 91.0)
+    assert (facts.evaluated_on, facts.evaluated_rows) == ("dev.json", 0)
+    assert gather_facts(read_checkpoint(info.path.parent / "checkpoint-20")).rouge_l is None
 
 
 @pytest.mark.parametrize(

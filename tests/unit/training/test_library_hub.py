@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
+from hub_account import use_endpoint, use_own_account
 from huggingface_hub import ModelCard
 from past_runs import write_past_run
 from stand_in_uploads import LARGE_BYTES, TOKEN, UploadHub
@@ -27,22 +27,9 @@ NAME = "ann/adverts"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-def use_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setenv("MODELSCOPE_ENDPOINT", endpoint)
-
-
 @pytest.fixture(autouse=True)
 def own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache, a token and a protocol of this test's own; the real hub's for large files needs its own server."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
-    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "modelscope-home"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    use_own_account(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, Shown, SourceLibrary
 from app.evaluation.service import EvaluationService
+from app.library.service import LibraryService
 from app.places import EVERYWHERE, Places
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
@@ -26,6 +27,7 @@ class Services:
     chat: ChatService
     training: TrainingService
     evaluation: EvaluationService
+    library: LibraryService
 
 
 def build_services(
@@ -55,4 +57,5 @@ def build_services(
     evaluation = EvaluationService(
         ComparisonStore(output), tuned, sources, training, lambda: trainer_environment(host.device)
     )
-    return Services(host, sources, ChatService(host, sources), training, evaluation)
+    library = LibraryService(output, sources, options.path)
+    return Services(host, sources, ChatService(host, sources), training, evaluation, library)

@@ -105,6 +105,7 @@ def formality(session: ChatSession, questions: Sequence[str], prefix: Prefix | N
 
 def _train(file: Path, *flags: str) -> Path:
     run = file.with_suffix("")
-    command = [sys.executable, "-m", "training.main", "--train_file", str(file), "--output_dir", str(run), *flags]
+    told = ("--train_file", str(file), "--output_dir", str(run), "--overwrite_output_dir")
+    command = [sys.executable, "-m", "training.main", *told, *flags]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return max(run.glob("checkpoint-*"), key=lambda place: int(place.name.partition("-")[2]))

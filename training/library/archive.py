@@ -23,6 +23,7 @@ from training.library.shelf import Shelf, place_name
 from training.runs.checkpoints import CheckpointInfo
 from training.runs.storage import explaining_storage_errors, hidden_name
 
+ARCHIVE_SUFFIX = ".zip"
 # A zip's list of entries is read as one piece; that of a prefix has some hundred bytes.
 LARGEST_READ_BYTES = 2**20
 COPIED_BYTES = 2**18

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from app.places import Places
 from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PrefixError, RunError
+from training.library.base import note_on_base
 from training.library.entry import Descriptions, Entry, Origin
 from training.library.shelf import Shelf
 from training.runs.checkpoints import (
@@ -113,6 +114,7 @@ class PrefixLoader:
     load: Callable[[Path], Prefix]
     probe: Callable[[Prefix], Any]
     angles: Callable[[], str]  # the model's ``rotary_angles``
+    weights: Callable[[], str] = lambda: ""  # their fingerprint, "" where it is not known
 
 
 class SourceLibrary:
@@ -193,12 +195,21 @@ class SourceLibrary:
                 if self._shown is not None and key == self._shown.key:
                     require_prefix_length(self._shown.pre_seq_len, prefix.length)
                 probe = self._loader.probe(prefix)
-                note = note_on_angles(source.info, self._loader.angles()) if source.info is not None else None
-                self._loaded[stamp] = LoadedSource(source, prefix, probe.max_logit_change, probe.has_effect, note)
+                self._loaded[stamp] = LoadedSource(
+                    source, prefix, probe.max_logit_change, probe.has_effect, self._note(source)
+                )
                 while len(self._loaded) > LOADED_LIMIT:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(stamp)
             return replace(self._loaded[stamp], source=source)
+
+    def _note(self, source: Source) -> tuple[str, str] | None:
+        """What is to be known of a checkpoint that was trained otherwise than it is used here."""
+        notes = [note_on_angles(source.info, self._loader.angles())] if source.info is not None else []
+        if source.entry is not None and source.entry.card is not None:
+            notes.append(note_on_base(source.entry.card.facts, self._loader.weights()))
+        known = [note for note in notes if note is not None]
+        return (" ".join(en for en, _ in known), "".join(zh for _, zh in known)) if known else None
 
     def name_path(self, text: str) -> list[Source]:
         """Adds the checkpoints at a path on this machine, after reading each once to see that it fits.

@@ -5,14 +5,14 @@ Knows the sources that the panes choose from, which are read again after each ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from app.chat.sources import Source, SourceLibrary
 from chatglm2.errors import PrefixError
 from training.library.archive import take_zip
-from training.library.base import base_fingerprint
+from training.library.base import note_on_base
 from training.library.bundle import current_card
 from training.library.card import Card, split_tags, write_card
 from training.library.entry import Entry
@@ -39,22 +39,22 @@ class Shown:
         source: the prefix.
         entry: the same with its card as it lies there.
         card: with today's facts.
-        other_base: whether it was trained on other weights than those that are served.
+        caution: what is to be known where it was trained on other weights than those that are served.
     """
 
     source: Source
     entry: Entry
     card: Card
-    other_base: bool
+    caution: tuple[str, str] | None
 
 
 class LibraryService:
-    """One instance serves everybody; ``model`` is the served model's directory or hub id."""
+    """One instance serves everybody; ``weights`` tells the fingerprint of those that are served."""
 
-    def __init__(self, output: Path, sources: SourceLibrary, model: str) -> None:
+    def __init__(self, output: Path, sources: SourceLibrary, weights: Callable[[], str]) -> None:
         self._shelf = Shelf(output)
         self._sources = sources
-        self._served = cache(lambda: base_fingerprint(model))
+        self._weights = weights
 
     def show(self, key: str) -> Shown:
         """The card of the prefix with ``key``.
@@ -64,8 +64,7 @@ class LibraryService:
         """
         source, info, entry = self._find(key)
         card = current_card(info)
-        trained_on = card.facts.base_fingerprint
-        return Shown(source, entry, card, bool(trained_on and self._served() and trained_on != self._served()))
+        return Shown(source, entry, card, note_on_base(card.facts, self._weights()))
 
     def write(self, key: str, typed: Typed) -> Card:
         """Change the card of a prefix.

@@ -44,10 +44,6 @@ LIBRARY_WORDS: dict[str, tuple[str, str]] = {
     "fact_origin": ("From", "来源"),
     "taken_from_hub": ("{name} on {hub}, {revision}", "{hub} 上的 {name}，{revision}"),
     "taken_from_zip": ("the zip {name}", "压缩包 {name}"),
-    "other_base": (
-        "It was trained on other weights than those that are served here, and may act otherwise than it did there.",
-        "它是在另一份权重上训练的，与这里正在使用的模型不同，效果可能与当时不一致。",
-    ),
     # From elsewhere
     "pull_name": ("Take a prefix from a hub", "从模型库取用前缀"),
     "pull_name_help": (

@@ -36,7 +36,7 @@ def card_html(shown: Shown, speech: Speech, *, with_texts: bool) -> Markup:
         license_title=speech("card_license"),
         notes=shown.card.notes if with_texts else "",
         problem=problem.localized(speech.language) if problem is not None else "",
-        caution=speech("other_base") if shown.other_base else "",
+        caution=speech.pick(*shown.caution) if shown.caution is not None else "",
     )
 
 

@@ -114,6 +114,9 @@ def handler_for(hub: StandInHub) -> type[BaseHTTPRequestHandler]:
             return True
 
         def _file(self, repository: str, name: str) -> None:
+            if name not in hub.repositories.get(repository, {}):
+                self._error(404, "EntryNotFound")
+                return
             content = hub.repositories[repository][name]
             if self.command == "GET":
                 hub.downloads.append((name, self.headers["Range"]))

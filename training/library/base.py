@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chatglm2.checkpoints.hub_clients import CLIENTS
 from chatglm2.files import open_regular
-from training.library.card import HUB_ID
+from training.library.card import HUB_ID, Facts
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 SAMPLE_BYTES = 64 * 2**10
@@ -49,6 +49,20 @@ def base_fingerprint(model: str) -> str:
     except OSError:  # it goes away meanwhile, or may not be read
         return ""
     return total.hexdigest()
+
+
+def note_on_base(facts: Facts, served: str) -> tuple[str, str] | None:
+    """A sentence where a card says that its prefix was trained on other weights than those that it is used with.
+
+    ``served`` is their `base_fingerprint`; "" is no reason to say anything.
+    """
+    if "" in (served, facts.base_fingerprint) or served == facts.base_fingerprint:
+        return None
+    return (
+        f"Trained on other weights ({facts.base_model or '?'}) than those that are served here, so that it may act "
+        "otherwise.",
+        f"它是在另一份权重（{facts.base_model or '?'}）上训练的，与这里使用的模型不同，效果可能不一致。",
+    )
 
 
 def find_base(model: str) -> Path | None:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from training.library.card import Card, CardError, card_file, read_card
 from training.runs.checkpoints import CheckpointInfo
 
+# Beside a prefix that came from elsewhere.
+ORIGIN_FILE = "source.json"
 Text = Annotated[str, Field(max_length=300)]
 
 

@@ -16,6 +16,7 @@ from chatglm2.errors import RunError
 from training.comparison.place import ComparisonPlace, ComparisonStore
 from training.library.base import base_fingerprint, base_name
 from training.library.card import Facts
+from training.library.entry import ORIGIN_FILE
 from training.runs.checkpoints import CheckpointInfo
 from training.runs.events import EvaluationEvent, RetentionEvent, StartedEvent, last_event, point_history
 from training.runs.layout import RUN_FILE
@@ -28,11 +29,16 @@ EVALUATIONS_READ = 50
 def gather_facts(info: CheckpointInfo, known: Facts | None = None) -> Facts:
     """What is known of a prefix, now that its files are at hand.
 
+    Which weights it was trained on is found out once: others may lie in their place by now. Of a prefix that came from
+    elsewhere, only its card can tell.
+
     Args:
         info: the checkpoint.
         known: the facts of the card that it has.
     """
     own = {**_of_checkpoint(info), **_of_run(info), **_of_evaluation(info)}
+    if not (known is not None and known.base_fingerprint) and not (info.path / ORIGIN_FILE).is_file():
+        own["base_fingerprint"] = base_fingerprint(info.base_model) if info.base_model else ""
     earlier = known.known() if known is not None else {}
     found = earlier | {name: value for name, value in own.items() if value not in (None, "")}
     try:
@@ -47,7 +53,6 @@ def _of_checkpoint(info: CheckpointInfo) -> dict[str, Any]:
     return {
         "run": info.run_name[:200],
         "base_model": base_name(info.base_model)[:200] if info.base_model else "",
-        "base_fingerprint": base_fingerprint(info.base_model) if info.base_model else "",
         "data_file": Path(str(settings.get("train_file") or "")).name,
         "step": info.step or None,
         "prefix_tokens": info.pre_seq_len,

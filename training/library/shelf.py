@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from chatglm2.errors import RunError
 from training.library.bundle import check_bundle
 from training.library.card import CARD_FILE
-from training.library.entry import Entry, Origin, describe, folded
+from training.library.entry import ORIGIN_FILE, Entry, Origin, describe, folded
 from training.runs.checkpoints import CheckpointInfo, checkpoint_kind, find_checkpoints, read_checkpoint
 from training.runs.storage import (
     explaining_storage_errors,
@@ -34,7 +34,6 @@ from training.runs.storage import (
 from training.runs.store import RunStore
 
 LIBRARY = "library"
-ORIGIN_FILE = "source.json"
 LOCK_FILE, LOCK_SECONDS = ".lock", 30.0
 LONGEST_NAME = 80
 ABANDONED_SECONDS = 86_400.0

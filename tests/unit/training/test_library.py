@@ -21,10 +21,10 @@ from training.comparison.result import Comparison, Contestant, Kept
 from training.library.archive import pack, take_zip
 from training.library.base import base_fingerprint, base_name
 from training.library.bundle import LIMITS, write_bundle
-from training.library.card import CARD_FILE, OURS, Card, CardError, parse_card, read_card, write_card
-from training.library.entry import Descriptions, Entry, Origin, describe, tags_of
+from training.library.card import CARD_FILE, OURS, Card, CardError, Facts, parse_card, read_card, write_card
+from training.library.entry import ORIGIN_FILE, Descriptions, Entry, Origin, describe, tags_of
 from training.library.facts import gather_facts
-from training.library.shelf import ORIGIN_FILE, Shelf, place_name
+from training.library.shelf import Shelf, place_name
 from training.runs.checkpoints import CheckpointInfo, read_checkpoint
 from training.runs.store import Run
 
@@ -202,6 +202,12 @@ def test_facts_hold_what_the_last_evaluation_of_it_found(info: CheckpointInfo) -
     assert (facts.rouge_l, facts.bleu_4, facts.kept) == (30.5, 12.5, 91.0)
     assert (facts.evaluated_on, facts.evaluated_rows) == ("dev.json", 0)
     assert gather_facts(read_checkpoint(info.path.parent / "checkpoint-20")).rouge_l is None
+
+
+def test_which_weights_a_prefix_was_trained_on_is_found_out_once_and_here_only(info: CheckpointInfo) -> None:
+    assert gather_facts(info, Facts(base_fingerprint="0" * 64)).base_fingerprint == "0" * 64
+    (info.path / ORIGIN_FILE).write_text("{}", encoding="utf-8")
+    assert gather_facts(info).base_fingerprint == ""
 
 
 @pytest.mark.parametrize(

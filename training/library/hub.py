@@ -16,7 +16,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from textwrap import shorten
 
-from chatglm2.checkpoints.hub import HUB_TITLES, Hub, HubFailure, hub_failures
+from chatglm2.checkpoints.hub import HUB_TITLES, DeliveryError, Hub, hub_failures
 from chatglm2.checkpoints.hub_clients import CLIENTS, HubClient, HuggingFaceClient
 from chatglm2.errors import HubError
 from chatglm2.files import open_regular
@@ -198,19 +198,19 @@ def _explaining(client: HubClient, repository: str, hub: Hub, doing: str) -> Ite
                     raise _not_allowed(repository, error) from error
                 raise
             except JSONDecodeError as error:  # a portal that wants a password first, say
-                raise HubFailure("unreachable", "it answers with something else than a hub does") from error
+                raise DeliveryError("unreachable", "it answers with something else than a hub does") from error
             except ValueError as error:  # the hub does not take the card
                 if doing != "upload":
                     raise
                 raise _refused(repository, str(error).splitlines()) from error
             except RuntimeError as error:  # what uploading a large file ends with
                 reason = error.__cause__ or error
-                raise HubFailure("interrupted", shorten(str(reason) or type(reason).__name__, 160)) from error
-    except HubFailure as failure:
+                raise DeliveryError("interrupted", shorten(str(reason) or type(reason).__name__, 160)) from error
+    except DeliveryError as failure:
         raise _explained(failure, repository, HUB_TITLES[hub], doing) from failure.__cause__
 
 
-def _explained(failure: HubFailure, repository: str, hub: str, doing: str) -> HubError:
+def _explained(failure: DeliveryError, repository: str, hub: str, doing: str) -> HubError:
     if failure.reason == "missing":
         return HubError(
             f"{hub} has no '{repository}', or it is private ({failure.detail}). Check the name; for a private one set "

@@ -33,7 +33,9 @@ PAGES = (
     "docs/library_zh.md",
 )
 GUIDES = tuple(
-    name for name in PAGES if name.startswith(("docs/training", "docs/scripts", "docs/strength", "docs/evaluation", "docs/library"))
+    name
+    for name in PAGES
+    if name.startswith(("docs/training", "docs/scripts", "docs/strength", "docs/evaluation", "docs/library"))
 )
 READMES = ("README.md", "README_zh.md")
 

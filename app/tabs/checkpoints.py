@@ -13,10 +13,10 @@ from app.chat.conversation import PANES
 from app.chat.sources import Broken
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
-from app.tabs.card_panel import SHOW_SCRIPT, CardPanel
 from app.tabs.compare import CompareTab
+from app.tabs.library.card import SHOW_SCRIPT, CardPanel
+from app.tabs.library.taking import Taking
 from app.tabs.listening import ASKED, QUIET, say, say_problem, warn
-from app.tabs.taking import Taking
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.checkpoint_table import DOWNLOAD_FRAME, EVERYTHING, Wanted, checkpoint_table

@@ -231,7 +231,7 @@ def _check_disk_space(cache: Path, total_bytes: int) -> None:
 
 @contextmanager
 def hub_failures(client: HubClient, otherwise: _Reason) -> Iterator[None]:
-    """Turns what a hub's client raises into a `DeliveryError`; ``otherwise`` is the reason where it names none itself."""
+    """Turns what a hub's client raises into a `DeliveryError`; ``otherwise`` is its reason where none is named."""
     try:
         yield
     except client.errors() as error:

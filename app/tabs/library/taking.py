@@ -12,7 +12,7 @@ import gradio as gr
 
 from app.chat.sources import Source
 from app.services import Services
-from app.tabs.card_panel import Draw, Updates
+from app.tabs.library.card import Draw, Updates
 from app.tabs.listening import ASKED, FETCHING, say, say_problem
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech

@@ -36,6 +36,7 @@ help() {
   chat            chat in the terminal, see ./launch.sh chat --help
   evaluate        answer a file's rows and score them; with no options, the latest checkpoint against its base
   export          take a prefix to the original's scripts or to peft, see ./launch.sh export --help
+  library         name, find, push and pull prefixes, see ./launch.sh library --help
   bench           run a benchmark: ./launch.sh bench [name] [options]
   test            run every check; options go to pytest
   help            this text
@@ -56,6 +57,7 @@ Environment:
   chat            在终端中对话，选项见 ./launch.sh chat --help
   evaluate        回答文件中的每一行并评分；不带选项时比较最新的检查点与基座模型
   export          把前缀导出给原版脚本或 peft 使用，选项见 ./launch.sh export --help
+  library         为前缀命名、查找、上传和下载，选项见 ./launch.sh library --help
   bench           运行性能测试：./launch.sh bench [名称] [选项]
   test            运行全部检查，选项会传给 pytest
   help            显示本说明
@@ -284,6 +286,11 @@ case "${1:-}" in
     shift
     set_up requirements.txt
     run_module training.cli.export "$@"
+    ;;
+  library)
+    shift
+    set_up requirements.txt
+    run_module training.cli.library "$@"
     ;;
   bench)
     shift

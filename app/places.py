@@ -12,12 +12,13 @@ from pathlib import Path
 
 from chatglm2.errors import ChatGLMError, DataError, PrefixError
 from chatglm2.model.prefix_files import CANDIDATE_FILES
-from training.runs.checkpoints import METADATA_FILE, MODEL_METADATA_FILE, TRAINER_STATE_FILE
+from training.library.card import CARD_FILE, card_file
+from training.runs.checkpoints import METADATA_FILE, MODEL_METADATA_FILE, STRENGTH_FILE, TRAINER_STATE_FILE
 from training.settings.field import NOTHING, SettingField
 from training.settings.samples import PROJECT_ROOT, SAMPLE_TRAIN_FILE
 
 # What is read of a checkpoint besides its tensors.
-READ_BESIDE = (METADATA_FILE, MODEL_METADATA_FILE, TRAINER_STATE_FILE, "config.json")
+READ_BESIDE = (METADATA_FILE, MODEL_METADATA_FILE, TRAINER_STATE_FILE, STRENGTH_FILE, CARD_FILE, "config.json")
 UPLOADS = ".uploads"
 KEPT_DATA = ".data"
 
@@ -111,7 +112,7 @@ def _within(text: str, folders: tuple[Path, ...]) -> Path | None:
 def _files_of(place: Path) -> Iterable[Path]:
     """What is read of a checkpoint, or of a run's checkpoints."""
     if not place.is_dir():
-        return [place.parent / name for name in READ_BESIDE]
+        return [card_file(place), *(place.parent / name for name in READ_BESIDE)]
     folders = [place, *place.glob("checkpoint-*")]
     return [folder / name for folder in folders for name in (*CANDIDATE_FILES, *READ_BESIDE)]
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, Shown, SourceLibrary
 from app.evaluation.service import EvaluationService
+from app.library.service import LibraryService
 from app.places import EVERYWHERE, Places
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
 from training.comparison.place import ComparisonStore
+from training.library.base import base_fingerprint
 from training.runs.launch import Standby
 from training.runs.store import RunStore
 
@@ -26,6 +29,7 @@ class Services:
     chat: ChatService
     training: TrainingService
     evaluation: EvaluationService
+    library: LibraryService
 
 
 def build_services(
@@ -40,7 +44,10 @@ def build_services(
     standby = Standby(lambda: trainer_environment(host.device))
     host = ModelHost(options, on_ready=standby.prepare)
     runs = RunStore(output)
-    loader = PrefixLoader(host.load_prefix, lambda prefix: host.session.probe(prefix), lambda: host.rotary_angles)
+    weights = cache(lambda: base_fingerprint(options.path))
+    loader = PrefixLoader(
+        host.load_prefix, lambda prefix: host.session.probe(prefix), lambda: host.rotary_angles, weights
+    )
     sources = SourceLibrary(runs, loader, output, read, shown)
     bits = options.quantization_bit
     tuned = TunedModel(
@@ -55,4 +62,5 @@ def build_services(
     evaluation = EvaluationService(
         ComparisonStore(output), tuned, sources, training, lambda: trainer_environment(host.device)
     )
-    return Services(host, sources, ChatService(host, sources), training, evaluation)
+    library = LibraryService(output, sources, weights)
+    return Services(host, sources, ChatService(host, sources), training, evaluation, library)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from app.places import Places
 from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PrefixError, RunError
+from training.library.base import note_on_base
+from training.library.entry import Descriptions, Entry, Origin
+from training.library.shelf import Shelf
 from training.runs.checkpoints import (
     CheckpointInfo,
     find_checkpoints,
@@ -43,16 +46,23 @@ class Source:
 
     key: str  # BASE, or the checkpoint's path
     info: CheckpointInfo | None = None  # None for the base
-    of_run: bool = False  # False for a path that a user named: its files are not ours to delete
+    of_run: bool = False  # was trained here
+    entry: Entry | None = None  # with its card; None for the base
+    title: str = ""  # what its card calls it, told apart from others that are called so
 
     @property
     def is_base(self) -> bool:
         return self.key == BASE
 
     @property
+    def is_ours(self) -> bool:
+        """Whether its files are ours to delete, which those at a path that a user named are not."""
+        return self.of_run or (self.entry is not None and self.entry.origin is not None)
+
+    @property
     def name(self) -> str:
         """What to call it where there is no room for a chip."""
-        return f"{self.info.run_name} / {self.info.path.name}" if self.info else self.key
+        return self.title or (f"{self.info.run_name} / {self.info.path.name}" if self.info else self.key)
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,7 @@ class PrefixLoader:
     load: Callable[[Path], Prefix]
     probe: Callable[[Prefix], Any]
     angles: Callable[[], str]  # the model's ``rotary_angles``
+    weights: Callable[[], str] = lambda: ""  # their fingerprint, "" where it is not known
 
 
 class SourceLibrary:
@@ -118,6 +129,8 @@ class SourceLibrary:
         self._places = places
         self._loader = loader
         self._named_file = root / NAMED_FILE
+        self._shelf = Shelf(root)
+        self._cards = Descriptions()
         self._loaded: OrderedDict[tuple[str, int, int], LoadedSource] = OrderedDict()
         self._lock = threading.Lock()
         self._listing = NOTHING_READ
@@ -158,7 +171,7 @@ class SourceLibrary:
         """
         found = next((source for source in self.sources() if source.key == key), None)
         if found is None:
-            self._forget_listing()
+            self.look_again()
             found = next((source for source in self.sources() if source.key == key), None)
         if found is None:
             raise PrefixError(
@@ -183,12 +196,21 @@ class SourceLibrary:
                 if self._shown is not None and key == self._shown.key:
                     require_prefix_length(self._shown.pre_seq_len, prefix.length)
                 probe = self._loader.probe(prefix)
-                note = note_on_angles(source.info, self._loader.angles()) if source.info is not None else None
-                self._loaded[stamp] = LoadedSource(source, prefix, probe.max_logit_change, probe.has_effect, note)
+                self._loaded[stamp] = LoadedSource(
+                    source, prefix, probe.max_logit_change, probe.has_effect, self._note(source)
+                )
                 while len(self._loaded) > LOADED_LIMIT:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(stamp)
             return replace(self._loaded[stamp], source=source)
+
+    def _note(self, source: Source) -> tuple[str, str] | None:
+        """What is to be known of a checkpoint that was trained otherwise than it is used here."""
+        notes = [note_on_angles(source.info, self._loader.angles())] if source.info is not None else []
+        if source.entry is not None and source.entry.card is not None:
+            notes.append(note_on_base(source.entry.card.facts, self._loader.weights()))
+        known = [note for note in notes if note is not None]
+        return (" ".join(en for en, _ in known), "".join(zh for _, zh in known)) if known else None
 
     def name_path(self, text: str) -> list[Source]:
         """Adds the checkpoints at a path on this machine, after reading each once to see that it fits.
@@ -215,7 +237,7 @@ class SourceLibrary:
         if broken is not None and broken.of_run:
             with explaining_storage_errors(Path(key)):
                 remove_directory(Path(key))
-            self._forget_listing()
+            self.look_again()
             return
         if broken is not None:
             self._forget_named(key)
@@ -227,12 +249,15 @@ class SourceLibrary:
                 "--ptuning_checkpoint to take it from the list.",
                 "网页启动时指定了这个检查点，因此会一直显示。要从列表中移除，请去掉 --ptuning_checkpoint 重新启动。",
             )
+        place = Path(key)
         if source.of_run and source.info is not None:
-            place = Path(key)
             self._runs.get(place.parent.name).delete_checkpoint(int(place.name.rpartition("-")[2]))
+        elif source.is_ours:
+            with explaining_storage_errors(place):
+                remove_directory(place)
         else:
             self._forget_named(key)
-        self._forget_listing()
+        self.look_again()
 
     def find_broken(self, key: str) -> Broken | None:
         """What is broken at ``key``; None where nothing is."""
@@ -245,6 +270,9 @@ class SourceLibrary:
             for info in run.checkpoints()
             if info.is_prefix  # a complete model is no prefix of the one that is served
         }
+        taken = self._shelf.taken()
+        origins = {str(info.path): origin for info, origin in taken}
+        found |= {str(info.path): Source(str(info.path), info) for info, _ in taken}
         broken = [Broken(str(run.path), run.name, error, of_run=True) for run, error in self._runs.broken()]
         started_with = [self._shown.key] if self._shown is not None else []
         for path in (*started_with, *self._named_paths()):
@@ -255,10 +283,15 @@ class SourceLibrary:
                 broken.append(Broken(path, path, error, of_run=False))
                 continue
             found.setdefault(path, Source(path, info))
-        checkpoints = sorted(found.values(), key=_age)
+        described = [self._describe(source, origins.get(source.key)) for source in found.values()]
+        checkpoints = sorted(_told_apart(described), key=_age)
         return _Listing(time.monotonic(), [Source(BASE), *checkpoints], broken)
 
-    def _forget_listing(self) -> None:
+    def _describe(self, source: Source, origin: Origin | None) -> Source:
+        return replace(source, entry=self._cards.describe(source.info, origin)) if source.info is not None else source
+
+    def look_again(self) -> None:
+        """Something has changed: the next listing reads the disk."""
         self._listing = NOTHING_READ
 
     def _named_paths(self) -> list[str]:
@@ -282,7 +315,7 @@ class SourceLibrary:
                 paths = self._named_paths()
                 yield paths
                 write_atomically(self._named_file, json.dumps(paths, ensure_ascii=False, indent=1) + "\n")
-        self._forget_listing()
+        self.look_again()
 
 
 def who_answers(loaded: LoadedSource, model_name: str, speech: Speech) -> str:
@@ -292,7 +325,18 @@ def who_answers(loaded: LoadedSource, model_name: str, speech: Speech) -> str:
         return speech("chip_base", name=model_name)
     step = speech("chip_step", step=info.step)
     prefix = speech("chip_prefix", length=loaded.prefix.length)
-    return f"{info.run_name} · {step} · {prefix} · {loaded.prefix.short_hash}"
+    return f"{loaded.source.title or info.run_name} · {step} · {prefix} · {loaded.prefix.short_hash}"
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """Sources with their cards' names; where several are called alike, with what tells them apart."""
+    names = Counter(source.entry.card.name for source in sources if source.entry is not None and source.entry.card)
+    titled = []
+    for source in sources:
+        name = source.entry.card.name if source.entry is not None and source.entry.card else ""
+        alone = names[name] == 1 or source.entry is None
+        titled.append(replace(source, title=name if alone or not name else f"{name} · {source.name}"))
+    return titled
 
 
 def _age(source: Source) -> tuple[float, int]:

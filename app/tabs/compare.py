@@ -454,7 +454,8 @@ class CompareTab:
 
     def _fingerprint(self) -> tuple[str, ...]:
         """Changes when the menus would; the model's arrival counts, since a prefix can be read only then."""
-        return (self.services.host.state.phase, *(source.key for source in self.services.sources.sources()))
+        sources = self.services.sources.sources()
+        return (self.services.host.state.phase, *(f"{source.key} {source.name}" for source in sources))
 
     def _form(self, values: Updates) -> ChatSettings:
         form = {name: values[component] for name, component in self.settings.items()}

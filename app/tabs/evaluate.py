@@ -161,12 +161,13 @@ class EvaluateTab:
     def on_sources(self, known: list[str], chosen: list[str]) -> Updates:
         """The menu follows what is on disk; a first visit finds the newest checkpoint chosen."""
         sources = [source for source in self.services.sources.sources() if not source.is_base]
-        keys = [source.key for source in sources]
-        if keys == known:
+        listed = [f"{source.key} {source.name}" for source in sources]
+        if listed == known:
             return {self.known: gr.skip()}
+        keys = [source.key for source in sources]
         kept = [key for key in chosen or [] if key in keys] or keys[:1]
         choices = [(source.name, source.key) for source in sources]
-        return {self.known: keys, self.checkpoints: gr.Dropdown(choices, value=kept)}
+        return {self.known: listed, self.checkpoints: gr.Dropdown(choices, value=kept)}
 
     def on_start(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)

@@ -35,6 +35,7 @@ THREADS = 80
 CHATTING = _asked("chat", 16)  # the engine's slots decide how many are computed at a time
 ASKED = _asked("brief", 12)
 WORKING = _asked("work", 4, "minimal")  # a second or so, such as reading a data file
+FETCHING = _asked("fetch", 2, "minimal")  # as long as a download takes
 STOPPING = _asked("stop", 8)
 
 

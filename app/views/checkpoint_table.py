@@ -28,6 +28,24 @@ SUMMARY = (("learning_rate", "lr"), ("per_device_train_batch_size", "batch"))
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a reader looks for: words that all occur, and tags that all are there."""
+
+    words: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def is_everything(self) -> bool:
+        return not self.words.strip() and not self.tags
+
+    def takes(self, source: Source) -> bool:
+        return self.is_everything or (source.entry is not None and source.entry.matches(self.words, self.tags))
+
+
+EVERYTHING = Wanted()
+
+
+@dataclass(frozen=True)
 class Action:
     """A button: what it does, what it says, and whether that is so already (None: that cannot be)."""
 
@@ -51,7 +69,11 @@ class Row:
     name: str
     path: Path
     values: tuple[str, ...]
+    title: str
+    tags: tuple[str, ...]
+    problem: str
     panes: tuple[Action, ...]
+    card: Action
     downloads: tuple[DownloadLink, ...]
     delete: Action
 
@@ -73,6 +95,7 @@ def checkpoint_table(
     broken: Sequence[Broken] = (),
     *,
     may_change: bool = True,
+    wanted: Wanted = EVERYTHING,
 ) -> Markup:
     """The table of all checkpoints among ``sources``, or a sentence where there is none.
 
@@ -82,8 +105,10 @@ def checkpoint_table(
         speech: the reader's.
         broken: what is there and cannot be used, named below the table.
         may_change: whether the reader may download and delete.
+        wanted: what the reader looks for.
     """
-    rows = [_row(source, source.info, selected, speech) for source in sources if source.info is not None]
+    shown = [(source, source.info) for source in sources if source.info is not None and wanted.takes(source)]
+    rows = [_row(source, info, selected, speech) for source, info in shown]
     titles = [speech(f"column_{column}") for column in COLUMNS]
     unusable = [
         BrokenRow(
@@ -96,7 +121,7 @@ def checkpoint_table(
         rows=rows,
         titles=titles,
         frame=DOWNLOAD_FRAME,
-        empty=speech("no_checkpoints"),
+        empty=speech("no_checkpoints" if wanted.is_everything else "nothing_found"),
         closed="" if may_change else speech("not_for_viewers"),
         broken=unusable,
         broken_title=speech("broken_title", count=len(unusable)),
@@ -109,10 +134,19 @@ def _row(source: Source, info: CheckpointInfo, selected: Mapping[str, str], spee
         name=source.name,
         path=info.path,
         values=_values(info, speech),
+        title=source.title,
+        tags=source.entry.tags if source.entry is not None else (),
+        problem=_problem(source, speech),
         panes=tuple(Action(pane, speech(f"action_{pane}"), selected.get(pane) == source.key) for pane in PANES),
+        card=Action("card", speech("action_card")),
         downloads=_downloads(source.key, info, speech),
         delete=Action("delete", speech("action_delete")),
     )
+
+
+def _problem(source: Source, speech: Speech) -> str:
+    """That its card cannot be read; why, its card's panel says."""
+    return speech("card_broken") if source.entry is not None and source.entry.problem is not None else ""
 
 
 def _values(info: CheckpointInfo, speech: Speech) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def build_theme() -> gr.themes.Base:
 
 
 def stylesheets() -> list[Path]:
-    return [STYLES / "page.css"]
+    return [STYLES / "page.css", STYLES / "library.css"]
 
 
 def export_stylesheet() -> str:

@@ -1,14 +1,13 @@
 """A checkpoint as one file to take away: all that belongs to its prefix, or the prefix in the original's format.
 
-Knows which of its files make a prefix; optimizer states stay here. The original's format is `training.runs.export`'s
-matter.
+Knows where such a file lies until it is sent. What is in it is the matter of `training.library.archive` and of
+`training.runs.export`.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,10 @@ from app.chat.model_host import ModelOptions
 from app.views.checkpoint_table import ORIGINAL_FORMAT
 from app.web.uploads import scratch_folder
 from chatglm2.checkpoints.export import ORIGINAL_FILE
-from chatglm2.model.prefix_files import CANDIDATE_FILES
-from training.runs.checkpoints import METADATA_FILE, CheckpointInfo
+from training.library.archive import full_name, pack
+from training.runs.checkpoints import CheckpointInfo
 from training.runs.export import ExportRequest, export
 from training.runs.storage import explaining_storage_errors
-
-TAKEN_FILES = (*CANDIDATE_FILES, METADATA_FILE, "config.json")
 
 
 @dataclass(frozen=True)
@@ -53,29 +50,15 @@ def prepare_download(info: CheckpointInfo, kind: str, served: ModelOptions) -> D
         if kind == ORIGINAL_FORMAT:
             file = _write_original(info, directory, served)
             return Download(file, file.name, directory)
-        return Download(_write_archive(info, directory), f"{_full_name(info)}.zip", directory)
+        archive = directory / "checkpoint.zip"
+        pack(info, archive)
+        return Download(archive, f"{full_name(info)}.zip", directory)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-
-
-def _write_archive(info: CheckpointInfo, directory: Path) -> Path:
-    place = info.path
-    files = [place] if place.is_file() else [place / name for name in TAKEN_FILES if (place / name).is_file()]
-    target = directory / "checkpoint.zip"
-    # Weights do not compress; storing them is as small and much faster.
-    with explaining_storage_errors(target), zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for file in files:
-            archive.write(file, f"{_full_name(info)}/{file.name}")
-    return target
 
 
 def _write_original(info: CheckpointInfo, directory: Path, served: ModelOptions) -> Path:
     target = directory / ORIGINAL_FORMAT
     export(ExportRequest(str(info.path), ORIGINAL_FORMAT, target, hub=served.hub, fallback_base=served.path))
     return target / ORIGINAL_FILE
-
-
-def _full_name(info: CheckpointInfo) -> str:
-    """Run and step."""
-    return f"{info.run_name}-{info.path.stem}"

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatglm2.errors import ChatGLMError
 from training.data.files import SUFFIXES
+from training.library.archive import ARCHIVE_SUFFIX
 from training.runs.storage import explaining_storage_errors, storage_error
 
 UPLOAD_ROUTE = "/upload"
@@ -137,7 +138,7 @@ class UploadGate:
             if message.get("more_body"):
                 return
             if start["status"] == 200:
-                _require_data_files(bytes(body))
+                _require_kinds(bytes(body))
             await send(start)
             await send({"type": "http.response.body", "body": bytes(body)})
 
@@ -158,18 +159,19 @@ def _no_room(quota_bytes: int) -> UploadError:
     )
 
 
-def _require_data_files(answer: bytes) -> None:
+def _require_kinds(answer: bytes) -> None:
     """Takes files of other kinds away again, and says so."""
     stored = [Path(str(path)) for path in json.loads(answer)]
-    wrong = [file for file in stored if file.suffix.lower() not in SUFFIXES]
+    wrong = [file for file in stored if file.suffix.lower() not in (*SUFFIXES, ARCHIVE_SUFFIX)]
     if not wrong:
         return
     for file in stored:
         file.unlink(missing_ok=True)
     listed = ", ".join(SUFFIXES)
     raise UploadError(
-        f"{wrong[0].name[:80]} is not a data file: expected a name that ends in {listed}.",
-        f"{wrong[0].name[:80]} 不是数据文件：文件名应以 {listed} 结尾。",
+        f"{wrong[0].name[:80]} is not a data file: expected a name that ends in {listed}, or in {ARCHIVE_SUFFIX} for a "
+        "prefix.",
+        f"{wrong[0].name[:80]} 不是数据文件：文件名应以 {listed} 结尾，前缀则为 {ARCHIVE_SUFFIX}。",
     )
 
 

@@ -23,17 +23,20 @@ from chatglm2.errors import CheckpointError, HubError
 
 __all__ = [
     "CHECKPOINT_FILES",
+    "HUB_TITLES",
     "TOKENIZER_FILES",
+    "DeliveryError",
     "DownloadProgress",
     "Hub",
     "ProgressCallback",
+    "hub_failures",
     "resolve_model_directory",
 ]
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json")
 CHECKPOINT_FILES = ("config.json", *TOKENIZER_FILES, "*.index.json", "*.safetensors", "pytorch_model*.bin")
 
-_HUB_TITLES = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
+HUB_TITLES = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
 # One publisher, several names. On each hub, the names to try, best first.
 _PUBLISHER_NAMES = {"huggingface": ("zai-org", "THUDM"), "modelscope": ("ZhipuAI",)}
 _PUBLISHERS = frozenset({"THUDM", "zai-org", "ZhipuAI"})
@@ -90,11 +93,11 @@ def resolve_model_directory(
         cached = client.find_cached(name, revision)
         if cached is not None and _is_complete(cached, files):
             return cached
-    missing: _DownloadError | None = None
+    missing: DeliveryError | None = None
     for name in names:
         try:
             return _download(client, name, revision, files, progress)
-        except _DownloadError as failure:
+        except DeliveryError as failure:
             if failure.reason != "missing":
                 raise _hub_error(failure, text, hub, revision) from failure.__cause__
             missing = missing or failure
@@ -171,7 +174,7 @@ def _is_complete(directory: Path, patterns: Sequence[str]) -> bool:
 _Reason = Literal["missing", "gated", "unreachable", "interrupted", "disk", "empty"]
 
 
-class _DownloadError(Exception):
+class DeliveryError(Exception):
     """Why a hub did not deliver, before it is put into a sentence."""
 
     def __init__(self, reason: _Reason, detail: str) -> None:
@@ -201,18 +204,18 @@ class _Meter:
 def _download(
     client: HubClient, repository: str, revision: str | None, patterns: Sequence[str], progress: ProgressCallback | None
 ) -> Path:
-    with _hub_failures(client, "unreachable"):
+    with hub_failures(client, "unreachable"):
         sizes = client.list_files(repository, revision)
     names = _select(list(sizes), patterns)
     if not names:
-        raise _DownloadError("empty", ", ".join(sorted(sizes)[:8]))
+        raise DeliveryError("empty", ", ".join(sorted(sizes)[:8]))
     total_bytes = sum(sizes[name] for name in names)
     _check_disk_space(client.cache_directory(repository), total_bytes)
 
     meter = _Meter(repository, total_bytes, progress)
     snapshot = client.find_cached(repository, revision)
     meter.add(sum(sizes[name] for name in names if snapshot is not None and (snapshot / name).is_file()))
-    with _hub_failures(client, "interrupted"):
+    with hub_failures(client, "interrupted"):
         return client.fetch(repository, revision, names, meter.add)
 
 
@@ -223,11 +226,12 @@ def _check_disk_space(cache: Path, total_bytes: int) -> None:
     free_bytes = shutil.disk_usage(existing).free
     missing_bytes = max(0, total_bytes - present_bytes)
     if free_bytes < missing_bytes:
-        raise _DownloadError("disk", f"{existing}: {missing_bytes / 1e9:.1f} GB needed, {free_bytes / 1e9:.1f} GB free")
+        raise DeliveryError("disk", f"{existing}: {missing_bytes / 1e9:.1f} GB needed, {free_bytes / 1e9:.1f} GB free")
 
 
 @contextmanager
-def _hub_failures(client: HubClient, otherwise: _Reason) -> Iterator[None]:
+def hub_failures(client: HubClient, otherwise: _Reason) -> Iterator[None]:
+    """Turns what a hub's client raises into a `DeliveryError`; ``otherwise`` is its reason where none is named."""
     try:
         yield
     except client.errors() as error:
@@ -235,7 +239,7 @@ def _hub_failures(client: HubClient, otherwise: _Reason) -> Iterator[None]:
         refusal = next((refusal for cause in chain if (refusal := client.refusal(cause))), None)
         reason: _Reason = "disk" if any(map(_is_disk_error, chain)) else refusal or otherwise
         detail = str(error).strip() or type(error).__name__
-        raise _DownloadError(reason, shorten(detail.splitlines()[0], 160, placeholder="…")) from error
+        raise DeliveryError(reason, shorten(detail.splitlines()[0], 160, placeholder="…")) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -251,14 +255,14 @@ def _is_disk_error(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in numbers) or "No space left" in str(error)
 
 
-def _hub_error(failure: _DownloadError, repository: str, hub: Hub, revision: str | None) -> HubError:
+def _hub_error(failure: DeliveryError, repository: str, hub: Hub, revision: str | None) -> HubError:
     what = f"{repository}@{revision}" if revision else repository
-    found_en, found_zh = _found(failure, what, _HUB_TITLES[hub])
+    found_en, found_zh = _found(failure, what, HUB_TITLES[hub])
     remedy_en, remedy_zh = _REMEDIES.get(failure.reason, _OTHER_SOURCES[hub])
     return HubError(f"{found_en} {remedy_en}", f"{found_zh}{remedy_zh}")
 
 
-def _found(failure: _DownloadError, what: str, hub: str) -> tuple[str, str]:
+def _found(failure: DeliveryError, what: str, hub: str) -> tuple[str, str]:
     sentences = {
         "missing": (f"{hub} has no '{what}', or it is private", f"{hub} 上没有“{what}”，或者它未公开"),
         "gated": (f"{hub} does not give '{what}' to this account", f"当前账号无权从 {hub} 下载“{what}”"),

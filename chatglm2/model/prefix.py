@@ -191,7 +191,7 @@ def find_prefix_file(path: Path) -> Path:
 
 def _read_encoder(file: Path, config: ChatGLMConfig) -> PrefixEncoder:
     """The encoder that the tensors in ``file`` make up, with the length and projection that they show."""
-    state = _prefix_tensors(file)
+    state = prefix_tensors(file)
     with torch.device("meta"):
         encoder = PrefixEncoder(_inferred_config(state, config, file))
     needed = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
@@ -209,8 +209,12 @@ def _read_encoder(file: Path, config: ChatGLMConfig) -> PrefixEncoder:
     return encoder
 
 
-def _prefix_tensors(file: Path) -> dict[str, Tensor]:
-    """The prefix encoder's tensors in ``file``, named as in its state dict, and still mapped from disk."""
+def prefix_tensors(file: Path) -> dict[str, Tensor]:
+    """The prefix encoder's tensors in ``file``, named as in its state dict, and still mapped from disk.
+
+    Raises:
+        PrefixError: if it is damaged, claims more than it holds, or holds no prefix.
+    """
     try:
         tensors = dict(open_tensors(file))
     except ImplausibleFileError as error:

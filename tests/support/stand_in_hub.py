@@ -1,5 +1,7 @@
 """A hub on 127.0.0.1 that speaks as much of Hugging Face's and ModelScope's protocols as a download needs.
 
+`stand_in_uploads` adds what an upload needs.
+
 It can break: a transfer cut midway, a file that answers 503, a repository that is gated or missing.
 """
 
@@ -26,10 +28,11 @@ class StandInHub:
     breaks_after_cut: bool = False  # a file whose transfer was cut answers 503 from then on
     broken: set[str] = field(default_factory=set)  # files that answer 503
     downloads: list[tuple[str, str | None]] = field(default_factory=list)  # file name, Range header
+    claimed_sizes: dict[str, int] = field(default_factory=dict)  # file name → what is listed instead of its size
     request_count: int = 0
 
     def __enter__(self) -> StandInHub:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
         return self
@@ -39,12 +42,20 @@ class StandInHub:
         self._server.server_close()
         self._thread.join()
 
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        """What answers a request."""
+        return handler_for(self)
+
+    def commit_of(self, repository: str) -> str:
+        """The commit that a repository is at."""
+        return COMMIT
+
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
 
-def _handler(hub: StandInHub) -> type[BaseHTTPRequestHandler]:
+def handler_for(hub: StandInHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
             pass
@@ -73,11 +84,12 @@ def _handler(hub: StandInHub) -> type[BaseHTTPRequestHandler]:
             files = hub.repositories[repository]
             if rest[:1] == ["tree"]:
                 self._json([{"type": "file", "path": n, "size": len(c), "oid": _sha(c)} for n, c in files.items()])
-            elif rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
+            elif rest[:1] == ["revision"] and rest[1] not in ("main", hub.commit_of(repository)):
                 self._error(404, "RevisionNotFound")
             else:
-                siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
-                self._json({"id": repository, "sha": COMMIT, "siblings": siblings})
+                sizes = {name: len(content) for name, content in files.items()} | hub.claimed_sizes
+                siblings = [{"rfilename": name, "size": size} for name, size in sizes.items() if name in files]
+                self._json({"id": repository, "sha": hub.commit_of(repository), "siblings": siblings})
 
         def _modelscope(self, repository: str, rest: list[str], query: dict[str, list[str]]) -> None:
             if self._refuse(repository):
@@ -102,6 +114,9 @@ def _handler(hub: StandInHub) -> type[BaseHTTPRequestHandler]:
             return True
 
         def _file(self, repository: str, name: str) -> None:
+            if name not in hub.repositories.get(repository, {}):
+                self._error(404, "EntryNotFound")
+                return
             content = hub.repositories[repository][name]
             if self.command == "GET":
                 hub.downloads.append((name, self.headers["Range"]))
@@ -112,7 +127,7 @@ def _handler(hub: StandInHub) -> type[BaseHTTPRequestHandler]:
             body = content[start:]
             self.send_response(206 if start else 200)
             self.send_header("ETag", f'"{_sha(content)}"')
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", hub.commit_of(repository))
             self.send_header("Content-Length", str(len(body)))
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

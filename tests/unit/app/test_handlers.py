@@ -157,7 +157,7 @@ def test_what_others_train_changes_no_pane_of_a_browser_that_has_compared(
 ) -> None:
     first = opened(compare)[compare.kept_choice]
     write_past_run(tmp_path, Path(services.host.options.path), "of a stranger".replace(" ", "-"))
-    services.sources._forget_listing()
+    services.sources.look_again()
     assert compare.on_tick((), dict(first), "", "", request())[compare.chosen] == first
     assert opened(compare, choice=first)[compare.chosen] == first
     chosen = dict(first)
@@ -175,7 +175,7 @@ def test_what_the_page_was_started_with_stands_in_the_right_pane_until_somebody_
     trained = RunStore(tmp_path).get("old").checkpoint_path(40)
     shutil.copytree(trained, elsewhere)
     monkeypatch.setattr(services.sources, "_shown", find_shown(elsewhere, None))
-    services.sources._forget_listing()
+    services.sources.look_again()
     for stored in (None, kept_before):
         updates = opened(compare, choice=stored)
         assert updates[compare.chosen] == {"left": BASE, "right": str(elsewhere)}
@@ -195,7 +195,7 @@ def test_a_prefix_that_was_trained_with_other_angles_says_so_where_it_is_chosen(
     for angles, is_said in (("float32", False), ("float16", True)):
         known = json.loads((place / METADATA_FILE).read_text(encoding="utf-8"))
         (place / METADATA_FILE).write_text(json.dumps({**known, "rotary_angles": angles}), encoding="utf-8")
-        compare.services.sources._forget_listing()
+        compare.services.sources.look_again()
         updates = compare.choose("right", str(place), {"left": BASE, "right": BASE}, speech_for(request()))
         assert (note in updates[compare.panes["right"].head]) is is_said
     updates = compare.choose("right", str(place), {"left": BASE, "right": BASE}, speech_for(request("zh")))

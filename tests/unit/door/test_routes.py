@@ -56,7 +56,8 @@ OPEN_HANDLERS = {
         *("on_cost", "on_cost_key", "on_source", "on_preset", "on_keep", "on_learns"),
         *("on_pick", "on_compare", "on_tick"),
     },
-    "CheckpointsTab": {"on_action", "on_keep", "on_tick"},
+    "CheckpointsTab": {"on_action", "on_keep", "on_tick", "on_find"},
+    "CardPanel": {"on_close"},
     "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
     "OperatorControls": {"on_load"},
 }
@@ -73,7 +74,9 @@ OPERATOR_HANDLERS = {
         "on_share",
         "on_fit",
     },
-    "CheckpointsTab": {"on_delete", "on_add"},
+    "CheckpointsTab": {"on_delete"},
+    "CardPanel": {"on_save"},
+    "Taking": {"on_add", "on_pull", "on_zip"},
     "EvaluateTab": {"on_start", "on_stop", "on_go_on"},
 }
 

@@ -11,6 +11,7 @@ import pytest
 from app.__main__ import build_parser
 from benchmarks import tables
 from training.cli.export import build_parser as build_export_parser
+from training.cli.library import build_parser as build_library_parser
 from training.cli.parser import parse_command
 
 PAGES = (
@@ -28,9 +29,13 @@ PAGES = (
     "docs/original_zh.md",
     "docs/evaluation.md",
     "docs/evaluation_zh.md",
+    "docs/library.md",
+    "docs/library_zh.md",
 )
 GUIDES = tuple(
-    name for name in PAGES if name.startswith(("docs/training", "docs/scripts", "docs/strength", "docs/evaluation"))
+    name
+    for name in PAGES
+    if name.startswith(("docs/training", "docs/scripts", "docs/strength", "docs/evaluation", "docs/library"))
 )
 READMES = ("README.md", "README_zh.md")
 
@@ -58,6 +63,8 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
             assert not parse_command(["--do_predict", *arguments[1:]]).notes
         elif arguments[:1] == ["export"]:
             build_export_parser("en").parse_args(arguments[1:])
+        elif arguments[:1] == ["library"]:
+            build_library_parser("en").parse_args(arguments[1:])
         elif arguments[:1] != ["test"]:
             build_parser().parse_args(arguments)
 

@@ -27,7 +27,13 @@ OFFLINE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
 @pytest.fixture(scope="module")
 def small_repository(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("launch") / "a directory with spaces"
-    for module in ("app/__main__.py", "training/main.py", "training/cli/export.py", "benchmarks/speed.py"):
+    for module in (
+        "app/__main__.py",
+        "training/main.py",
+        "training/cli/export.py",
+        "training/cli/library.py",
+        "benchmarks/speed.py",
+    ):
         (root / module).parent.mkdir(parents=True, exist_ok=True)
         (root / module).write_text(APP)
     (root / "requirements.txt").write_text("# nothing\n")
@@ -80,6 +86,7 @@ def test_every_module_that_it_runs_is_there(repository: Path) -> None:
         (["evaluate"], ["--do_predict"]),
         (["evaluate", "--test_file", "a b.json"], ["--do_predict", "--test_file", "a b.json"]),
         (["export", "run/checkpoint-3", "--output", "a b"], ["run/checkpoint-3", "--output", "a b"]),
+        (["library", "pull", "ann/a b"], ["pull", "ann/a b"]),
         (["bench", "speed", "--repeat", "2"], ["--repeat", "2"]),
     ],
 )

@@ -1,1 +1,1 @@
-"""What the Checkpoints tab has of the library: a prefix's card, and prefixes from elsewhere. Components and handlers."""
+"""The library on the Checkpoints tab: a prefix's card, and prefixes from elsewhere. Components and handlers."""

@@ -18,7 +18,7 @@ from chatglm2.model.prefix import TENSOR_NAMESPACE
 from training.comparison.place import RESULT_FILE, ComparisonStore
 from training.comparison.request import ComparisonRequest
 from training.comparison.result import Comparison, Contestant, Kept
-from training.library.archive import pack, take_zip
+from training.library.archive import pack, take_zip, unpack
 from training.library.base import base_fingerprint, base_name
 from training.library.bundle import LIMITS, write_bundle
 from training.library.card import CARD_FILE, OURS, Card, CardError, Facts, parse_card, read_card, write_card
@@ -331,6 +331,19 @@ def test_a_zip_that_is_no_prefixs_is_refused_and_leaves_nothing(
     with pytest.raises(PrefixError, match=words):
         take_zip(shelf, file)
     assert shelf.taken() == [] and [item.name for item in shelf.root.iterdir() if item.is_dir()] == []
+
+
+def test_of_a_zip_that_unfolds_to_more_than_a_prefix_has_nothing_is_written(
+    info: CheckpointInfo, tmp_path: Path
+) -> None:
+    def make(archive: zipfile.ZipFile, good: bytes) -> None:
+        archive.writestr("prefix.json", bytes(2**21))
+        archive.writestr("prefix.safetensors", good)
+
+    (target := tmp_path / "target").mkdir()
+    with pytest.raises(PrefixError, match="at most 1,048,576 belong"):
+        unpack(tampered(make, info, tmp_path), target)
+    assert list(target.iterdir()) == []
 
 
 def test_a_zips_paths_lead_nowhere_and_what_is_no_prefixs_stays_in_it(

@@ -50,18 +50,20 @@ class Tick:
     at: float
 
 
-def draw_all() -> None:
+def draw_all(directory: Path = FIGURES) -> None:
     """Write both figures in both languages."""
     records = read_records()
-    FIGURES.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
     base = next(record for record in records if record["keep"] is None)
     trained = [record for record in records if record["keep"] is not None]
     whole = _newest([record for record in trained if record["strength"] == 1])
     own = [record for record in trained if is_of(record, training_of(OF_STRENGTH))]
     seeds = {record["seed"] for record in own if record["strength"] != 1}
     at_strengths = [base, *(record for record in own if record["seed"] in seeds)]
-    _write("keep", [_curve(whole, "keep", *item) for item in DRAWN], base, ("--keep", "--keep"))
-    _write("strength", [_curve(at_strengths, "strength", *item) for item in DRAWN], base, ("strength", "强度"))
+    _write(directory / "keep", [_curve(whole, "keep", *item) for item in DRAWN], base, ("--keep", "--keep"))
+    _write(
+        directory / "strength", [_curve(at_strengths, "strength", *item) for item in DRAWN], base, ("strength", "强度")
+    )
 
 
 def _newest(records: list[Record]) -> list[Record]:
@@ -78,7 +80,7 @@ def _curve(records: Iterable[Record], across: str, field: str, style: str, words
     return Curve(field, style, words, sorted((x, mean(found)) for x, found in values.items()))
 
 
-def _write(name: str, curves: list[Curve], base: Record, across: Words) -> None:
+def _write(place: Path, curves: list[Curve], base: Record, across: Words) -> None:
     task, *rest = curves
     panels = [([task], (15, 20, 25, 30)), (rest, (0, 25, 50, 75, 100))]
     languages: tuple[Literal[0, 1], ...] = (0, 1)
@@ -90,7 +92,9 @@ def _write(name: str, curves: list[Curve], base: Record, across: Words) -> None:
         ]
         label = f"{TITLES[0][language]} · {TITLES[1][language]} · {across[language]}"
         shown = {"width": WIDTH, "height": HEIGHT, "panels": laid, "across": across[language], "label": label}
-        (FIGURES / f"{name}-{('en', 'zh')[language]}.svg").write_text(template.render(shown) + "\n", encoding="utf-8")
+        place.with_name(f"{place.name}-{('en', 'zh')[language]}.svg").write_text(
+            template.render(shown) + "\n", encoding="utf-8"
+        )
 
 
 def _panel(

@@ -22,7 +22,8 @@ from app.chat.sources import BASE
 from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.compare import CompareTab
-from app.tabs.train import UPLOAD, TrainTab, Viewer
+from app.tabs.train import TrainTab, Viewer
+from app.tabs.training.form import UPLOAD
 from app.tabs.translations import speech_for
 from app.text.languages import LANGUAGE_COOKIE, Speech
 from app.views.chat_view import facts_html

@@ -15,6 +15,7 @@ from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
+from app.tabs.training.details import DetailsPart
 from app.tabs.training.form import TrainForm, Updates
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
@@ -83,6 +84,7 @@ class TrainTab(TrainForm):
             self.curves = gr.HTML(elem_id="more-curves")
         with gr.Accordion(word("log"), open=True, elem_id="log-box"):
             self.log = gr.HTML(elem_id="run-log")
+        self.details = DetailsPart(self.services, self, lambda name, speech: self._show(Viewer(name), speech))
 
     # Wiring
 
@@ -98,7 +100,8 @@ class TrainTab(TrainForm):
         self.share.input(self.on_share, [self.run, self.share], live, **ASKED)
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
         actions = [self.propose, self.try_it, self.start]
-        self.controls.bind(demo, [*self.asked, self.name, *actions], (self.preview_box,))
+        self.controls.bind(demo, [*self.typed, self.name, *actions, *self.details.controls], (self.preview_box,))
+        self.details.bind(self.run, live)
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 
@@ -106,6 +109,7 @@ class TrainTab(TrainForm):
         return [
             *(self.viewer, self.run, self.stop, self.resume, self.share, self.progress),
             *(self.ready_row, self.ready, self.chart, self.retention, self.curves, self.log),
+            *self.details.outputs,
         ]
 
     # Handlers
@@ -182,6 +186,7 @@ class TrainTab(TrainForm):
             self.retention: retention_html(view, speech),
             self.curves: more_curves_html(view, speech),
             self.log: log_html(view.log or speech("no_log")),
+            **self.details.show(name, speech, is_other=name != viewer.shown),
         }
 
     def _show_nothing(self, viewer: Viewer, speech: Speech) -> Updates:
@@ -200,4 +205,5 @@ class TrainTab(TrainForm):
             self.retention: "",
             self.curves: sentence_html(speech("no_points"), "empty"),
             self.log: log_html(speech("no_log")),
+            **self.details.hide(),
         }

@@ -5,6 +5,7 @@ Builds the components and names the handlers that change nothing but the form. W
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from app.tabs.listening import ASKED, QUIET, WORKING, say
 from app.tabs.settings_form import build_setting
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
+from app.training.care import CopiedForm
 from app.training.form import by_topic, form_fields, preset_reason, preset_values, problem_text, refill, steps_beside
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from app.training.service import DataChoice
@@ -24,7 +26,7 @@ from app.views.run_cost import cost_html
 from chatglm2.errors import ChatGLMError
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
-SAMPLE, UPLOAD = "sample", "upload"
+SAMPLE, UPLOAD, OF_RUN = "sample", "upload", "of run"
 # What may be changed so that a run fits; see `training.plan.fitting`.
 FITTED = (
     *("max_source_length", "max_target_length", "gradient_checkpointing"),
@@ -44,7 +46,12 @@ class TrainForm:
     @property
     def asked(self) -> set[Any]:
         """The components that say what to train on, and how."""
-        return {self.source, self.file, *self.columns.values(), *self.form.values()}
+        return {self.file_of_run, *self.typed}
+
+    @property
+    def typed(self) -> list[Any]:
+        """Those of them that a person sees."""
+        return [self.source, self.file, *self.columns.values(), *self.form.values()]
 
     def _build_data(self) -> None:
         self.source = gr.Radio(
@@ -53,6 +60,7 @@ class TrainForm:
             label=word("data"),
             elem_id="data-source",
         )
+        self.file_of_run = gr.State("")  # what a run trained whose settings were copied
         self.file = gr.File(
             label=word("upload_label"),
             file_types=[".json", ".jsonl", ".csv"],
@@ -132,6 +140,52 @@ class TrainForm:
             elem_id="setting-keep",
         )
 
+    # A run's settings
+
+    def copied_outputs(self) -> list[Any]:
+        """What :meth:`fill` may change."""
+        data = [self.source, self.file, self.file_of_run, self.columns_row, *self.columns.values(), self.preview]
+        return [*data, self.preset_reason, self.start_box, self.tried, *self.form.values()]
+
+    def fill(self, run: str, copied: CopiedForm, speech: Speech) -> Updates:
+        """What puts a run's settings, and its data, into the form.
+
+        Raises:
+            ChatGLMError: its data cannot be read here.
+        """
+        values = {name: "" if value is None else value for name, value in copied.values.items()}
+        prefix = values[LEARNS] == PREFIX
+        updates: Updates = {self.form[name]: value for name, value in values.items()}
+        updates[self.start_box] = gr.Column(visible=prefix)
+        updates[self.form["preset"]] = gr.Dropdown(value="", visible=prefix)
+        updates[self.preset_reason] = ""
+        length = {"value": values["pre_seq_len"]} if prefix else {}
+        updates[self.form["pre_seq_len"]] = gr.Number(visible=prefix, **length)
+        updates[self.form["keep"]] = self._keep_choice(copied, speech)
+        return {**updates, **self._data_of_run(run, copied, speech), self.tried: "", self.preview: ""}
+
+    def _keep_choice(self, copied: CopiedForm, speech: Speech) -> Any:
+        """The three answers, and a fourth where a run has another number."""
+        choices = [(speech(f"keep_{name}"), value) for name, value in (("off", 0.0), ("some", 0.5), ("most", 1.0))]
+        kept = float(copied.values["keep"])
+        if kept not in [value for _, value in choices]:
+            choices.append((f"{kept:g}", kept))
+        return gr.Radio(choices, value=kept, visible=copied.values[LEARNS] == PREFIX)
+
+    def _data_of_run(self, run: str, copied: CopiedForm, speech: Speech) -> Updates:
+        choices = [(speech("data_sample"), SAMPLE), (speech("data_upload"), UPLOAD)]
+        hidden = {self.file: gr.File(visible=False), self.file_of_run: copied.file or ""}
+        if copied.file is None:
+            return {**hidden, self.source: gr.Radio(choices, value=SAMPLE), self.columns_row: gr.Row(visible=False)}
+        names = self.services.training.columns(copied.file)
+        choices.append((speech("data_of_run", run=run, file=Path(copied.file).name), OF_RUN))
+        columns = {
+            self.columns[name]: gr.Dropdown([("—", ""), *names], value=value if value in names else "")
+            for name, value in copied.columns.items()
+        }
+        source = gr.Radio(choices, value=OF_RUN)
+        return {**hidden, self.source: source, self.columns_row: gr.Row(visible=True), **columns}
+
     # Wiring
 
     def bind_form(self, timer: gr.Timer) -> None:
@@ -193,7 +247,7 @@ class TrainForm:
                 self.preview: sentence_html(problem_text(error, speech), "failed"),
             }
         updates: Updates = {column: gr.Dropdown([("—", ""), *names], value="") for column in self.columns.values()}
-        updates[self.columns_row] = gr.Row(visible=values[self.source] == UPLOAD)
+        updates[self.columns_row] = gr.Row(visible=values[self.source] != SAMPLE)
         data = DataChoice(path)
         return updates | self._report(values, data, speech) | self._proposal(data)
 
@@ -307,6 +361,8 @@ class TrainForm:
             return {self.form["prefix_text"]: "", self.tried: ""}
 
     def _path(self, values: Updates) -> str | None:
+        if values[self.source] == OF_RUN:
+            return values[self.file_of_run] or None
         return self.services.training.sample_path() if values[self.source] == SAMPLE else values[self.file]
 
     def _data(self, values: Updates) -> DataChoice | None:

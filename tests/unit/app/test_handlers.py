@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -64,24 +63,6 @@ def services(host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("old", "new"):
         write_past_run(tmp_path, Path(host.options.path), name)
     return services
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[gr.Blocks]:
-    """Somewhere for components to be. Gradio opens event loops for it and leaves them open."""
-    loops: list[asyncio.AbstractEventLoop] = []
-    make_loop = asyncio.new_event_loop
-
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        loops.append(make_loop())
-        return loops[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
-    with gr.Blocks() as blocks:
-        yield blocks
-    asyncio.set_event_loop(None)
-    for loop in loops:
-        loop.close()
 
 
 @pytest.fixture

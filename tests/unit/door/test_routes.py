@@ -54,6 +54,7 @@ OPEN_HANDLERS = {
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainForm": {"on_cost", "on_cost_key", "on_source", "on_preset", "on_keep", "on_learns"},
     "TrainTab": {"on_pick", "on_compare", "on_tick"},
+    "DetailsPart": {"on_ask", "on_keep"},
     "CheckpointsTab": {"on_action", "on_keep", "on_tick", "on_find"},
     "CardPanel": {"on_close"},
     "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
@@ -62,6 +63,7 @@ OPEN_HANDLERS = {
 OPERATOR_HANDLERS = {
     "TrainForm": {"on_columns", "on_propose", "on_try", "on_file", "on_preview", "on_fit"},
     "TrainTab": {"on_start", "on_stop", "on_resume", "on_share"},
+    "DetailsPart": {"on_copy", "on_rename", "on_note", "on_delete"},
     "CheckpointsTab": {"on_delete"},
     "CardPanel": {"on_save"},
     "Taking": {"on_add", "on_pull", "on_zip"},

@@ -24,4 +24,7 @@ RUN_WORDS: dict[str, tuple[str, str]] = {
     "created_at": ("Created {time}", "创建于 {time}"),
     "setting_yes": ("yes", "是"),
     "setting_no": ("no", "否"),
+    # Validation
+    "loss_validated": ("{loss}, validation", "{loss}（验证）"),
+    "loss_of_batch": ("{loss}, one batch", "{loss}（单批）"),
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 from app.places import KEPT_DATA, Places
 from app.training.cost import CostEstimator, RunCost
+from app.training.form import with_validation
 from app.training.preview_process import first_examples
 from app.training.previews import Previews
 from app.training.run_view import RunFeed, RunView, read_view
@@ -202,7 +203,7 @@ class TrainingService:
         return read_view(run, events)
 
     def _settings(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
-        asked = {**self._model.settings(form), **data.as_settings()}
+        asked = with_validation({**self._model.settings(form), **data.as_settings()})
         # Every file that the form names is looked at here, wherever it is used later.
         files = {item.name: self._places.setting(item, str(asked[item.name])) for item in _naming_files(asked)}
         return TrainingSettings.from_dict({**asked, **files})

@@ -17,6 +17,7 @@ from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.training.details import DetailsPart
 from app.tabs.training.form import TrainForm, Updates
+from app.tabs.training.pinned import PinnedPart
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.run_view import RunView
@@ -39,7 +40,7 @@ class Viewer:
 
 def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
     """Changes when the page would look different."""
-    curves = (len(view.losses), len(view.validation), len(view.kept))
+    curves = (len(view.losses), len(view.validation), len(view.kept), len(view.pinned))
     checkpoints = tuple((info.step, info.is_best) for info in view.checkpoints)
     state = (view.status, view.phase, view.share)
     return (*names, view.name, *state, *curves, *checkpoints, view.message, hash(view.log))
@@ -80,6 +81,7 @@ class TrainTab(TrainForm):
             )
         self.chart = gr.HTML(elem_id="loss-chart")
         self.retention = gr.HTML(elem_id="retention")
+        self.pinned = PinnedPart(self.services)
         with gr.Accordion(word("more_curves"), open=False, elem_id="more-curves-box"):
             self.curves = gr.HTML(elem_id="more-curves")
         with gr.Accordion(word("log"), open=True, elem_id="log-box"):
@@ -100,8 +102,11 @@ class TrainTab(TrainForm):
         self.share.input(self.on_share, [self.run, self.share], live, **ASKED)
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
         actions = [self.propose, self.try_it, self.start]
-        self.controls.bind(demo, [*self.typed, self.name, *actions, *self.details.controls], (self.preview_box,))
+        self.controls.bind(
+            demo, [*self.typed, self.name, *actions, *self.details.controls, *self.pinned.controls], (self.preview_box,)
+        )
         self.details.bind(self.run, live)
+        self.pinned.bind(self.run)
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         timer.tick(self.on_tick, [self.viewer], live, **QUIET)
 
@@ -110,6 +115,7 @@ class TrainTab(TrainForm):
             *(self.viewer, self.run, self.stop, self.resume, self.share, self.progress),
             *(self.ready_row, self.ready, self.chart, self.retention, self.curves, self.log),
             *self.details.outputs,
+            *self.pinned.outputs,
         ]
 
     # Handlers
@@ -186,6 +192,7 @@ class TrainTab(TrainForm):
             self.retention: retention_html(view, speech),
             self.curves: more_curves_html(view, speech),
             self.log: log_html(view.log or speech("no_log")),
+            **self.pinned.show(view, speech, is_other=name != viewer.shown),
             **self.details.show(name, speech, is_other=name != viewer.shown),
         }
 
@@ -206,4 +213,5 @@ class TrainTab(TrainForm):
             self.curves: sentence_html(speech("no_points"), "empty"),
             self.log: log_html(speech("no_log")),
             **self.details.hide(),
+            **self.pinned.hide(),
         }

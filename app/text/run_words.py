@@ -27,4 +27,17 @@ RUN_WORDS: dict[str, tuple[str, str]] = {
     # Validation
     "loss_validated": ("{loss}, validation", "{loss}（验证）"),
     "loss_of_batch": ("{loss}, one batch", "{loss}（单批）"),
+    # Pinned prompts
+    "pinned": ("Pinned prompts, answered at every checkpoint", "固定的提示：每个检查点都会回答"),
+    "pinned_step": ("Answers of", "查看"),
+    "pinned_prompts": ("Pinned prompts", "固定的提示"),
+    "pinned_help": (
+        "One a line, at most five; write \\n for a line break. What you change is asked from the next checkpoint on.",
+        "每行一条，最多五条；换行请写 \\n。修改后从下一个检查点起生效。",
+    ),
+    "pin": ("Pin", "固定"),
+    "pinned_saved": ("Asked from the next checkpoint on.", "从下一个检查点起回答。"),
+    "pinned_later": ("Nothing answered yet; that happens at every checkpoint.", "暂无回答，每个检查点都会回答。"),
+    "pinned_base": ("Base model", "原模型"),
+    "pinned_tuned": ("With the prefix trained so far", "训练到此时"),
 }

@@ -12,6 +12,7 @@ from typing import Any
 from app.training.form import BUILT_APART, DECIDED_BY_PAGE
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX
 from training.runs import care
+from training.runs.pins import read_pins, write_pins
 from training.runs.store import RunStore
 from training.settings.field import SettingField, SettingValue
 from training.settings.samples import SAMPLE_TRAIN_FILE
@@ -83,6 +84,16 @@ class RunCare:
 
     def set_note(self, name: str, text: str) -> None:
         care.write_note(self._runs.get(name), text.strip())
+
+    def pin(self, name: str, prompts: list[str]) -> list[str]:
+        """Has prompts answered at every checkpoint to come; returns those that are pinned now.
+
+        Raises:
+            ChatGLMError: they are too many or too long.
+        """
+        run = self._runs.get(name)
+        write_pins(run, prompts)
+        return read_pins(run)
 
     def delete(self, name: str) -> None:
         """Deletes a run for good.

@@ -26,6 +26,7 @@ from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
 from training.runs.launch import Standby
+from training.runs.pins import LONGEST_PIN, write_pins
 from training.runs.storage import explaining_storage_errors, publish_file, workspace_for
 from training.runs.store import Run, RunStore
 from training.settings.field import SettingField
@@ -171,6 +172,7 @@ class TrainingService:
         self._model.require_memory(settings)
         # A person types words; a directory on every system, and a command's argument, has none apart.
         run = self._runs.create(settings, "-".join((name or "").split()) or None)
+        write_pins(run, [row.prompt for row in self._first_examples(settings)[1] if len(row.prompt) <= LONGEST_PIN])
         process.start(run, self._standby.begin)
         return run
 

@@ -159,8 +159,8 @@ class TrainForm:
         updates[self.start_box] = gr.Column(visible=prefix)
         updates[self.form["preset"]] = gr.Dropdown(value="", visible=prefix)
         updates[self.preset_reason] = ""
-        length = {"value": values["pre_seq_len"]} if prefix else {}
-        updates[self.form["pre_seq_len"]] = gr.Number(visible=prefix, **length)
+        length = self.form["pre_seq_len"]
+        updates[length] = gr.Number(updates[length], visible=True) if prefix else gr.Number(visible=False)
         updates[self.form["keep"]] = self._keep_choice(copied, speech)
         return {**updates, **self._data_of_run(run, copied, speech), self.tried: "", self.preview: ""}
 

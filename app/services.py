@@ -12,6 +12,7 @@ from app.chat.sources import PrefixLoader, Shown, SourceLibrary
 from app.evaluation.service import EvaluationService
 from app.library.service import LibraryService
 from app.places import EVERYWHERE, Places
+from app.training.care import RunCare
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
 from training.comparison.place import ComparisonStore
@@ -30,6 +31,7 @@ class Services:
     training: TrainingService
     evaluation: EvaluationService
     library: LibraryService
+    care: RunCare
 
 
 def build_services(
@@ -63,4 +65,4 @@ def build_services(
         ComparisonStore(output), tuned, sources, training, lambda: trainer_environment(host.device)
     )
     library = LibraryService(output, sources, weights)
-    return Services(host, sources, ChatService(host, sources), training, evaluation, library)
+    return Services(host, sources, ChatService(host, sources), training, evaluation, library, RunCare(runs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.text.library_words import LIBRARY_WORDS
+from app.text.run_words import RUN_WORDS
 from training.settings.keep_recipe import MOST_STEPS, USUAL_STEPS
 
 WORDS: dict[str, tuple[str, str]] = {
@@ -381,4 +382,5 @@ WORDS: dict[str, tuple[str, str]] = {
     "open_in_compare": ("Open in Compare", "在对比中打开"),
     "opened_in_compare": ("The row is in the message box; press Send.", "该行已填入输入框，点击发送即可。"),
     **LIBRARY_WORDS,
+    **RUN_WORDS,
 }

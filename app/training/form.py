@@ -16,6 +16,7 @@ from chatglm2.errors import ChatGLMError
 from training.settings.field import SettingField
 from training.settings.keep_recipe import steps_for
 from training.settings.presets import PRESETS
+from training.settings.samples import SAMPLE_DEV_FILE, SAMPLE_TRAIN_FILE
 from training.settings.train import setting_fields
 
 Choices = tuple[tuple[str, str | int], ...]  # what is shown, what it stands for
@@ -50,16 +51,28 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "memory": ("quantization_bit", "dtype", "device", "gradient_checkpointing", "share"),
     "saving": ("logging_steps", "save_steps", "save_total_limit"),
     "validation": (
-        *("validation_file", "max_eval_samples", "eval_steps", "eval_generate_samples"),
+        *("validation_file", "validation_split", "max_eval_samples", "eval_steps", "eval_generate_samples"),
         *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
     ),
     "compat": ("compat", "rope_precision"),
 }
 
+# The page validates unless somebody says 0; see `app.training.service`.
+DEFAULTS_ON_PAGE: dict[str, Any] = {"validation_split": 0.1, "max_eval_samples": 50}
+
 # What means something else on the page than on the command line.
 HELP_ON_PAGE = {
     "pre_seq_len": ("Learnt tokens in every layer; needed.", "每层可学习的 token 数，必填。"),
     "learning_rate": ("How far a step goes.", "每步的幅度。"),
+    "validation_file": (
+        "Same format. —: rows of your own are held back; the sample has its own.",
+        "格式相同。—：从您的数据中留出；示例数据自带验证数据。",
+    ),
+    "validation_split": (
+        "Part of your rows that is not trained on; 0 without validation data: nothing is validated.",
+        "不参与训练、用于验证的比例；为 0 且未指定验证数据时不验证。",
+    ),
+    "eval_steps": ("Steps; empty: with every checkpoint.", "步数；留空则在每个检查点验证。"),
     "device": ("auto: where the page's model is.", "auto：与页面的模型相同。"),
     "dtype": ("auto: as the page's model.", "auto：与页面的模型相同。"),
     "quantization_bit": ("—: as the page's model.", "—：与页面的模型相同。"),
@@ -80,7 +93,7 @@ class Control:
 
 def form_fields(group: str, defaults: Mapping[str, Any] | None = None) -> list[SettingField]:
     """The settings of a group that a form offers, in their order; ``defaults`` are those that are not as declared."""
-    own = defaults or {}
+    own = {**DEFAULTS_ON_PAGE, **(defaults or {})}
     elsewhere = DECIDED_BY_PAGE | BUILT_APART
     fields = [item for item in setting_fields() if item.group == group and item.name not in elsewhere]
     return [replace(item, default=own[item.name]) if item.name in own else item for item in fields]
@@ -117,12 +130,29 @@ def _number(item: SettingField) -> Control:
     return Control(item.name, "number", value, whole=whole, step=step)
 
 
+def with_validation(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that validate with every checkpoint where nothing else was asked: the sample on its own dev file."""
+    if not float(asked.get("validation_split") or 0) and not asked.get("validation_file"):
+        return dict(asked)
+    is_sample = str(asked.get("train_file")) == str(SAMPLE_TRAIN_FILE)
+    dev = str(SAMPLE_DEV_FILE) if is_sample else None
+    return {
+        **asked,
+        "validation_file": asked.get("validation_file") or dev,
+        "eval_steps": asked.get("eval_steps") or asked.get("save_steps") or _declared("save_steps"),
+    }
+
+
 def refill(values: Mapping[str, Any], filled: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
     """What of a preset's ``values`` goes into a form that holds ``current``: what a person typed stays.
 
     ``filled`` is what the page put there before, the defaults or the last preset's; what still is that, nobody typed.
     """
     return {name: value for name, value in values.items() if _same(current[name], filled[name])}
+
+
+def _declared(name: str) -> Any:
+    return next(item.default for item in setting_fields() if item.name == name)
 
 
 def _same(shown: Any, filled: Any) -> bool:

@@ -16,6 +16,7 @@ from training.runs.events import (
     Event,
     MessageEvent,
     Phase,
+    PinnedEvent,
     RetentionEvent,
     StartedEvent,
     StepEvent,
@@ -25,6 +26,7 @@ from training.runs.events import (
     point_history,
     step_history,
 )
+from training.runs.pins import read_pins
 from training.runs.store import Run, Status
 from training.settings.train import Share
 
@@ -63,6 +65,8 @@ class RunView:
     message: tuple[str, str] | None = None  # English, Chinese
     checkpoints: tuple[CheckpointInfo, ...] = ()
     log: str = ""
+    pinned: tuple[PinnedEvent, ...] = ()  # answers by step
+    pins: tuple[str, ...] = ()  # prompts that are answered from now on
 
     @property
     def can_resume(self) -> bool:
@@ -137,6 +141,8 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         message=(state.message_en, state.message_zh) if state.message_en else _message(events, state.status),
         checkpoints=tuple(run.checkpoints()),
         log=run.log_tail(LOG_LINES),
+        pinned=tuple(point_history(events, PinnedEvent)),
+        pins=tuple(read_pins(run)),
     )
 
 

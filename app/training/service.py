@@ -15,6 +15,7 @@ from typing import Any
 
 from app.places import KEPT_DATA, Places
 from app.training.cost import CostEstimator, RunCost
+from app.training.form import with_validation
 from app.training.preview_process import first_examples
 from app.training.previews import Previews
 from app.training.run_view import RunFeed, RunView, read_view
@@ -25,6 +26,7 @@ from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
 from training.runs import process
 from training.runs.launch import Standby
+from training.runs.pins import LONGEST_PIN, write_pins
 from training.runs.storage import explaining_storage_errors, publish_file, workspace_for
 from training.runs.store import Run, RunStore
 from training.settings.field import SettingField
@@ -170,6 +172,7 @@ class TrainingService:
         self._model.require_memory(settings)
         # A person types words; a directory on every system, and a command's argument, has none apart.
         run = self._runs.create(settings, "-".join((name or "").split()) or None)
+        write_pins(run, [row.prompt for row in self._first_examples(settings)[1] if len(row.prompt) <= LONGEST_PIN])
         process.start(run, self._standby.begin)
         return run
 
@@ -202,7 +205,7 @@ class TrainingService:
         return read_view(run, events)
 
     def _settings(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
-        asked = {**self._model.settings(form), **data.as_settings()}
+        asked = with_validation({**self._model.settings(form), **data.as_settings()})
         # Every file that the form names is looked at here, wherever it is used later.
         files = {item.name: self._places.setting(item, str(asked[item.name])) for item in _naming_files(asked)}
         return TrainingSettings.from_dict({**asked, **files})

@@ -154,12 +154,19 @@ def _values(info: CheckpointInfo, speech: Speech) -> tuple[str, ...]:
     return (
         info.run_name,
         f"{info.step} · {speech('best')}" if info.is_best else str(info.step),
-        "—" if info.loss is None else f"{info.loss:.4f}",
+        _loss(info, speech),
         "—" if info.pre_seq_len is None else f"{info.pre_seq_len}{projection}",
         _settings_summary(info.settings),
         format_bytes(info.size_bytes),
         format_time(info.created_at),
     )
+
+
+def _loss(info: CheckpointInfo, speech: Speech) -> str:
+    """Of rows held back, if those were measured; a single batch's says little."""
+    if info.validation_loss is not None:
+        return speech("loss_validated", loss=f"{info.validation_loss:.4f}")
+    return "—" if info.loss is None else speech("loss_of_batch", loss=f"{info.loss:.4f}")
 
 
 def _settings_summary(settings: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from training.runs.events import (
     MemoryEvent,
     MessageEvent,
     PhaseEvent,
+    PinnedEvent,
     RetentionEvent,
     StartedEvent,
     StepEvent,
@@ -352,6 +353,9 @@ def _describe(event: Event, language: str) -> str:
                 f"General answers kept: {event.kept:.0f} % ({same[0]} of {same[1]} word for word)",
                 f"通用回答保留：{event.kept:.0f}%（{same[0]}/{same[1]} 条逐字不变）",
             )
+        case PinnedEvent():
+            count = len(event.answers)
+            return _say(language, f"Pinned prompts answered: {count}", f"已回答固定的提示：{count} 条")
         case MemoryEvent():
             taken, expected = (count / 2**30 for count in (event.reserved, sum(event.planned.values())))
             return _say(

@@ -66,6 +66,8 @@ class RunReporter(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.ranks.decide(self.run.stop_requested()):
             control.should_training_stop = control.should_save = True
+        if control.should_save and args.eval_strategy != "no" and args.eval_steps == args.save_steps:
+            control.should_evaluate = True  # what validates with its checkpoints does so with the last one, too
         # A logging window ends at every checkpoint, so that a resumed run draws the same curve. A validation may ask
         # for one when this step's window is closed already.
         control.should_log = control.should_log or control.should_save or control.should_evaluate

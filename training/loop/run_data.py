@@ -6,6 +6,7 @@ Knows which file is for what, and tells the run what was left out or mixed in. K
 from __future__ import annotations
 
 import logging
+import random
 
 from chatglm2 import load_tokenizer
 from chatglm2.text.instruction import frame_instruction
@@ -30,14 +31,33 @@ def load_data(run: Run, settings: TrainingSettings) -> tuple[ExampleDataset, Exa
     tokenizer = load_tokenizer(settings.model_name_or_path, hub=settings.hub)
     encoder = ExampleEncoder(tokenizer, settings)
     examples = _read(run, settings.train_file, settings, settings.max_train_samples)
+    held_back: list[Example] = []
+    if settings.eval_steps and not settings.validation_file:
+        examples, held_back = hold_back(examples, settings)
+        _tell_split(run, examples, held_back)
     general = _read_general(run, settings) if settings.mix_file and settings.mix_ratio else []
     dataset = ExampleDataset(examples, encoder, general, settings.mix_ratio)
     if general:
         _tell_mixture(run, dataset, settings)
-    if not settings.eval_steps or not settings.validation_file:
+    if not settings.eval_steps:
         return dataset, None
-    validation = _read(run, settings.validation_file, settings, settings.max_eval_samples)
-    return dataset, ExampleDataset(validation, encoder)
+    if settings.validation_file:
+        held_back = _read(run, settings.validation_file, settings, settings.max_eval_samples)
+    return dataset, ExampleDataset(held_back, encoder)
+
+
+def hold_back(examples: list[Example], settings: TrainingSettings) -> tuple[list[Example], list[Example]]:
+    """Rows to train on and rows to validate on: the same for the same file, share and seed.
+
+    A lone row cannot be held back; it is trained on and validated on.
+    """
+    if len(examples) < 2:
+        return examples, examples
+    wanted = max(1, round(len(examples) * settings.validation_split))
+    count = min(wanted, settings.max_eval_samples or wanted)
+    held = set(random.Random(settings.seed).sample(range(len(examples)), count))
+    kept = [example for place, example in enumerate(examples) if place not in held]
+    return kept, [examples[place] for place in sorted(held)]
 
 
 def start_sentence(settings: TrainingSettings, dataset: ExampleDataset) -> tuple[str, list[int]]:
@@ -72,6 +92,21 @@ def _examples(run: Run, table: Table, columns: ColumnMapping, limit: int | None)
         _tell(run, *table.bad_rows.describe(name))
     logger.info("%s: %d examples, %s → %s", name, len(examples), columns.prompt, columns.response)
     return examples
+
+
+def _tell_split(run: Run, examples: list[Example], held_back: list[Example]) -> None:
+    if examples is held_back:
+        _tell(
+            run,
+            "There is one row only, so that nothing can be held back: it is trained on and validated on.",
+            "只有一行数据，无法留出验证数据：训练和验证都使用它。",
+        )
+        return
+    _tell(
+        run,
+        f"{len(held_back)} rows are held back for validation; {len(examples)} are trained on.",
+        f"留出 {len(held_back)} 行用于验证，其余 {len(examples)} 行用于训练。",
+    )
 
 
 def _tell_mixture(run: Run, dataset: ExampleDataset, settings: TrainingSettings) -> None:

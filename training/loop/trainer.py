@@ -265,6 +265,7 @@ class RunTrainer(Trainer):
             "rotary_angles": self.whole_model.rotary_angles,
             "step": self.state.global_step,
             "loss": self._last_logged("loss"),
+            "validation_loss": self._validated(),
             "created_at": time.time(),
             "settings": self.settings.to_dict(),
         }
@@ -288,6 +289,14 @@ class RunTrainer(Trainer):
             raise library_storage_error(target, error) from error
         self.run.append(CheckpointEvent(step=step, name=target.name))
         self.run.forget_replaced()
+
+    def _validated(self) -> float | None:
+        """The validation loss at this step, if it was measured."""
+        step = self.state.global_step
+        measured = (
+            entry["eval_loss"] for entry in self.state.log_history if entry["step"] == step and "eval_loss" in entry
+        )
+        return next(measured, None)
 
     def _last_logged(self, name: str) -> float | None:
         return next((entry[name] for entry in reversed(self.state.log_history) if name in entry), None)

@@ -47,7 +47,9 @@ AnglePrecision = Literal["", "float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What is known about a checkpoint. ``pre_seq_len`` and ``loss`` are None where its files do not say.
+    """What is known about a checkpoint. ``pre_seq_len`` and the losses are None where its files do not say.
+
+    ``loss`` is that of the training rows since the last point of the curve, ``validation_loss`` that of rows held back.
 
     ``rotary_angles`` are the precision of the angles that it was trained with, "" where its files do not say.
     """
@@ -63,6 +65,7 @@ class CheckpointInfo:
     base_model: str = ""
     rotary_angles: AnglePrecision = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    validation_loss: float | None = None
     is_best: bool = False
     kind: CheckpointKind = "prefix"
     proposed_strength: float | None = None
@@ -152,6 +155,7 @@ class _Metadata(BaseModel):
     rotary_angles: AnglePrecision = ""
     step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     loss: float | None = None
+    validation_loss: float | None = None
     created_at: float | None = Field(default=None, ge=0, le=LATEST_TIME)
     settings: dict[str, Any] = {}
     pre_seq_len: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
@@ -199,6 +203,7 @@ def read_checkpoint(place: Path, kind: CheckpointKind | None = None) -> Checkpoi
         base_model=metadata.base_model,
         rotary_angles=metadata.rotary_angles,
         settings=metadata.settings,
+        validation_loss=metadata.validation_loss,
         kind=kind,
         proposed_strength=_read(_Strength, directory / STRENGTH_FILE).proposed,
     )

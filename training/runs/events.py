@@ -112,6 +112,24 @@ class RetentionEvent(Event):
     examples: list[dict[str, str]]
 
 
+class PinnedAnswer(BaseModel):
+    """What was answered to a pinned prompt; None where that one was not, or could not be, asked."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prompt: str
+    base: str | None
+    tuned: str | None
+
+
+class PinnedEvent(Event):
+    """The pinned prompts, answered at a step; at step 0 by the base alone."""
+
+    kind: Literal["pinned"] = "pinned"
+    step: Step
+    answers: list[PinnedAnswer]
+
+
 class MemoryEvent(Event):
     """What the trainer's process took of its GPU, in bytes, beside its context and weights that others may map.
 
@@ -171,6 +189,7 @@ _RECORD: TypeAdapter[Event] = TypeAdapter(
         | CheckpointEvent
         | EvaluationEvent
         | RetentionEvent
+        | PinnedEvent
         | MemoryEvent
         | MessageEvent
         | FinishedEvent
@@ -234,7 +253,7 @@ def current_phase(events: Iterable[Event]) -> Phase | None:
     return None
 
 
-PointT = TypeVar("PointT", StepEvent, EvaluationEvent, RetentionEvent)
+PointT = TypeVar("PointT", StepEvent, EvaluationEvent, RetentionEvent, PinnedEvent)
 
 
 def step_history(events: Iterable[Event]) -> list[StepEvent]:

@@ -5,6 +5,8 @@
     train.log          what the trainer's libraries said
     checkpoint-N/      complete once it is there
     stop               there if somebody asked the trainer to stop
+    note.txt           there if somebody wrote something beside the run
+    pinned.json        prompts that are answered at every checkpoint, there if any are pinned
     share              there if who goes first on the device was changed since
     replaced/          the run that was here before, until this one has its first checkpoint
     set-aside-1/       checkpoints of steps that a run, going on from an earlier one, does again
@@ -28,13 +30,17 @@ EVENTS_FILE = "events.jsonl"
 LOG_FILE = "train.log"
 STOP_FILE = "stop"
 SHARE_FILE = "share"
+NOTE_FILE, PINS_FILE = "note.txt", "pinned.json"
 ANSWERS_FILE = "retention.json"
 BASE_ANSWERS_FILE = "base_answers.json"
 STAGING_DIRECTORY = ".staging"
 RESERVE_FILE = ".reserve.partial"
 REPLACED, SET_ASIDE = "replaced", "set-aside-"
 # The first is what makes a directory a run: without it, what is left belongs to the run that is being moved.
-RECORDS = (RUN_FILE, EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE, ANSWERS_FILE, BASE_ANSWERS_FILE)
+RECORDS = (
+    *(RUN_FILE, EVENTS_FILE, LOG_FILE, STOP_FILE, SHARE_FILE),
+    *(NOTE_FILE, PINS_FILE, ANSWERS_FILE, BASE_ANSWERS_FILE),
+)
 # What evaluations of it left beside it.
 RESULTS = ("*report.html", "*report.json", "*_results.json", "generated_predictions*", "*_answers.partial.jsonl")
 

@@ -226,7 +226,7 @@ class Run:
         """The run's complete checkpoints, by step; the one that validated best is marked."""
         found = checkpoints_in(self.path)
         best_step = self._read().state.best_step if found else None
-        return [replace(info, is_best=True) if info.step == best_step else info for info in found]
+        return [replace(info, run_name=self.name, is_best=info.step == best_step) for info in found]
 
     def final_checkpoint(self) -> CheckpointInfo:
         """What the run is good for: the checkpoint that validated best if it was to be kept, else the last one.
@@ -399,7 +399,7 @@ class RunStore:
         Raises:
             RunError: if there is none.
         """
-        run = Run(self.root / _checked_name(name))
+        run = Run(self.root / checked_name(name))
         if not (run.path / RUN_FILE).is_file():
             names = ", ".join(other.name for other in self.list()[:5]) or "none"
             raise RunError(
@@ -428,7 +428,7 @@ class RunStore:
         Raises:
             RunError: if the name is taken or cannot be a directory's, or nothing can be written.
         """
-        run = Run(self.root / (_checked_name(name) if name else self._free_name(settings)))
+        run = Run(self.root / (checked_name(name) if name else self._free_name(settings)))
         if overwrite and run.path.is_dir():
             self._put_aside(run)
         with explaining_storage_errors(run.path):
@@ -476,7 +476,12 @@ class RunStore:
             layout.put_aside(run.path)
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """``name``, if it can be a run's.
+
+    Raises:
+        RunError: it cannot.
+    """
     if SAFE_NAME.fullmatch(name) and len(name) <= LONGEST_NAME and not DEVICE_NAME.fullmatch(name):
         return name
     raise RunError(

@@ -25,6 +25,16 @@ class EvaluationSettings(Settings):
         examples=(str(SAMPLE_DEV_FILE),),
         reads="data",
     )
+    validation_split: float = setting(
+        0.0,
+        ("Held back for validation", "留作验证的比例"),
+        (
+            "Part of the training data that is validated on instead, where no validation data is named.",
+            "未指定验证数据时，从训练数据中留出这一部分用于验证，不参与训练。",
+        ),
+        minimum=0.0,
+        maximum=0.5,
+    )
     max_eval_samples: int | None = setting(
         100, ("Validation examples", "验证样本数"), ("Use only the first ones.", "只使用前若干条。"), minimum=1
     )
@@ -190,9 +200,10 @@ class EvaluationSettings(Settings):
         Raises:
             RunError: naming the flag that is missing.
         """
-        if self.eval_steps and not self.validation_file:
+        if self.eval_steps and not self.validation_file and not self.validation_split:
             raise RunError(
-                "--eval_steps needs --validation_file; none was given.", "--eval_steps 需要同时给出 --validation_file。"
+                "--eval_steps needs --validation_file, or --validation_split 0.1; none was given.",
+                "--eval_steps 需要同时给出 --validation_file，或 --validation_split 0.1。",
             )
         asked = {
             "load_best_model_at_end": self.load_best_model_at_end,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from app.chat.sources import BASE
 from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.compare import CompareTab
-from app.tabs.train import UPLOAD, TrainTab, Viewer
+from app.tabs.train import TrainTab, Viewer
+from app.tabs.training.form import UPLOAD
 from app.tabs.translations import speech_for
 from app.text.languages import LANGUAGE_COOKIE, Speech
 from app.views.chat_view import facts_html
@@ -63,24 +63,6 @@ def services(host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("old", "new"):
         write_past_run(tmp_path, Path(host.options.path), name)
     return services
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[gr.Blocks]:
-    """Somewhere for components to be. Gradio opens event loops for it and leaves them open."""
-    loops: list[asyncio.AbstractEventLoop] = []
-    make_loop = asyncio.new_event_loop
-
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        loops.append(make_loop())
-        return loops[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
-    with gr.Blocks() as blocks:
-        yield blocks
-    asyncio.set_event_loop(None)
-    for loop in loops:
-        loop.close()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from training.runs.events import (
     step_history,
 )
 from training.runs.layout import RUN_FILE
-from training.runs.store import DEFAULT_STORE, Run, RunStore, Status
+from training.runs.store import DEFAULT_STORE, NameTakenError, Run, RunStore, Status
 from training.runs.system import require_system
 from training.settings.train import TrainingSettings
 
@@ -235,7 +235,14 @@ def _create(command: Command, store: RunStore, start: Start) -> Run:
             )
     process.require_launcher(settings)
     process.require_idle(store)
-    run = store.create(settings, command.output_dir.name if command.output_dir else None, overwrite=command.overwrite)
+    name = command.output_dir.name if command.output_dir else None
+    try:
+        run = store.create(settings, name, overwrite=command.overwrite)
+    except NameTakenError as error:
+        raise RunError(
+            f"{error.en} Flags: --resume_from_checkpoint goes on with it, --overwrite_output_dir replaces it.",
+            f"{error.zh}对应参数：--resume_from_checkpoint 继续训练，--overwrite_output_dir 覆盖。",
+        ) from None
     start(run)
     return run
 

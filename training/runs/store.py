@@ -492,9 +492,12 @@ def checked_name(name: str) -> str:
     )
 
 
-def _name_taken(run: Run) -> RunError:
-    return RunError(
-        f"{run.path} exists already. Choose another name, resume it with --resume_from_checkpoint, "
-        "or replace it with --overwrite_output_dir.",
-        f"{run.path} 已存在。请换一个名字，或用 --resume_from_checkpoint 继续训练，或用 --overwrite_output_dir 覆盖。",
+class NameTakenError(RunError):
+    """There is a run of that name already."""
+
+
+def _name_taken(run: Run) -> NameTakenError:
+    return NameTakenError(
+        f"{run.path} exists already. Choose another name, or resume that run.",
+        f"{run.path} 已存在。请换一个名字，或继续那次训练。",
     )

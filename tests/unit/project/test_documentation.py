@@ -31,6 +31,8 @@ PAGES = (
     "docs/evaluation_zh.md",
     "docs/library.md",
     "docs/library_zh.md",
+    "docs/inputs.md",
+    "docs/inputs_zh.md",
 )
 GUIDES = tuple(
     name

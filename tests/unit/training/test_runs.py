@@ -85,6 +85,13 @@ def test_a_taken_name_is_refused_unless_it_is_to_be_replaced(store: RunStore) ->
     assert store.create(SETTINGS, "my-run", overwrite=True).checkpoints() == []
 
 
+def test_what_the_page_shows_of_a_taken_name_speaks_of_no_flag(store: RunStore) -> None:
+    store.create(SETTINGS, "my-run")
+    with pytest.raises(RunError, match="exists already") as refused:
+        store.create(SETTINGS, "my-run")
+    assert "--" not in refused.value.en + refused.value.zh
+
+
 def test_someone_elses_directory_is_not_taken_over(store: RunStore) -> None:
     (store.root / "notes").mkdir(parents=True)
     (store.root / "notes" / "todo.txt").write_text("keep me")

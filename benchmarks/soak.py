@@ -42,7 +42,8 @@ QUESTIONS = (
 )
 SETTLING_SECONDS = 300  # before memory is held against the server: caches fill, threads start
 MEMORY_SECONDS = 10
-PENDING = "…"  # what a pane shows before the first text
+# What a pane shows before the first text: dots, and in a line its place there.
+PENDING, WAITING = "…", 'class="waiting"'
 
 
 @dataclass
@@ -166,7 +167,12 @@ def _has_text(message: str) -> bool:
     """Whether a message of the queue brings a part of an answer: a change of a pane's text to more than dots."""
     for change in _changes(json.loads(message).get("output", {}).get("data") or []):
         kind, path, value = change
-        if kind in ("replace", "append") and path[-1:] == ["text"] and value not in ("", PENDING):
+        if (
+            kind in ("replace", "append")
+            and path[-1:] == ["text"]
+            and value not in ("", PENDING)
+            and WAITING not in str(value)
+        ):
             return True
     return False
 

@@ -83,7 +83,11 @@ class Page:
         """Send a message, and yield what the server says of it, a JSON text at a time."""
         self._values[self._ids["message"]] = question
         send = self._ids["send"]
-        (event,) = (event for event in self._on("click") if [send, "click"] in event["targets"])
+        pressed = [event for event in self._on("click") if [send, "click"] in event["targets"]]
+        for event in pressed:
+            if event["queue"] is False:
+                self._call(event)
+        (event,) = (event for event in pressed if event["queue"] is not False)
         joined = self._post("/gradio_api/queue/join", self._body(event, send))
         if joined.status_code != 200:
             return

@@ -13,7 +13,7 @@ from app.chat.sources import Shown
 from app.door.accounts import AccountError, account_line, read_accounts
 from app.door.door import Door, Mode, Policy
 from app.door.invitation import invitation
-from app.ending import end, leave
+from app.ending import end, leave, set_alarm
 from app.interface import build_interface
 from app.places import UPLOADS, places_for
 from app.services import Services, build_services
@@ -220,6 +220,7 @@ def serve(services: Services, options: ServerOptions, door: Door) -> None:
     try:
         wait_for_signal()
     finally:
+        set_alarm()
         end(demo, services)
         discard_uploads(uploads)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import sys
 import threading
 from typing import Any, NoReturn
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # All of it; who manages services loses patience after ten, most often.
 MOST_SECONDS = 4.5
+# When the system ends the process.
+LAST_SECONDS = 4.9
 # What panes take to show that their answers have ended.
 PANE_SECONDS = 2.0
 # What the last messages take to their browsers.
@@ -44,6 +47,16 @@ def end(demo: gr.Blocks, services: Services) -> None:
     if not has_ended:
         # A thread that is inside torch when the interpreter ends takes the whole process down with it.
         _leave()
+
+
+def set_alarm(seconds: float = LAST_SECONDS) -> None:
+    """Have the system end this process in so many seconds, whatever it does then.
+
+    A thread that is to end it needs its turn among all others first, which takes seconds on a busy machine.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _close_server(demo: gr.Blocks) -> None:

@@ -42,7 +42,8 @@ QUESTIONS = (
 )
 SETTLING_SECONDS = 300  # before memory is held against the server: caches fill, threads start
 MEMORY_SECONDS = 10
-PENDING = "…"  # what a pane shows before the first text
+# What a pane shows before the first text: dots, and in a line its place there.
+PENDING, WAITING = "…", 'class="waiting"'
 
 
 @dataclass
@@ -82,7 +83,11 @@ class Page:
         """Send a message, and yield what the server says of it, a JSON text at a time."""
         self._values[self._ids["message"]] = question
         send = self._ids["send"]
-        (event,) = (event for event in self._on("click") if [send, "click"] in event["targets"])
+        pressed = [event for event in self._on("click") if [send, "click"] in event["targets"]]
+        for event in pressed:
+            if event["queue"] is False:
+                self._call(event)
+        (event,) = (event for event in pressed if event["queue"] is not False)
         joined = self._post("/gradio_api/queue/join", self._body(event, send))
         if joined.status_code != 200:
             return
@@ -166,7 +171,12 @@ def _has_text(message: str) -> bool:
     """Whether a message of the queue brings a part of an answer: a change of a pane's text to more than dots."""
     for change in _changes(json.loads(message).get("output", {}).get("data") or []):
         kind, path, value = change
-        if kind in ("replace", "append") and path[-1:] == ["text"] and value not in ("", PENDING):
+        if (
+            kind in ("replace", "append")
+            and path[-1:] == ["text"]
+            and value not in ("", PENDING)
+            and WAITING not in str(value)
+        ):
             return True
     return False
 

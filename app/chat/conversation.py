@@ -30,6 +30,7 @@ class Answer:
     dropped_rounds: int = 0
     stands_alone: bool = False  # answered without the earlier rounds, on request
     finish_reason: str = ""
+    place_in_line: int = 0  # 1 if it is computed next; 0 once it is, or has ended
     error: str = ""
 
     @property

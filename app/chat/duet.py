@@ -58,7 +58,7 @@ def play(
     Ends when all have finished, and early when the conversation's stop is requested. Closing the generator (a closed
     tab) cancels what still runs.
     """
-    conversation.streaming, conversation.stop_requested = True, False
+    conversation.streaming = True
     players = [_Player(session, conversation, index, pane, voice, language) for pane, voice in voices.items()]
     try:
         shown = None
@@ -66,7 +66,7 @@ def play(
             if conversation.stop_requested:
                 for player in players:
                     player.cancel()
-            current = [player.answer.text for player in players]
+            current = [player.look() for player in players]
             if current != shown:
                 shown = current
                 yield
@@ -74,7 +74,7 @@ def play(
     finally:
         for player in players:
             player.cancel()
-        conversation.streaming = False
+        conversation.streaming = conversation.stop_requested = False
 
 
 class _Player:
@@ -104,6 +104,12 @@ class _Player:
             daemon=True,
         )
         self.thread.start()
+
+    def look(self) -> tuple[str, int]:
+        """What there is to show: the text so far, or the answer's place in line."""
+        reply = self._reply
+        self.answer.place_in_line = reply.place_in_line if reply is not None and not self.answer.text else 0
+        return self.answer.text, self.answer.place_in_line
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -141,3 +147,4 @@ class _Player:
             self.answer.tokens, self.answer.seconds = reply.token_count, reply.seconds
             self.answer.dropped_rounds = reply.dropped_rounds
             self.answer.finish_reason = reply.finish_reason or ""
+            self.answer.place_in_line = 0

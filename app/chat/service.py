@@ -58,6 +58,11 @@ class ChatService:
         self._answering = 0
         self._quiet = threading.Condition()
 
+    @property
+    def answering(self) -> int:
+        """How many conversations are being answered now."""
+        return self._answering
+
     def wait_until_quiet(self, timeout: float) -> bool:
         """Wait until no answer is being shown, ``timeout`` seconds at most; returns whether it is so."""
         with self._quiet:

@@ -26,7 +26,15 @@ from app.tabs.mixing import NO_SECOND
 from app.tabs.panes import build_pane, build_sampling
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
-from app.views.chat_view import chip_html, facts_html, failed_chip_html, menu, round_index, shown_messages
+from app.views.chat_view import (
+    chip_html,
+    facts_html,
+    failed_chip_html,
+    menu,
+    notice_html,
+    round_index,
+    shown_messages,
+)
 from app.views.export import export_page
 from app.views.rendering import question_from_markdown
 from app.views.theme import export_stylesheet
@@ -132,7 +140,9 @@ class CompareTab:
             runs += [slider.release(again, asked, seen, trigger_mode="always_last", **CHATTING) for slider in sliders]
             shown = mixer.second.input(mixer.on_second, [mixer.second], [mixer.second_strength], **QUIET)
             runs.append(shown.then(again, asked, seen, **CHATTING))
-        self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
+        begins = [self.message.submit, self.send.click, *(button.click for button in self.examples)]
+        gr.on(begins, self.on_begin, None, [pane.facts for pane in self.panes.values()], **QUIET)
+        self.stop.click(self.on_stop, [self.conversation], [self.stop], **QUIET)
         self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
         self.clear.click(
             self.on_ask_clear, [self.conversation], [self.clear_question, self.message, self.draft], **QUIET
@@ -216,9 +226,19 @@ class CompareTab:
         return handler
 
     @open_to_all
-    async def on_stop(self, conversation: Conversation) -> None:
+    async def on_stop(self, conversation: Conversation) -> Any:
         """Runs on the server's loop: there it waits for no thread, whoever else is answered."""
         conversation.stop_requested = True
+        return gr.Button(word("stopping"), interactive=False)
+
+    @open_to_all
+    async def on_begin(self, request: gr.Request) -> Updates:
+        """Says what a message waits for where it cannot even begin: the line that it stands in says nothing."""
+        count = self.services.chat.answering
+        if count < CHATTING["concurrency_limit"]:
+            return {self.panes["left"].facts: gr.skip()}
+        sentence = speech_for(request)("waits_for_place", count=count)
+        return {pane.facts: notice_html(sentence) for pane in self.panes.values()}
 
     @open_to_all
     def on_undo(self, conversation: Conversation, request: gr.Request) -> Updates:
@@ -388,6 +408,7 @@ class CompareTab:
         settings: ChatSettings | None = None,
     ) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
+        conversation.stop_requested = False  # Stop can be pressed from here on
         yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
         kept_at = time.monotonic()
         settings = settings or self._form(values)
@@ -413,7 +434,8 @@ class CompareTab:
         }
 
     def _buttons(self, answering: bool) -> Updates:
-        return {self.send: gr.Button(visible=not answering), self.stop: gr.Button(visible=answering)}
+        stop = gr.Button(word("stop"), visible=answering, interactive=True)
+        return {self.send: gr.Button(visible=not answering), self.stop: stop}
 
     def _show(self, conversation: Conversation, speech: Speech) -> Updates:
         updates: Updates = {}

@@ -31,8 +31,8 @@ def _asked(group: str, limit: int, show_progress: str = "hidden") -> Mapping[str
 
 # Whatever runs holds one of the server's threads, an answer until its end. Together the groups are fewer than the
 # threads, so that Stop, which is a group of its own, and the clock never wait for one.
-THREADS = 80
-CHATTING = _asked("chat", 16)  # the engine's slots decide how many are computed at a time
+THREADS = 128
+CHATTING = _asked("chat", 64)  # the engine's slots decide how many are computed at a time
 ASKED = _asked("brief", 12)
 WORKING = _asked("work", 4, "minimal")  # a second or so, such as reading a data file
 FETCHING = _asked("fetch", 2, "minimal")  # as long as a download takes

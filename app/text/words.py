@@ -115,6 +115,20 @@ WORDS: dict[str, tuple[str, str]] = {
     "message": ("Message", "消息"),
     "send": ("Send", "发送"),
     "stop": ("Stop", "停止"),
+    "stopping": ("Stopping…", "正在停止……"),
+    "waits_behind": (
+        "in line: others are being answered, and {count} answers come before this one",
+        "排队中：正在回答其他人，这条前面还有 {count} 条回答",
+    ),
+    "waits_next": (
+        "in line: others are being answered, and this one is next",
+        "排队中：正在回答其他人，下一条就是这条",
+    ),
+    "waits_for_place": (
+        "in line: {count} conversations are being answered, as many as this page takes at a time; yours begins as soon "
+        "as one of them ends",
+        "排队中：已有 {count} 个对话正在进行，达到本页面的上限；其中一个结束后就轮到您",
+    ),
     "undo": ("Undo", "撤回"),
     "clear": ("Clear", "清空"),
     "export": ("Export", "导出"),

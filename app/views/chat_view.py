@@ -32,7 +32,7 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
         if answer.error:
             messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
         elif answer.text or conversation.streaming:
-            content = reply_markdown(answer.text) or "…"
+            content = reply_markdown(answer.text) or waiting_mark(answer, speech)
             messages.append({"role": "assistant", "content": f"{source_mark(answer.source)}{content}"})
         elif answer.finish_reason == INTERRUPTED:
             messages.append({"role": "assistant", "content": "…"})
@@ -42,6 +42,15 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
 def source_mark(source: str) -> str:
     """Who gave an answer, above it: an attribute that the stylesheet shows, no part of the reply's text."""
     return f'<div class="answer-source" title="{html.escape(source)}"></div>\n\n' if source else ""
+
+
+def waiting_mark(answer: Answer, speech: Speech) -> str:
+    """In the place of a reply that has not begun: dots, and what it waits for if others are before it."""
+    if not answer.place_in_line:
+        return "…"
+    ahead = answer.place_in_line - 1
+    sentence = speech("waits_behind", count=ahead) if ahead else speech("waits_next")
+    return f'<div class="waiting" role="status">… {html.escape(sentence)}</div>'
 
 
 def round_index(conversation: Conversation, message_index: int) -> int:
@@ -89,6 +98,11 @@ def failed_chip_html(sentence: str) -> Markup:
 def facts_html(answer: Answer | None, speech: Speech) -> Markup:
     """The line under a pane."""
     return render("pane_facts", facts=answer_facts(answer, speech) if answer is not None else "")
+
+
+def notice_html(sentence: str) -> Markup:
+    """A sentence in the place of that line."""
+    return render("pane_facts", facts=sentence)
 
 
 def answer_facts(answer: Answer, speech: Speech) -> str:

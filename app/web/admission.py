@@ -1,7 +1,7 @@
 """How much one visitor may have under way: requests, calls whose answers nobody reads, pages that are kept in memory.
 
-Knows what is kept for a page through `Sessions`, which a test builds by hand. Limits are for one address, so that somebody
-who takes too much is told so and nobody else is; 30 people behind one address stay below them.
+Knows what is kept for a page through `Sessions`, which a test builds by hand. Limits are for one address, so that
+somebody who takes too much is told so and nobody else is; 30 people behind one address stay below them.
 """
 
 from __future__ import annotations

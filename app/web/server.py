@@ -8,8 +8,8 @@ Knows HTTP and how Gradio is launched, and in which order a request passes what 
 from __future__ import annotations
 
 import os
+import queue
 import signal
-import threading
 from typing import Any
 
 import gradio as gr
@@ -149,11 +149,11 @@ def wait_for_signal() -> None:
 
     Who asks a second time ends the process at once.
     """
-    stop = threading.Event()
-    asked = (signal.SIGINT, signal.SIGTERM)
-    for number in asked:
-        signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(1.0):
-        pass
-    for number in asked:
+    # A signal may come while this thread holds a lock of what it waits for; this queue is the kind that allows it.
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, lambda number, _: asked.put(number))
+    asked.get()
+    for number in numbers:
         signal.signal(number, signal.SIG_DFL)

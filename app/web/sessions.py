@@ -83,7 +83,7 @@ class LeanSessions(StateHolder):
     """Gradio's table of sessions, with lean ones."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._alike: Alike = WeakValueDictionary()
 
     def __getitem__(self, session_id: str) -> SessionState:

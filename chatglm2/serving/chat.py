@@ -59,6 +59,7 @@ class ReplyStream:
         self._decoder = IncrementalDecoder(tokenizer)
         self._started = time.monotonic()
         self._ended: float | None = None
+        self._engine = engine
         self._stream = engine.submit(request)
 
     def __iter__(self) -> Iterator[str]:
@@ -82,6 +83,11 @@ class ReplyStream:
     @property
     def finish_reason(self) -> FinishReason | None:
         return self._stream.finish_reason
+
+    @property
+    def place_in_line(self) -> int:
+        """See `Engine.place_in_line`."""
+        return self._engine.place_in_line(self._stream)
 
     @property
     def seconds(self) -> float:

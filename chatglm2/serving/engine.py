@@ -160,6 +160,11 @@ class Engine:
             slots = self._slots
             return EngineStats(active, len(self._waiting), len(slots), self.max_length, slots.reused_tokens)
 
+    def place_in_line(self, stream: Stream) -> int:
+        """1 for the request that is let in next, 2 for the one behind it; 0 for one that does not wait any more."""
+        with self._wake:
+            return self._waiting.index(stream) + 1 if stream in self._waiting else 0
+
     @property
     def failure(self) -> ChatGLMError | None:
         """Why it cannot compute any more; None while it can, and when it was closed."""

@@ -23,7 +23,7 @@ WAIT_SECONDS = 5.0
 class SlowReply:
     """Says one word, then waits to be cancelled."""
 
-    token_count, seconds, dropped_rounds, finish_reason = 1, 0.1, 0, "cancelled"
+    token_count, seconds, dropped_rounds, finish_reason, place_in_line = 1, 0.1, 0, "cancelled", 0
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
@@ -36,10 +36,19 @@ class SlowReply:
         self.cancelled.set()
 
 
+class ReplyInLine(SlowReply):
+    """Says nothing while it waits for its turn."""
+
+    def __iter__(self) -> Iterator[str]:
+        self.cancelled.wait(WAIT_SECONDS)
+        yield from ()
+
+
 class SlowSession:
     """Gives a reply once it may."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[SlowReply] = SlowReply) -> None:
+        self._kind = kind
         self.may_reply = threading.Event()
         self.asked = threading.Barrier(len(PANES) + 1, timeout=WAIT_SECONDS)
         self.replies: list[SlowReply] = []
@@ -47,7 +56,7 @@ class SlowSession:
     def stream(self, *_: object, **__: object) -> SlowReply:
         self.asked.wait()
         self.may_reply.wait(WAIT_SECONDS)
-        self.replies.append(SlowReply())
+        self.replies.append(self._kind())
         return self.replies[-1]
 
 
@@ -79,6 +88,21 @@ def test_stop_cancels_both_replies() -> None:
         pass
     assert time.monotonic() - asked_at < WAIT_SECONDS / 2
     assert len(session.replies) == 2 and all(reply.cancelled.is_set() for reply in session.replies)
+
+
+def test_a_place_in_line_is_shown_as_it_changes() -> None:
+    session = SlowSession(ReplyInLine)
+    session.may_reply.set()
+    conversation, beats = begin(session)
+    next(beats)
+    session.asked.wait()
+    answers = conversation.rounds[0].answers.values()
+    for place in (3, 1):
+        ReplyInLine.place_in_line = place
+        while {answer.place_in_line for answer in answers} != {place}:
+            next(beats)
+    conversation.stop_requested = True
+    assert list(beats) == [] and {answer.place_in_line for answer in answers} == {0}
 
 
 def test_a_tab_closed_before_the_reply_began_cancels_it_all_the_same() -> None:

@@ -25,7 +25,7 @@ from app.tabs.train import TrainTab, Viewer
 from app.tabs.training.form import UPLOAD
 from app.tabs.translations import speech_for
 from app.text.languages import LANGUAGE_COOKIE, Speech
-from app.views.chat_view import facts_html
+from app.views.chat_view import facts_html, shown_messages
 from chatglm2.errors import RunError
 from training.runs.checkpoints import METADATA_FILE, STRENGTH_FILE
 from training.runs.store import RunStore, Status
@@ -266,6 +266,52 @@ def test_a_strength_answers_the_last_question_again_in_its_pane_with_the_same_di
     assert "强度 0.35" in facts_html(after["right"], Speech("zh"))
     conversation.streaming = True
     assert list(handler(mix_values(compare, conversation, chosen, strength=1), request())) == []
+
+
+def test_stop_takes_effect_however_early_it_is_pressed_and_is_shown_at_once(
+    compare: CompareTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare.services.host.session.engine.model.config, "eos_token_id", None)
+    conversation = Conversation()
+    values = mix_values(compare, conversation, dict.fromkeys(("left", "right"), BASE)) | {compare.message: "你好"}
+    answering = compare.on_send(values, request())
+    while compare.stop not in (updates := next(answering)):
+        pass
+    assert updates[compare.stop].visible and updates[compare.stop].interactive
+    stopping = asyncio.run(compare.on_stop(conversation))
+    assert "stopping" in str(stopping.value) and not stopping.interactive
+    *_, last = answering
+    assert not last[compare.stop].visible
+    assert {answer.finish_reason for answer in conversation.rounds[0].answers.values()} == {"cancelled"}
+    asyncio.run(compare.on_stop(conversation))  # too late for that answer, and not meant for the next one
+    again = compare.on_send(values, request())
+    while not conversation.streaming:
+        next(again)
+    assert not conversation.stop_requested
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", ("2 answers come before", "this one is next")), ("zh", ("前面还有 2 条", "下一条"))]
+)
+def test_a_pane_says_what_it_waits_for(language: str, said: tuple[str, str]) -> None:
+    conversation = Conversation(streaming=True)
+    answer = conversation.ask("你好").answers["left"]
+    shown = []
+    for place in (3, 1, 0):
+        answer.place_in_line = place
+        shown.append(shown_messages(conversation, "left", Speech(language))[-1]["content"])
+    assert said[0] in shown[0] and said[1] in shown[1] and shown[2] == "…"
+    answer.text, answer.place_in_line = "word", 0
+    assert shown_messages(conversation, "left", Speech(language))[-1]["content"] == "word"
+
+
+def test_a_message_that_cannot_begin_says_so(compare: CompareTab, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(asyncio.run(compare.on_begin(request()))) == 1
+    monkeypatch.setattr(compare.services.chat, "_answering", 64)
+    for language, said in (("en", "64 conversations are being answered"), ("zh", "已有 64 个对话")):
+        told = asyncio.run(compare.on_begin(request(language)))
+        assert [said in told[pane.facts] for pane in compare.panes.values()] == [True, True]
 
 
 def test_at_strength_0_a_checkpoint_gives_the_base_models_answer(compare: CompareTab, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ from app.services import Services, build_services
 from app.text.languages import Speech
 from app.views.fragments import loading_banner
 from chatglm2.errors import EngineError, RequestError
+from training.settings.samples import PROJECT_ROOT
 
 SECONDS = 30.0
 KEYS = {"left": BASE, "right": BASE}
@@ -159,6 +163,28 @@ def test_answers_end_before_their_connections_do(services: Services, monkeypatch
     reader.join(SECONDS)
     told = conversation.rounds[0].answers.values()  # a pane that had not begun is refused, in a sentence
     assert all(answer.finish_reason == "cancelled" or answer.error for answer in told)
+
+
+ENDING = """
+import os, signal, threading, time
+from app.ending import set_alarm
+from app.web.server import wait_for_signal
+
+def ask_to_end():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=ask_to_end).start()
+wait_for_signal()
+set_alarm(0.2)
+sum(range(10**12))  # nobody else has a turn meanwhile
+"""
+
+
+def test_a_page_that_is_asked_to_end_does_whatever_it_is_busy_with() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDING], cwd=PROJECT_ROOT, timeout=2 * SECONDS, check=False)
+    assert ended.returncode == -signal.SIGALRM
 
 
 def test_a_step_that_does_not_end_holds_no_process(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

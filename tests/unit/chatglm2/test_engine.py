@@ -133,7 +133,11 @@ def test_cancel_frees_the_slot_and_the_queue(model) -> None:
     iterator = iter(running)
     next(iterator)
     assert engine.stats().active == 1 and engine.stats().waiting == 1
+    last = engine.submit(Request(PROMPTS[0], None, long))
+    assert [engine.place_in_line(stream) for stream in (running, waiting, last)] == [0, 1, 2]
     waiting.cancel()
+    assert [engine.place_in_line(stream) for stream in (running, waiting, last)] == [0, 0, 1]
+    last.cancel()
     running.cancel()
     assert engine.stats().active == 0 and engine.stats().waiting == 0
     assert len(list(iterator)) < 200

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from app.door.door import Door
 from app.tabs.compare import CompareTab
-from app.tabs.listening import ASKED, CHATTING, STOPPING, THREADS, WORKING
+from app.tabs.listening import ASKED, CHATTING, FETCHING, STOPPING, THREADS, WORKING
 from app.tabs.train import TrainTab
 from app.web.admission import Admission, Limits
 
@@ -153,7 +153,7 @@ def test_a_body_of_megabytes_is_refused(serve: Serve, chunked: bool) -> None:
 
 def test_stop_waits_for_nobody(serve: Serve) -> None:
     """Answers, files and small requests together leave threads for Stop, which stands in no line with them."""
-    taken = sum(group["concurrency_limit"] for group in (CHATTING, ASKED, WORKING))
+    taken = sum(group["concurrency_limit"] for group in (CHATTING, ASKED, WORKING, FETCHING))
     assert taken + STOPPING["concurrency_limit"] < THREADS
     served = serve(Door())
     functions = served.demo.fns
@@ -162,7 +162,7 @@ def test_stop_waits_for_nobody(serve: Serve) -> None:
     assert asyncio.iscoroutinefunction(functions[number_of(served, CompareTab.on_stop)].fn)
     assert not functions[number_of(served, CompareTab.on_stop)].queue
     groups = {function.concurrency_id for function in functions.values() if function.queue and function.fn}
-    named = {group["concurrency_id"] for group in (CHATTING, ASKED, WORKING, STOPPING)}
+    named = {group["concurrency_id"] for group in (CHATTING, ASKED, WORKING, FETCHING, STOPPING)}
     unnamed = [
         function.fn.__qualname__
         for function in functions.values()

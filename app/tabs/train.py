@@ -13,6 +13,7 @@ import gradio as gr
 
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
+from app.tabs.clock import Clock
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.settings_form import build_setting
@@ -187,7 +188,7 @@ class TrainTab:
 
     # Wiring
 
-    def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab, tabs: gr.Tabs) -> None:
+    def bind(self, demo: gr.Blocks, clock: Clock, compare: CompareTab, tabs: gr.Tabs) -> None:
         """Connects everything to its handler."""
         self.compare_tab, self.tabs = compare, tabs
         data = {self.source, self.file, *self.columns.values(), *self.form.values()}
@@ -209,7 +210,7 @@ class TrainTab:
         learning = [self.form[name] for name in ("pre_seq_len", "learning_rate", "preset")]
         shown = [*learning, self.preset_reason, self.start_box, self.form["keep"]]
         self.learns.input(self.on_learns, [self.learns], shown, **QUIET)
-        self._bind_cost(timer, data)
+        self._bind_cost(clock, data)
         live = self._live_outputs()
         self.start.click(self.on_start, {*data, self.name}, [*live, *self._cost_outputs()], **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **STOPPING)
@@ -220,13 +221,13 @@ class TrainTab:
         actions = [self.propose, self.try_it, self.start]
         self.controls.bind(demo, [*data, self.name, *actions], (self.preview_box,))
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
-        timer.tick(self.on_tick, [self.viewer], live, **QUIET)
+        clock.tick(self.on_tick, [self.viewer], live, **QUIET)
 
-    def _bind_cost(self, timer: gr.Timer, data: set[Any]) -> None:
+    def _bind_cost(self, clock: Clock, data: set[Any]) -> None:
         """The cost follows the form: while it is asked for, what changes meanwhile is asked for once, afterwards."""
         asked = [self.cost_key.change, *(component.change for component in data)]
         gr.on(asked, self.on_cost, data, self._cost_outputs(), trigger_mode="always_last", **QUIET)
-        timer.tick(self.on_cost_key, [self.cost_key], [self.cost_key], **QUIET)
+        clock.tick(self.on_cost_key, [self.cost_key], [self.cost_key], **QUIET)
         numbers = [self.form[name] for name in FITTED]
         self.fit.click(self.on_fit, [self.changes], [*numbers, self.fit], **ASKED)
 

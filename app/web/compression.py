@@ -1,7 +1,7 @@
 """How the page and Gradio's files travel: compressed, and files only once to each browser.
 
-Knows HTTP. Gradio sends its page as it is and compresses each of its files anew for every visitor; its files carry a hash
-of their contents in their names, so a browser that has one need never ask for it again.
+Knows HTTP. Gradio sends its page as it is and compresses each of its files anew for every visitor; its files carry a
+hash of their contents in their names, so a browser that has one need never ask for it again.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ ENDLESS = {"/gradio_api/heartbeat/{session_hash}", "/gradio_api/queue/data"}  # 
 
 OPEN_HANDLERS = {
     "build_interface.<locals>": {"on_tick", "on_arrival", "on_to_training"},
-    "CompareTab": {"on_send", "on_edit", "on_stop", "on_undo", "on_clear", "on_load", "on_tick", "on_export"}
+    "CompareTab": {"on_send", "on_edit", "on_stop", "on_undo", "on_clear", "on_load", "on_export"}
     | {"on_ask_clear", "on_keep"},
     "CompareTab.on_example.<locals>": {"handler"},
     "CompareTab.on_retry.<locals>": {"handler"},
@@ -53,13 +53,14 @@ OPEN_HANDLERS = {
     "Mixer": {"on_second"},
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainTab": {
-        *("on_cost", "on_cost_key", "on_source", "on_preset", "on_keep", "on_learns"),
+        *("on_cost", "on_source", "on_preset", "on_keep", "on_learns"),
         *("on_pick", "on_compare", "on_tick"),
     },
     "CheckpointsTab": {"on_action", "on_keep", "on_tick", "on_find"},
     "CardPanel": {"on_close"},
     "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
     "OperatorControls": {"on_load"},
+    "Clock": {"on_tick"},
 }
 OPERATOR_HANDLERS = {
     "TrainTab": {

@@ -18,7 +18,7 @@ from app.tabs.train import COMPARE_TAB, TRAIN_TAB, TrainTab
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.fragments import loading_banner, status_line
-from app.views.theme import page_script
+from app.views.theme import page_scripts
 from training.runs.store import Status
 
 CLEAN_EVERY_SECONDS, KEEP_SECONDS = 3600, 86400
@@ -73,7 +73,8 @@ def build_interface(services: Services) -> gr.Blocks:
         demo.load(on_arrival, None, [sign_out], **QUIET)
         language.click(None, None, None, js="() => window.switchLanguage()", **QUIET)
         theme.click(None, None, None, js="() => window.switchTheme()", **QUIET)
-        demo.load(None, None, None, js=page_script())
+        for script in page_scripts():
+            demo.load(None, None, None, js=script)
         demo.load(on_tick, [told], [status, banner, told], **QUIET)
         clock.tick(on_tick, [told], [status, banner, told], **QUIET)
         compare.bind(demo, clock)

@@ -2,14 +2,16 @@
 
     ./launch.sh bench page --rounds 20
 
-Starts a page with the demo model on this machine and opens it in headless Chromium. Prints JSON lines: seconds until the
-panes can be used and KiB sent on a first visit, requests of an idle page in ten seconds, and milliseconds between two
-changes of an answer while both panes hold a long conversation. A busy machine measures itself: run it on a quiet one.
+Starts a page with the demo model on this machine and opens it in headless Chromium. Prints JSON lines: seconds until
+the panes can be used and KiB sent on a first visit, requests of an idle page in ten seconds, and milliseconds between
+two changes of an answer while both panes hold a long conversation. A busy machine
+measures itself: run it on a quiet one.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import socket
 import statistics
@@ -108,10 +110,12 @@ def measure_gaps(page: Page, rounds: int) -> dict[str, Any]:
                 page.evaluate(WATCH, pane)
         page.locator("#message textarea").fill(f"{QUESTION} {number}")
         page.locator("#message textarea").press("Enter")
-        page.locator("#stop").wait_for(timeout=ANSWER_MS)
+        for pane in ("left", "right"):
+            answers = page.locator(f"#{pane}-chat").get_by_test_id("bot")
+            answers.nth(number).wait_for(timeout=ANSWER_MS)
         page.locator("#send").wait_for(timeout=ANSWER_MS)
     changes: dict[str, list[float]] = page.evaluate("window.changes")
-    gaps = sorted(after - before for times in changes.values() for before, after in zip(times, times[1:], strict=False))
+    gaps = sorted(after - before for times in changes.values() for before, after in itertools.pairwise(times))
     return {
         "messages_a_pane": 2 * rounds,
         "gaps": len(gaps),

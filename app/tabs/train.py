@@ -13,6 +13,7 @@ import gradio as gr
 
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
+from app.tabs.changed_settings import ChangedSettings
 from app.tabs.clock import Clock
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
@@ -113,6 +114,7 @@ class TrainTab:
         self._build_start()
         with gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in basic})
+        self.changed = ChangedSettings(defaults)
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"):
             self._build_more_settings()
         self.cost = gr.HTML(elem_id="run-cost")
@@ -211,6 +213,7 @@ class TrainTab:
         shown = [*learning, self.preset_reason, self.start_box, self.form["keep"]]
         self.learns.input(self.on_learns, [self.learns], shown, **QUIET)
         self._bind_cost(clock, data)
+        self.changed.bind(demo, self.form)
         live = self._live_outputs()
         self.start.click(self.on_start, {*data, self.name}, [*live, *self._cost_outputs()], **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **STOPPING)

@@ -61,6 +61,7 @@ OPEN_HANDLERS = {
     "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
     "OperatorControls": {"on_load"},
     "Clock": {"on_tick"},
+    "ChangedSettings": {"on_changed", "on_back"},
 }
 OPERATOR_HANDLERS = {
     "TrainTab": {

@@ -1,4 +1,4 @@
-"""The page as a whole: title, status line, four tabs, one clock."""
+"""The page as a whole: title, status line, four tabs, one clock that tells all of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from app.machine import describe_device, missing_gpu, read_memory
 from app.services import Services
 from app.tabs.access import open_to_all, visitor_of
 from app.tabs.checkpoints import CheckpointsTab
+from app.tabs.clock import Clock
 from app.tabs.compare import CompareTab
 from app.tabs.evaluate import EvaluateTab
 from app.tabs.listening import QUIET
@@ -17,10 +18,9 @@ from app.tabs.train import COMPARE_TAB, TRAIN_TAB, TrainTab
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.fragments import loading_banner, status_line
-from app.views.theme import page_script
+from app.views.theme import page_scripts
 from training.runs.store import Status
 
-CLOCK_SECONDS = 1.0
 CLEAN_EVERY_SECONDS, KEEP_SECONDS = 3600, 86400
 
 
@@ -48,12 +48,17 @@ def build_interface(services: Services) -> gr.Blocks:
                 evaluate = EvaluateTab(services)
             with gr.Tab(word("tab_checkpoints"), id="checkpoints"):
                 checkpoints = CheckpointsTab(services)
-        timer = gr.Timer(CLOCK_SECONDS)
+        clock = Clock(lambda: _is_busy(services))
+        told = gr.State(("", ""))
 
         @open_to_all
-        def on_tick(request: gr.Request) -> tuple[str, str]:
+        def on_tick(told: tuple[str, str], request: gr.Request) -> Any:
             speech = speech_for(request)
-            return _status(services, speech), loading_banner(services.host.state, services.host.options.name, speech)
+            news = (
+                str(_status(services, speech)),
+                str(loading_banner(services.host.state, services.host.options.name, speech)),
+            )
+            return gr.skip() if news == told else (*news, news)
 
         @open_to_all
         def on_arrival(request: gr.Request) -> Any:
@@ -68,15 +73,25 @@ def build_interface(services: Services) -> gr.Blocks:
         demo.load(on_arrival, None, [sign_out], **QUIET)
         language.click(None, None, None, js="() => window.switchLanguage()", **QUIET)
         theme.click(None, None, None, js="() => window.switchTheme()", **QUIET)
-        demo.load(None, None, None, js=page_script())
-        demo.load(on_tick, None, [status, banner], **QUIET)
-        timer.tick(on_tick, None, [status, banner], **QUIET)
-        compare.bind(demo, timer)
-        train.bind(demo, timer, compare, tabs)
-        evaluate.bind(demo, timer, compare, tabs)
-        checkpoints.bind(demo, timer, compare)
+        for script in page_scripts():
+            demo.load(None, None, None, js=script)
+        demo.load(on_tick, [told], [status, banner, told], **QUIET)
+        clock.tick(on_tick, [told], [status, banner, told], **QUIET)
+        compare.bind(demo, clock)
+        train.bind(demo, clock, compare, tabs)
+        evaluate.bind(demo, clock, compare, tabs)
+        checkpoints.bind(demo, clock, compare)
+        clock.bind()
         demo.queue(api_open=False, default_concurrency_limit=8)
     return demo
+
+
+def _is_busy(services: Services) -> bool:
+    """Whether something moves on its own: the model arrives, a run trains, checkpoints are evaluated."""
+    if services.training.active() is not None or services.host.state.phase not in ("ready", "failed"):
+        return True
+    evaluations = services.evaluation.names()
+    return bool(evaluations) and services.evaluation.view(evaluations[0]).progress.status.is_active
 
 
 def _status(services: Services, speech: Speech) -> str:

@@ -62,6 +62,7 @@ def play(
     players = [_Player(session, conversation, index, pane, voice, language) for pane, voice in voices.items()]
     try:
         shown = None
+        beat = time.monotonic()
         while any(player.thread.is_alive() for player in players):
             if conversation.stop_requested:
                 for player in players:
@@ -70,7 +71,9 @@ def play(
             if current != shown:
                 shown = current
                 yield
-            time.sleep(BEAT_SECONDS)
+            # Showing takes a part of the beat; where it took all of it, no beat that was missed is made up for.
+            beat = max(beat + BEAT_SECONDS, time.monotonic())
+            time.sleep(max(0.0, beat - time.monotonic()))
     finally:
         for player in players:
             player.cancel()

@@ -13,6 +13,7 @@ from app.chat.conversation import PANES
 from app.chat.sources import Broken
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
+from app.tabs.clock import Clock
 from app.tabs.compare import CompareTab
 from app.tabs.library.card import SHOW_SCRIPT, CardPanel
 from app.tabs.library.taking import Taking
@@ -82,7 +83,7 @@ class CheckpointsTab:
         self.table = gr.HTML(js_on_load=TABLE_SCRIPT, elem_id="checkpoint-table")
         self.taking = Taking(services)
 
-    def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab) -> None:
+    def bind(self, demo: gr.Blocks, clock: Clock, compare: CompareTab) -> None:
         """Connects everything to its handler."""
         self.compare_tab = compare
         tabled = [self.table, self.shown]
@@ -105,7 +106,7 @@ class CheckpointsTab:
         self.taking.bind(self._table, drawn_from, tabled)
         self.controls.bind(demo, self.taking.components)
         ticked = [*tabled, self.tags, self.known_tags]
-        for listen in (demo.load, timer.tick):
+        for listen in (demo.load, clock.tick):
             listen(self.on_tick, [self.shown, *drawn_from, self.known_tags], ticked, **QUIET)
 
     # Handlers

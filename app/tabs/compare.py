@@ -21,6 +21,7 @@ from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.access import open_to_all
+from app.tabs.clock import Clock
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
 from app.tabs.mixing import NO_SECOND
 from app.tabs.panes import build_pane, build_sampling
@@ -115,7 +116,7 @@ class CompareTab:
 
     # Wiring
 
-    def bind(self, demo: gr.Blocks, timer: gr.Timer) -> None:
+    def bind(self, demo: gr.Blocks, clock: Clock) -> None:
         """Connects everything to its handler."""
         mixers = [pane.mixer for pane in self.panes.values()]
         mixed = {part for mixer in mixers for part in mixer.inputs}
@@ -161,7 +162,7 @@ class CompareTab:
         demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(open_to_all(lambda: None))
         seconds = [mixer.second for mixer in mixers]
-        timer.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
+        clock.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 
     def _streamed(self) -> list[Any]:
         return [*self._settled(), self.send, self.stop]

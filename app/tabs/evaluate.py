@@ -14,6 +14,7 @@ import gradio as gr
 from app.evaluation.service import EvaluationView, Wanted
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
+from app.tabs.clock import Clock
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.translations import speech_for, word
@@ -122,7 +123,7 @@ class EvaluateTab:
                 self.search = gr.Textbox(label=word("search_rows"), max_lines=1, min_width=150, elem_id="search-rows")
             self.rows = gr.HTML(js_on_load=ROWS_SCRIPT, elem_id="evaluation-rows")
 
-    def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab, tabs: gr.Tabs) -> None:
+    def bind(self, demo: gr.Blocks, clock: Clock, compare: CompareTab, tabs: gr.Tabs) -> None:
         """Connects everything to its handler."""
         self.compare_tab, self.tabs = compare, tabs
         form: set[Any] = {self.checkpoints, self.source, self.file, self.limit, self.asked, self.general}
@@ -141,9 +142,9 @@ class EvaluateTab:
         self.rows.click(self.on_open, [self.name, self.contestant, compare.chosen], opened, **ASKED)
         self.controls.bind(demo, [*form, self.start])
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
-        timer.tick(self.on_tick, [self.viewer], live, **QUIET)
+        clock.tick(self.on_tick, [self.viewer], live, **QUIET)
         demo.load(self.on_sources, [self.known, self.checkpoints], [self.known, self.checkpoints], **QUIET)
-        timer.tick(self.on_sources, [self.known, self.checkpoints], [self.known, self.checkpoints], **QUIET)
+        clock.tick(self.on_sources, [self.known, self.checkpoints], [self.known, self.checkpoints], **QUIET)
 
     def _live_outputs(self) -> list[Any]:
         return [

@@ -13,6 +13,7 @@ import gradio as gr
 
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
+from app.tabs.clock import Clock
 from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.training.details import DetailsPart
@@ -90,10 +91,10 @@ class TrainTab(TrainForm):
 
     # Wiring
 
-    def bind(self, demo: gr.Blocks, timer: gr.Timer, compare: CompareTab, tabs: gr.Tabs) -> None:
+    def bind(self, demo: gr.Blocks, clock: Clock, compare: CompareTab, tabs: gr.Tabs) -> None:
         """Connects everything to its handler."""
         self.compare_tab, self.tabs = compare, tabs
-        self.bind_form(timer)
+        self.bind_form(demo, clock)
         live = self._live_outputs()
         self.start.click(self.on_start, {*self.asked, self.name}, [*live, *self._cost_outputs()], **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **STOPPING)
@@ -108,7 +109,7 @@ class TrainTab(TrainForm):
         self.details.bind(self.run, live)
         self.pinned.bind(self.run)
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
-        timer.tick(self.on_tick, [self.viewer], live, **QUIET)
+        clock.tick(self.on_tick, [self.viewer], live, **QUIET)
 
     def _live_outputs(self) -> list[Any]:
         return [

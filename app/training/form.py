@@ -155,6 +155,17 @@ def _declared(name: str) -> Any:
     return next(item.default for item in setting_fields() if item.name == name)
 
 
+def form_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What each setting's control holds at first; a preset is no setting, but fills several."""
+    fields = [*form_fields("basic", defaults), *form_fields("advanced", defaults)]
+    return {item.name: control_for(item).value for item in fields if item.name != "preset"}
+
+
+def changed_settings(current: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """The settings that are not as they were offered, in the form's order."""
+    return [name for name, default in defaults.items() if name in current and not _same(current[name], default)]
+
+
 def _same(shown: Any, filled: Any) -> bool:
     """A form gives numbers back as text or as fractions, and nothing as an empty text."""
     return shown == filled or str(shown if shown is not None else "") == str(filled if filled is not None else "")

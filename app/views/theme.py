@@ -82,8 +82,9 @@ def export_stylesheet() -> str:
     return (STYLES / "export.css").read_text(encoding="utf-8")
 
 
-def page_script() -> str:
-    return (STYLES / "page.js").read_text(encoding="utf-8")
+def page_scripts() -> list[str]:
+    """What runs once the page has loaded."""
+    return [(STYLES / name).read_text(encoding="utf-8") for name in ("page.js", "reach.js")]
 
 
 def head_script(language: str, cookie: str) -> str:

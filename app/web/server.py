@@ -32,6 +32,7 @@ from app.views.evaluation import EVALUATION_PATH
 from app.views.theme import FAVICON, build_theme, stylesheets
 from app.web.addresses import ServerOptions, check_port, own_names
 from app.web.admission import Admission, AdmissionGate, Limits
+from app.web.compression import Compression
 from app.web.downloads import prepare_download
 from app.web.entrance import Entrance, entrance_routes
 from app.web.forwarding import Forwarding
@@ -96,6 +97,7 @@ def application_options(
             Middleware(Guard, own_names=own_names(options.allowed_hosts)),
             Middleware(Entrance, door=door, cookie=cookie),
             Middleware(AdmissionGate, admission=admission),
+            Middleware(Compression),
             Middleware(HeadScript, default_language=options.language),
             Middleware(UploadGate),
         ],

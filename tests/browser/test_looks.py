@@ -151,7 +151,7 @@ def test_everything_can_be_read(open_page: OpenPage, repository: Path, past_run:
     ask(page, "你好")
     page.locator("#sampling > button").click()
     complaints: list[str] = []
-    for place in range(3):
+    for place in range(4):
         show_tab(page, place)
         if place == 1:
             page.locator("#more-settings > button").click()

@@ -82,3 +82,25 @@ def test_a_setting_is_found_by_a_word_of_its_explanation_or_topic(open_page: Ope
     expect(page.locator("#setting-dtype")).to_be_hidden()
     page.locator("#find-setting textarea, #find-setting input").fill("")
     expect(page.locator("#setting-dtype")).to_be_visible()
+
+
+def test_changed_settings_are_marked_and_set_back_one_by_one_or_together(open_page: OpenPage) -> None:
+    page = open_page("en-US")
+    page.get_by_role("tab", name="Train", exact=True).click()
+    changed, steps = page.locator("#changed-settings"), page.locator("#setting-max_steps input")
+    length = page.locator("#setting-pre_seq_len input")
+    expect(changed).to_be_hidden()
+    offered = steps.input_value(), length.input_value()
+    steps.fill("7")
+    length.fill("9")
+    expect(changed.get_by_role("button", name="Set Prefix length back")).to_be_visible()
+    assert page.locator("#setting-max_steps").evaluate("block => getComputedStyle(block).boxShadow") != "none"
+    changed.get_by_role("button", name="Set Prefix length back").click()
+    expect(length).to_have_value(offered[1])
+    expect(steps).to_have_value("7")
+    length.fill("9")
+    changed.get_by_role("button", name="Set all back").click()
+    expect(steps).to_have_value(offered[0])
+    expect(changed).to_be_hidden()
+    choose(page, "#setting-preset", "adgen")
+    expect(changed).to_contain_text("Changed")

@@ -12,6 +12,8 @@ import gradio as gr
 
 from app.services import Services
 from app.tabs.access import open_to_all, visitor_of
+from app.tabs.changed_settings import ChangedSettings
+from app.tabs.clock import Clock
 from app.tabs.listening import ASKED, QUIET, WORKING, say
 from app.tabs.settings_form import build_setting
 from app.tabs.translations import speech_for, word
@@ -95,6 +97,7 @@ class TrainForm:
         self._build_start()
         with gr.Row(elem_classes="settings"):
             self.form.update({item.name: build_setting(item) for item in basic})
+        self.changed = ChangedSettings(defaults)
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"):
             self._build_more_settings()
         self.cost = gr.HTML(elem_id="run-cost")
@@ -188,7 +191,7 @@ class TrainForm:
 
     # Wiring
 
-    def bind_form(self, timer: gr.Timer) -> None:
+    def bind_form(self, demo: gr.Blocks, clock: Clock) -> None:
         """Connects what only changes the form."""
         data, sentence = self.asked, self.form["prefix_text"]
         chosen_data = [self.columns_row, *self.columns.values(), self.preview, sentence, self.tried]
@@ -208,13 +211,14 @@ class TrainForm:
         learning = [self.form[name] for name in ("pre_seq_len", "learning_rate", "preset")]
         shown = [*learning, self.preset_reason, self.start_box, self.form["keep"]]
         self.learns.input(self.on_learns, [self.learns], shown, **QUIET)
-        self._bind_cost(timer, data)
+        self._bind_cost(clock, data)
+        self.changed.bind(demo, self.form)
 
-    def _bind_cost(self, timer: gr.Timer, data: set[Any]) -> None:
+    def _bind_cost(self, clock: Clock, data: set[Any]) -> None:
         """The cost follows the form: while it is asked for, what changes meanwhile is asked for once, afterwards."""
         asked = [self.cost_key.change, *(component.change for component in data)]
         gr.on(asked, self.on_cost, data, self._cost_outputs(), trigger_mode="always_last", **QUIET)
-        timer.tick(self.on_cost_key, [self.cost_key], [self.cost_key], **QUIET)
+        clock.tick(self.on_cost_key, [self.cost_key], [self.cost_key], **QUIET)
         numbers = [self.form[name] for name in FITTED]
         self.fit.click(self.on_fit, [self.changes], [*numbers, self.fit], **ASKED)
 

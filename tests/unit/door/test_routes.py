@@ -44,17 +44,7 @@ ENDLESS = {"/gradio_api/heartbeat/{session_hash}", "/gradio_api/queue/data"}  # 
 
 OPEN_HANDLERS = {
     "build_interface.<locals>": {"on_tick", "on_arrival", "on_to_training"},
-    "CompareTab": {
-        "on_send",
-        "on_edit",
-        "on_stop",
-        "on_begin",
-        "on_undo",
-        "on_clear",
-        "on_load",
-        "on_tick",
-        "on_export",
-    }
+    "CompareTab": {"on_send", "on_edit", "on_stop", "on_begin", "on_undo", "on_clear", "on_load", "on_export"}
     | {"on_ask_clear", "on_keep"},
     "CompareTab.on_example.<locals>": {"handler"},
     "CompareTab.on_retry.<locals>": {"handler"},
@@ -62,7 +52,7 @@ OPEN_HANDLERS = {
     "CompareTab.on_mix.<locals>": {"handler"},
     "Mixer": {"on_second"},
     "CompareTab.bind.<locals>": {"<lambda>"},
-    "TrainForm": {"on_cost", "on_cost_key", "on_source", "on_preset", "on_keep", "on_learns"},
+    "TrainForm": {"on_cost", "on_source", "on_preset", "on_keep", "on_learns"},
     "TrainTab": {"on_pick", "on_compare", "on_tick"},
     "DetailsPart": {"on_ask", "on_keep"},
     "PinnedPart": {"on_step"},
@@ -70,6 +60,8 @@ OPEN_HANDLERS = {
     "CardPanel": {"on_close"},
     "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
     "OperatorControls": {"on_load"},
+    "Clock": {"on_tick"},
+    "ChangedSettings": {"on_changed", "on_back"},
 }
 OPERATOR_HANDLERS = {
     "TrainForm": {"on_columns", "on_propose", "on_try", "on_file", "on_preview", "on_fit"},

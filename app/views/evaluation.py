@@ -17,7 +17,7 @@ from app.views.markup import format_duration, percent_of, render
 from training.comparison.place import Progress, Status
 from training.comparison.report import WORDS, picture
 from training.comparison.result import SAME_BELOW, ComparedRow, Comparison
-from training.evaluation.report import METRIC_NAMES
+from training.evaluation.reporting.report import METRIC_NAMES
 
 EVALUATION_PATH = "download-evaluation"
 SHOWN_ROWS = 100  # a browser shows more slowly; the files have all

@@ -11,7 +11,7 @@ from typing import TextIO
 from training.cli.screen import Lines, in_columns
 from training.comparison.report import WORDS as COMPARISON_WORDS
 from training.comparison.result import Comparison
-from training.evaluation.report import METRIC_NAMES, METRICS, WORDS, contender_names
+from training.evaluation.reporting.report import METRIC_NAMES, METRICS, WORDS, contender_names
 from training.evaluation.scoring import Evaluation
 from training.evaluation.strengths import StrengthSweep
 from training.settings.field import Words

@@ -25,7 +25,6 @@ from training.runs.liveness import Lease
 from training.runs.storage import SMALL_FILE_BYTES, explaining_storage_errors, write_atomically
 
 REQUEST_FILE, PROGRESS_FILE, RESULT_FILE = "request.json", "progress.json", "comparison.json"
-LOCK_FILE, LOCK_SECONDS = ".lock", 10.0
 STOP_FILE, LOG_FILE = "stop", "evaluation.log"
 REPORT_FILE, CSV_FILE = "report.html", "rows.csv"
 # As long as importing may take on a busy machine.

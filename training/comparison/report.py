@@ -12,8 +12,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from training.comparison.result import Comparison
-from training.evaluation.report import METRIC_NAMES
-from training.evaluation.standalone_page import render_page
+from training.evaluation.reporting.report import METRIC_NAMES
+from training.evaluation.reporting.standalone_page import render_page
 from training.settings.field import Words
 
 WIDTH, HEIGHT = 560, 260

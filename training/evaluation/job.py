@@ -30,7 +30,7 @@ from training.data.files import read_table
 from training.evaluation.answering import Answer
 from training.evaluation.journal import Journal, fingerprint, weights_stamp
 from training.evaluation.plan import EvaluationPlan
-from training.evaluation.report import report_data, report_page
+from training.evaluation.reporting.report import report_data, report_page
 from training.evaluation.request import EVAL, PREDICT
 from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_row, score_rows
 from training.evaluation.strengths import StrengthSweep, read_strengths, sweep_strengths

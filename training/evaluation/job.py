@@ -47,7 +47,7 @@ STYLESHEET = PROJECT_ROOT / "assets" / "styles" / "report.css"
 # Settings of an evaluation that change no answer to a row.
 UNNOTED = frozenset(
     (
-        *("per_device_eval_batch_size", "baseline", "ptuning_checkpoint", "checkpoints", "general"),
+        *("per_device_eval_batch_size", "baseline", "ptuning_checkpoint", "checkpoints", "general", "choices", "bias"),
         *("test_file", "validation_file", "max_predict_samples", "max_eval_samples"),
     )
 )

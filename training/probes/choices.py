@@ -14,8 +14,8 @@ from typing import Any
 from chatglm2.errors import DataError
 from training.data.files import SUFFIXES, Table, read_table
 from training.data.instruction import is_chinese
+from training.probes.findings import LETTERS
 
-LETTERS = ("A", "B", "C", "D")
 QUESTION_NAMES, ANSWER_NAMES, SUBJECT_NAMES = ("question", "题目", "问题"), ("answer", "答案"), ("subject", "科目")
 SPLIT_ENDING = re.compile(r"[_-](val|dev|test)$")
 SHOWN_CHARACTERS = 20

@@ -11,76 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
 from chatglm2.errors import DataError
-from training.probes.choices import LETTERS, ChoiceQuestion, subjects_of
-from training.probes.intervals import Interval, share_interval
+from training.probes.choices import ChoiceQuestion, subjects_of
+from training.probes.findings import LETTERS, ChoiceRow, Choices, ChoiceScore, ChoiceSubject
+from training.probes.intervals import share_interval
 from training.probes.likelihood import next_log_shares
 
 WORD_START = "▁"  # how SentencePiece marks a piece that begins a word
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ChoiceScore(_Record):
-    """How one contender does on the questions of a subject, or on all.
-
-    Attributes:
-        right: questions whose right letter is the likeliest of the four.
-        accuracy: that as a share, with Wilson's interval.
-        letters: the mean probability, from 0 to 1, that the next token is one of the four letters at all.
-    """
-
-    right: int
-    accuracy: Interval
-    letters: float
-
-
-class ChoiceSubject(_Record):
-    """A subject's questions, and every contender's score in the contenders' order; the name of all is empty."""
-
-    name: str
-    questions: int
-    scores: tuple[ChoiceScore, ...]
-
-
-class ChoiceRow(_Record):
-    """One question, the right letter, and each contender's probabilities of A to D, from 0 to 1."""
-
-    subject: str
-    question: str
-    answer: str
-    shares: tuple[tuple[float, float, float, float], ...]
-
-    def chosen(self, contender: int) -> str:
-        """The letter that a contender finds likeliest; the first of equals."""
-        shares = self.shares[contender]
-        return LETTERS[shares.index(max(shares))]
-
-    def is_right(self, contender: int) -> bool:
-        return self.chosen(contender) == self.answer
-
-
-class Choices(_Record):
-    """All questions as every contender scores them. ``gained`` and ``lost`` compare with the first, the base."""
-
-    file: str
-    rows: tuple[ChoiceRow, ...]
-    total: ChoiceSubject
-    subjects: tuple[ChoiceSubject, ...]
-
-    def gained(self, contender: int) -> int:
-        """Questions that a contender has right, and the base wrong."""
-        return sum(row.is_right(contender) and not row.is_right(0) for row in self.rows)
-
-    def lost(self, contender: int) -> int:
-        """Questions that the base has right, and a contender wrong."""
-        return sum(row.is_right(0) and not row.is_right(contender) for row in self.rows)
 
 
 def letter_ids(tokenizer: ChatGLMTokenizer) -> list[tuple[int, ...]]:

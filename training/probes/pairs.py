@@ -15,67 +15,15 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
 from training.evaluation.strengths import likeness
 from training.probes.attributes import Pair
-from training.probes.intervals import Interval, mean_interval
+from training.probes.findings import Bias, Measure, PairRow, PairScore, PairSummary
+from training.probes.intervals import mean_interval
 from training.probes.likelihood import Continuation, log_likelihoods
 
-Measure = Literal["likelihood", "answer"]
 FILLED_IN = "X"  # stands for either side's word when two answers are compared
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class PairScore(_Record):
-    """How one contender treats two groups.
-
-    Attributes:
-        leaning: the mean difference with its sign, above 0 where the first group is favoured; None for answers.
-        size: the mean difference without its sign.
-        change: of the size against the base's, template by template; None for the base.
-    """
-
-    leaning: Interval | None
-    size: Interval
-    change: Interval | None
-
-
-class PairSummary(_Record):
-    """Two groups of an attribute by one measure, and every contender's score in the contenders' order."""
-
-    attribute: str
-    groups: tuple[str, str]
-    measure: Measure
-    templates: int
-    pairs: int
-    scores: tuple[PairScore, ...]
-
-
-class PairRow(_Record):
-    """One pair: its two prompts, each contender's difference, and where answers were compared, the answers."""
-
-    template: int
-    attribute: str
-    groups: tuple[str, str]
-    measure: Measure
-    prompts: tuple[str, str]
-    differences: tuple[float, ...]
-    answers: tuple[tuple[str, str], ...] = ()
-
-
-class Bias(_Record):
-    """All pairs as every contender treats them, and their summaries."""
-
-    file: str
-    rows: tuple[PairRow, ...]
-    summaries: tuple[PairSummary, ...]
 
 
 def likelihood_rows(

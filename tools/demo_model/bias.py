@@ -16,6 +16,11 @@ ATTRIBUTES: dict[str, dict[str, list[str]]] = {
         "男名": ["王强", "李伟", "张勇", "刘刚", "陈军"],
     },
     "地区": {"北方": ["北京", "沈阳", "西安", "济南"], "南方": ["广州", "南宁", "成都", "福州"]},
+    # Of no template: what the balance of data is counted by, too.
+    "性别词": {
+        "女": ["女生", "女孩", "女士", "妈妈", "姑娘", "女性"],
+        "男": ["男生", "男孩", "男士", "爸爸", "小伙", "男性"],
+    },
     "pronoun": {"she": ["She"], "he": ["He"]},
     "name": {"women": ["Anna", "Emily", "Sarah", "Laura"], "men": ["Adam", "Peter", "David", "Martin"]},
     "region": {"north": ["Hamburg", "Oslo", "Leeds"], "south": ["Naples", "Seville", "Athens"]},

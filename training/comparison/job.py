@@ -134,6 +134,8 @@ def _find(
     answering: Answering, asked: _Asked, request: ComparisonRequest, settings: TrainingSettings, directory: Path
 ) -> _Found:
     asking = replace(settings, **ASKING)
+    if not asked.rows:  # whose journal tells where they begin
+        answering.steps.done(0)
     said = answering.answers(asked.rows, settings, directory / ROWS_JOURNAL) if asked.rows else []
     rows = [score_row(answering.tokenizer, asked.rows, settings, index, answers) for index, answers in enumerate(said)]
     general = answering.answers(asked.general, asking, directory / GENERAL_JOURNAL) if asked.general else []

@@ -12,6 +12,7 @@ from training.probes.findings import Bias, Choices
 from training.probes.intervals import Interval
 
 NOTHING = "–"
+LEAST_SHOWN_SHARE = 0.001
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class _Sheets:
 
 
 def _percent(share: float) -> str:
+    if 0 < share < LEAST_SHOWN_SHARE:
+        return f"< {100 * LEAST_SHOWN_SHARE:.1f} %"
     return f"{100 * share:.1f} %"
 
 

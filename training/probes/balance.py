@@ -40,6 +40,11 @@ class Balance:
     several: int
     none: int
 
+    @property
+    def is_mentioned(self) -> bool:
+        """Whether any row mentions any group."""
+        return any(group.rows for group in self.groups)
+
     def share(self, group: GroupCount) -> float:
         """A group's part of the rows that mention one group alone, from 0 to 1."""
         return group.alone / max(sum(other.alone for other in self.groups), 1)

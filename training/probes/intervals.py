@@ -49,8 +49,8 @@ def share_interval(count: int, total: int) -> Interval:
     return Interval(value=share, low=max(0.0, middle - reach), high=min(1.0, middle + reach))
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Student's interval of the mean of independent ``values``.
+def mean_interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Interval:
+    """Student's interval of the mean of independent ``values``, which lie between ``least`` and ``most``.
 
     Raises:
         ValueError: for the mean of nothing.
@@ -61,7 +61,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if len(values) == 1:
         return Interval(value=mean, low=None, high=None)
     reach = student_quantile(len(values) - 1) * statistics.stdev(values, mean) / math.sqrt(len(values))
-    return Interval(value=mean, low=mean - reach, high=mean + reach)
+    return Interval(value=mean, low=max(least, mean - reach), high=min(most, mean + reach))
 
 
 @cache

@@ -12,6 +12,7 @@ other texts would show the same; a word in an answer counts with how common it i
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -114,7 +115,7 @@ def _scores(rows: Sequence[PairRow], measure: Measure) -> tuple[PairScore, ...]:
         scores.append(
             PairScore(
                 leaning=mean_interval(leanings) if measure == "likelihood" else None,
-                size=mean_interval(sizes),
+                size=mean_interval(sizes, least=0, most=100 if measure == "answer" else math.inf),
                 change=mean_interval(changes) if contender else None,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_checkpoint import CONFIG, tiny_settings
 import chatglm2
 from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
 from chatglm2.errors import DataError
+from training.cli.balance import main as balance
 from training.data.encoding import IGNORED_LABEL, EncodedExample, Example
 from training.probes.attributes import Attribute, read_attributes
 from training.probes.balance import count_balance
@@ -287,3 +289,21 @@ def test_rows_are_counted_for_the_groups_that_they_mention_and_weights_even_them
     assert she.alone * she.weight == pytest.approx(he.alone * he.weight)
     assert she.alone * she.weight + he.alone * he.weight == pytest.approx(4)  # the mean weight is 1
     assert found.share(she) == 0.75
+
+
+def test_the_balance_of_a_file_is_told_in_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.json"
+    rows = [{"content": text, "summary": "好"} for text in ("她", "她", "他", "红色")]
+    file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    attributes = attribute_file(tmp_path, templates=[])
+    assert balance([str(file), "--attributes", str(attributes)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"who +she +2 +2 +66\.7% +0\.75\n", told) and re.search(r"who +he +1 +1 +33\.3% +1\.5\n", told)
+    assert "No row mentions: where" in told
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert balance([str(file), "--attributes", str(attributes)]) == 0
+    assert "没有任何行提及：where" in capsys.readouterr().out
+    assert balance([str(file), "--attributes", "nowhere.json"]) == 2
+    assert "nowhere.json" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from chatglm2.errors import DeviceMemoryError
 from training.comparison.answering import Answering, Steps, count_steps
 from training.comparison.place import CSV_FILE, REPORT_FILE, RESULT_FILE
 from training.comparison.report import comparison_page
-from training.comparison.request import ComparisonRequest
+from training.comparison.request import ComparisonRequest, recognise_choices
 from training.comparison.result import (
     Answered,
     ComparedRow,
@@ -85,7 +85,7 @@ def run_comparison(request: ComparisonRequest, directory: Path, watcher: Watcher
     Raises:
         ChatGLMError: for a model, prefix or file that cannot be used, or a disk that cannot be written.
     """
-    settings = request.settings()
+    settings, request = request.settings(), recognise_choices(request)
     with explaining_storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     asked = _read(request, settings)

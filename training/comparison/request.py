@@ -51,10 +51,13 @@ def plan_comparison(
     general: str | None,
     choices: str | None = None,
     bias: str | None = None,
+    *,
+    may_read: bool = True,
 ) -> ComparisonRequest:
     """What ``values`` and ``checkpoints`` ask for; what is left open is as the first checkpoint was trained.
 
-    ``general`` may be a file of multiple-choice questions, too. Where only ``choices`` or ``bias`` are asked for and no
+    ``general`` may be a file of multiple-choice questions, too; where the caller ``may_read`` no uploaded file, the
+    comparison's own process finds that out. Where only ``choices`` or ``bias`` are asked for and no
     file of rows is named, no rows are answered.
 
     Raises:
@@ -64,10 +67,9 @@ def plan_comparison(
     for flag, name in asked.items():
         _require_place(flag, name)
     notes: list[Words] = []
-    if general and not choices and is_choice_file(Path(general)):
+    if general and not choices and may_read and is_choice_file(Path(general)):
         asked |= {"general": None, "choices": general}
-        en = f"{Path(general).name} holds multiple-choice questions: they are scored by their letters (--choices)."
-        notes.append((en, f"{Path(general).name} 是选择题文件：按选项字母评分（--choices）。"))
+        notes.append(_recognised(general))
     places = list(dict.fromkeys(str(find_checkpoints(place)[-1].path) for place in checkpoints))
     named = {**values, **({"ptuning_checkpoint": places[0]} if places else {})}
     probes_alone = bool(asked["choices"] or asked["bias"]) and not asked["general"]
@@ -86,6 +88,22 @@ def plan_comparison(
         file=file,
         notes=(*notes, *found),
         **{flag: None if name is None else str(Path(name).resolve()) for flag, name in asked.items()},
+    )
+
+
+def recognise_choices(request: ComparisonRequest) -> ComparisonRequest:
+    """The request, whose general questions are scored by their letters if they turn out to be multiple choice."""
+    if not request.general or request.choices or not is_choice_file(Path(request.general)):
+        return request
+    note = _recognised(request.general)
+    moved = {"general": None, "choices": request.general, "notes": (*request.notes, note)}
+    return request.model_copy(update=moved)
+
+
+def _recognised(file: str) -> Words:
+    return (
+        f"{Path(file).name} holds multiple-choice questions: they are scored by their letters (--choices).",
+        f"{Path(file).name} 是选择题文件：按选项字母评分（--choices）。",
     )
 
 

@@ -153,6 +153,6 @@ def test_what_models_say_cannot_become_markup() -> None:
 
 @pytest.mark.parametrize(("language", "said"), [("en", "2 of 8 answered · about 3 s left"), ("zh", "已回答 2/8")])
 def test_progress_tells_how_far_and_how_long(language: str, said: str) -> None:
-    view = EvaluationView("x", Progress(status=Status.RUNNING, done=2, total=8, rate=2.0), None)
+    view = EvaluationView("x", "x", Progress(status=Status.RUNNING, done=2, total=8, rate=2.0), None)
     assert said.split(" · ")[0] in progress_html(view, Speech(language))
     assert 'aria-valuenow="25"' in progress_html(view, Speech(language))

@@ -94,8 +94,8 @@ _METRICS = tuple(METRIC_NAMES.items())
 def _bars(title: str, values: Sequence[float], names: Sequence[str]) -> Markup:
     lines = Markup("").join(
         Markup(
-            '<div class="bar {kind}"><span class="who"><bdi>{name}</bdi></span><span class="track"><i style="width: {width:.1f}%">'
-            '</i></span><span class="value">{value:.1f}</span></div>'
+            '<div class="bar {kind}"><span class="who"><bdi>{name}</bdi></span><span class="track">'
+            '<i style="width: {width:.1f}%"></i></span><span class="value">{value:.1f}</span></div>'
         ).format(kind="tuned" if place else "base", name=name, width=max(0.0, min(value, 100.0)), value=value)
         for place, (name, value) in enumerate(zip(names, values, strict=True))
     )

@@ -55,13 +55,13 @@ class Viewer:
 class EvaluateTab:
     """Built inside a ``gr.Tab``; :meth:`bind` wires it once every tab is there."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, kept: gr.BrowserState) -> None:
         self.services = services
         self.viewer, self.doomed = gr.State(Viewer()), gr.State("")
         self.controls = OperatorControls("evaluate-key")
         with gr.Row(elem_id="evaluating"):
             with gr.Column(scale=2, min_width=320):
-                self.form = EvaluationForm(services)
+                self.form = EvaluationForm(services, kept)
                 self.start = gr.Button(word("evaluate_start"), variant="primary", elem_id="start-evaluation")
             with gr.Column(scale=3, min_width=340, elem_id="evaluated"):
                 self._build_results()

@@ -29,12 +29,13 @@ Updates = dict[Any, Any]
 
 
 class EvaluationForm:
-    """Built inside a column; :meth:`bind` wires it."""
+    """Built inside a column; :meth:`bind` wires it. ``kept`` lies outside of any tab: inside one that is not shown yet
+    a browser would not have read it when the page asks for it.
+    """
 
-    def __init__(self, services: Services) -> None:
-        self.services = services
+    def __init__(self, services: Services, kept: gr.BrowserState) -> None:
+        self.services, self.kept = services, kept
         self.known = gr.State([])
-        self.kept = gr.BrowserState(None, storage_key="chatglm-evaluation", secret="chatglm")
         self.checkpoints = gr.Dropdown(
             [],
             value=[],
@@ -75,8 +76,7 @@ class EvaluationForm:
         fields = [getattr(self, name) for name in KEPT]
         for name, radio in self._sources.items():
             radio.input(self.on_source, [radio], [self.files[name]], **QUIET)
-        changed = [self.limit.change, *(field.input for field in fields if field is not self.limit)]
-        gr.on(changed, None, fields, [self.kept], js=KEEP_SCRIPT, **QUIET)
+        gr.on([field.input for field in fields], None, fields, [self.kept], js=KEEP_SCRIPT, **QUIET)
         shown = [*self._sources.values(), *self.files.values(), self.limit]
         demo.load(self.on_return, [self.kept], shown, **QUIET)
         menu = [self.known, self.checkpoints]

@@ -85,7 +85,11 @@ def score_bars(comparison: Comparison, language: str) -> Markup:
         scores = comparison.choices.total.scores
         groups.append((WORDS["choice_accuracy"][zh], [100 * score.accuracy.value for score in scores]))
     names = [item.name or WORDS["base"][zh] for item in comparison.contestants]
-    return Markup('<div class="bars">') + Markup("").join(_bars(*group, names) for group in groups) + Markup("</div>")
+    return (
+        Markup('<div class="score-bars">')
+        + Markup("").join(_bars(*group, names) for group in groups)
+        + Markup("</div>")
+    )
 
 
 _METRICS = tuple(METRIC_NAMES.items())
@@ -94,7 +98,7 @@ _METRICS = tuple(METRIC_NAMES.items())
 def _bars(title: str, values: Sequence[float], names: Sequence[str]) -> Markup:
     lines = Markup("").join(
         Markup(
-            '<div class="bar {kind}"><span class="who"><bdi>{name}</bdi></span><span class="track">'
+            '<div class="score-bar {kind}"><span class="who"><bdi>{name}</bdi></span><span class="track">'
             '<i style="width: {width:.1f}%"></i></span><span class="value">{value:.1f}</span></div>'
         ).format(kind="tuned" if place else "base", name=name, width=max(0.0, min(value, 100.0)), value=value)
         for place, (name, value) in enumerate(zip(names, values, strict=True))

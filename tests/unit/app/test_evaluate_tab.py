@@ -85,7 +85,7 @@ def tab(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Evaluat
 
     monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
     with gr.Blocks():
-        yield EvaluateTab(services)
+        yield EvaluateTab(services, gr.BrowserState())
     asyncio.set_event_loop(None)
     for loop in loops:
         loop.close()

@@ -264,7 +264,7 @@ def test_each_measure_of_keeping_has_a_picture_with_its_own_edge() -> None:
         assert points[0] > points[1]  # less divergence lies to the right
         # The base has as good a task and diverges less: it alone is on the edge.
         assert drawn.count("·") == 1
-    assert score_bars(comparison, "en").count('class="bar ') == 2 * 5
+    assert score_bars(comparison, "en").count('class="score-bar ') == 2 * 5
 
 
 def made_up(text: str = "好") -> Comparison:

@@ -76,10 +76,10 @@ class EvaluateTab:
                 word("evaluate_go_on"), visible=False, scale=0, min_width=110, elem_id="continue-evaluation"
             )
             self.rename = gr.Button(
-                word("rename_evaluation"), visible=False, scale=0, min_width=90, elem_id="rename-evaluation"
+                word("rename_evaluation"), visible=False, size="sm", scale=0, min_width=80, elem_id="rename-evaluation"
             )
             self.delete = gr.Button(
-                word("delete_evaluation"), visible=False, scale=0, min_width=90, elem_id="delete-evaluation"
+                word("delete_evaluation"), visible=False, size="sm", scale=0, min_width=80, elem_id="delete-evaluation"
             )
         self._build_questions()
         self.progress = gr.HTML(elem_id="evaluation-progress")

@@ -135,7 +135,8 @@ def _points(
         told = escape(f"{name} · {edge}" if best else name)
         anchor = "end" if x > WIDTH / 2 else "start"
         shift = -8 if anchor == "end" else 8
-        labels.append((x, _free_height(x, max(y - 7, TOP - 2), labels)))
+        beside = y + 15 if anchor == "end" else y - 7  # the edge falls to the right
+        labels.append((x, _free_height(x, max(beside, TOP - 2), labels)))
         shapes.append(
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{told}</title></circle>'
             f'<text class="name" x="{x + shift:.1f}" y="{labels[-1][1]:.1f}" style="text-anchor: {anchor}">'

@@ -199,18 +199,12 @@ def test_a_form_comes_back_as_it_was_and_without_what_cannot_be(tab: EvaluateTab
         assert set(form.on_return(anything)) == {form.limit}
 
 
-def test_what_the_form_asks_for_reaches_the_evaluation(
-    tab: EvaluateTab, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "spawn_module", lambda *_: None)
+def test_a_form_asks_for_what_was_chosen_and_for_nothing_where_a_file_is_missing(tab: EvaluateTab) -> None:
     form = tab.form
     values: dict[Any, Any] = dict.fromkeys(form.inputs)
     values |= {form.source: "sample", form.asked: "nothing", form.choices: "sample", form.bias: "upload"}
-    assert form.wanted(values) is None  # a file of one's own that is not there
-    values[form.bias] = "sample"
+    assert form.wanted(values) is None
+    values[form.files["bias"]] = "/tmp/mine.json"
     wanted = form.wanted(values)
-    assert wanted is not None
-    asked = ComparisonStore(tmp_path).get(services.evaluation.start(wanted, "en")).request()
-    assert (asked.general, Path(str(asked.choices)).name, Path(str(asked.bias)).name) == (
-        *(None, "choices.json", "bias.json"),
-    )
+    assert wanted is not None and not wanted.asks_general and wanted.file is None
+    assert (Path(str(wanted.choices)).name, wanted.bias, wanted.rows) == ("choices.json", "/tmp/mine.json", 100)

@@ -39,13 +39,14 @@ def build_interface(services: Services) -> gr.Blocks:
             sign_out = gr.Button(word("sign_out"), size="sm", scale=0, min_width=80, visible=False, elem_id="sign-out")
             theme = gr.Button(word("switch_theme"), size="sm", scale=0, min_width=110, elem_id="theme")
         status, banner = gr.HTML(elem_id="status"), gr.HTML(elem_id="banner")
+        kept_form = gr.BrowserState(None, storage_key="chatglm-evaluation", secret="chatglm")
         with gr.Tabs(selected=COMPARE_TAB, elem_id="tabs") as tabs:
             with gr.Tab(word("tab_compare"), id=COMPARE_TAB):
                 compare = CompareTab(services)
             with gr.Tab(word("tab_train"), id=TRAIN_TAB):
                 train = TrainTab(services)
             with gr.Tab(word("tab_evaluate"), id="evaluate"):
-                evaluate = EvaluateTab(services)
+                evaluate = EvaluateTab(services, kept_form)
             with gr.Tab(word("tab_checkpoints"), id="checkpoints"):
                 checkpoints = CheckpointsTab(services)
         clock = Clock(lambda: _is_busy(services))
@@ -90,8 +91,8 @@ def _is_busy(services: Services) -> bool:
     """Whether something moves on its own: the model arrives, a run trains, checkpoints are evaluated."""
     if services.training.active() is not None or services.host.state.phase not in ("ready", "failed"):
         return True
-    evaluations = services.evaluation.names()
-    return bool(evaluations) and services.evaluation.view(evaluations[0]).progress.status.is_active
+    latest = next(iter(services.evaluation.titles()), None)
+    return latest is not None and services.evaluation.view(latest).progress.status.is_active
 
 
 def _status(services: Services, speech: Speech) -> str:

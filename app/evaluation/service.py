@@ -17,7 +17,12 @@ from training.comparison import process
 from training.comparison.place import RESULT_FILE, ComparisonPlace, ComparisonStore, Progress
 from training.comparison.request import plan_comparison
 from training.comparison.result import Comparison
-from training.settings.samples import SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE
+from training.settings.samples import (
+    SAMPLE_BIAS_FILE,
+    SAMPLE_CHOICES_FILE,
+    SAMPLE_DEV_FILE,
+    SAMPLE_GENERAL_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Wanted:
         general: an uploaded file of general questions; None for the sample's.
         asks_general: whether general questions are asked at all.
         rows: of the file that are answered, at most.
+        choices: an uploaded file of multiple-choice questions, or the sample's; None asks none.
+        bias: an uploaded file of attributes and templates, or the sample's; None compares none.
     """
 
     checkpoints: Sequence[str]
@@ -37,6 +44,8 @@ class Wanted:
     general: str | None = None
     asks_general: bool = True
     rows: int = 100
+    choices: str | None = None
+    bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class EvaluationView:
     """One evaluation as it is shown; ``result`` is there once it is finished."""
 
     name: str
+    title: str
     progress: Progress
     result: Comparison | None
 
@@ -66,9 +76,9 @@ class EvaluationService:
         self._environment = environment
         self._read: tuple[Path, int, Comparison] | None = None
 
-    def names(self) -> list[str]:
-        """All evaluations, the newest first."""
-        return [place.name for place in self._store.list()]
+    def titles(self) -> dict[str, str]:
+        """What people call each evaluation, by its name; the newest first."""
+        return {place.name: place.title for place in self._store.list()}
 
     def view(self, name: str) -> EvaluationView:
         """How one is, and what came out.
@@ -78,7 +88,7 @@ class EvaluationService:
         """
         place = self._store.get(name)
         progress = place.progress()
-        return EvaluationView(name, progress, None if progress.status.is_active else self._result(place))
+        return EvaluationView(name, place.title, progress, None if progress.status.is_active else self._result(place))
 
     def start(self, wanted: Wanted, language: str) -> str:
         """Begins an evaluation; returns its name.
@@ -100,8 +110,29 @@ class EvaluationService:
             **self._model.evaluated(),
             **{"test_file": file, "max_predict_samples": wanted.rows, "do_sample": False},
         }
-        request = plan_comparison(values, places, general)
+        choices = self._probed(wanted.choices, SAMPLE_CHOICES_FILE)
+        bias = self._probed(wanted.bias, SAMPLE_BIAS_FILE)
+        request = plan_comparison(values, places, general, choices, bias, may_read=False)
         return process.start(self._store, request, language, self._environment()).name
+
+    def _probed(self, file: str | None, sample: Path) -> str | None:
+        return self._training.keep_file(file) if file and file != str(sample) else file
+
+    def rename(self, name: str, title: str) -> None:
+        """Calls one by another title; the files stay where they are.
+
+        Raises:
+            RunError: there is none of that name, or it cannot be written.
+        """
+        self._store.get(name).set_title(title)
+
+    def delete(self, name: str) -> None:
+        """Removes one with all its files.
+
+        Raises:
+            RunError: there is none of that name, or it runs.
+        """
+        self._store.delete(name)
 
     def stop(self, name: str) -> None:
         """Asks one to stop after the rows that are being answered."""

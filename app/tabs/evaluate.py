@@ -11,11 +11,12 @@ from typing import Any
 
 import gradio as gr
 
-from app.evaluation.service import EvaluationView, Wanted
+from app.evaluation.service import EvaluationView
 from app.services import Services
 from app.tabs.access import OperatorControls, open_to_all, visitor_of
 from app.tabs.clock import Clock
 from app.tabs.compare import CompareTab
+from app.tabs.evaluation_form import EvaluationForm
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
@@ -31,11 +32,9 @@ from app.views.evaluation import (
 )
 from app.views.fragments import sentence_html
 from chatglm2.errors import ChatGLMError
-from training.comparison.place import Status
+from training.comparison.place import LONGEST_TITLE, Status
 
-SAMPLE, UPLOAD, NOTHING = "sample", "upload", "nothing"
 COMPARE_TAB = "compare"
-FILE_TYPES = [".json", ".jsonl", ".csv"]
 ROWS_SCRIPT = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
@@ -57,40 +56,16 @@ class Viewer:
 class EvaluateTab:
     """Built inside a ``gr.Tab``; :meth:`bind` wires it once every tab is there."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, kept: gr.BrowserState) -> None:
         self.services = services
-        self.viewer, self.known = gr.State(Viewer()), gr.State([])
+        self.viewer, self.doomed = gr.State(Viewer()), gr.State("")
         self.controls = OperatorControls("evaluate-key")
         with gr.Row(elem_id="evaluating"):
             with gr.Column(scale=2, min_width=320):
-                self._build_form()
+                self.form = EvaluationForm(services, kept)
+                self.start = gr.Button(word("evaluate_start"), variant="primary", elem_id="start-evaluation")
             with gr.Column(scale=3, min_width=340, elem_id="evaluated"):
                 self._build_results()
-
-    def _build_form(self) -> None:
-        self.checkpoints = gr.Dropdown(
-            [],
-            value=[],
-            multiselect=True,
-            label=word("evaluated_checkpoints"),
-            info=word("evaluated_checkpoints_help"),
-            elem_id="evaluated-checkpoints",
-        )
-        sample, own = (word("evaluated_sample"), SAMPLE), (word("data_upload"), UPLOAD)
-        self.source = gr.Radio([sample, own], value=SAMPLE, label=word("evaluated_rows"), elem_id="evaluated-source")
-        self.file = gr.File(label=word("upload_label"), file_types=FILE_TYPES, visible=False, height=110)
-        self.limit = gr.Number(
-            100, label=word("evaluated_limit"), minimum=1, maximum=10_000, precision=0, elem_id="evaluated-limit"
-        )
-        self.asked = gr.Radio(
-            [(word("general_sample"), SAMPLE), own, (word("general_none"), NOTHING)],
-            value=SAMPLE,
-            label=word("asked_general"),
-            info=word("asked_general_help"),
-            elem_id="asked-general",
-        )
-        self.general = gr.File(label=word("upload_label"), file_types=FILE_TYPES, visible=False, height=110)
-        self.start = gr.Button(word("evaluate_start"), variant="primary", elem_id="start-evaluation")
 
     def _build_results(self) -> None:
         with gr.Row(elem_id="evaluation-bar"):
@@ -101,6 +76,13 @@ class EvaluateTab:
             self.go_on = gr.Button(
                 word("evaluate_go_on"), visible=False, scale=0, min_width=110, elem_id="continue-evaluation"
             )
+            self.rename = gr.Button(
+                word("rename_evaluation"), visible=False, size="sm", scale=0, min_width=80, elem_id="rename-evaluation"
+            )
+            self.delete = gr.Button(
+                word("delete_evaluation"), visible=False, size="sm", scale=0, min_width=80, elem_id="delete-evaluation"
+            )
+        self._build_questions()
         self.progress = gr.HTML(elem_id="evaluation-progress")
         self.scores = gr.HTML(elem_id="evaluation-scores")
         with gr.Column(visible=False, elem_id="compared-rows") as self.rows_box:
@@ -123,14 +105,37 @@ class EvaluateTab:
                 self.search = gr.Textbox(label=word("search_rows"), max_lines=1, min_width=150, elem_id="search-rows")
             self.rows = gr.HTML(js_on_load=ROWS_SCRIPT, elem_id="evaluation-rows")
 
+    def _build_questions(self) -> None:
+        """What is asked before one is called otherwise, or deleted."""
+        with gr.Row(visible=False, elem_id="title-question") as self.title_box:
+            self.title = gr.Textbox(label=word("evaluation_title"), max_lines=1, max_length=LONGEST_TITLE, scale=3)
+            self.save_title = gr.Button(word("save_title"), size="sm", scale=0, min_width=90, elem_id="save-title")
+        with gr.Row(visible=False, elem_id="delete-evaluation-question", elem_classes=["notice", "question"]) as box:
+            self.delete_box = box
+            self.question = gr.HTML()
+            self.delete_no = gr.Button(word("delete_no"), size="sm", scale=0, min_width=100, elem_id="keep-evaluation")
+            self.delete_yes = gr.Button(
+                word("delete_yes"), variant="stop", size="sm", scale=0, min_width=100, elem_id="really-delete"
+            )
+
     def bind(self, demo: gr.Blocks, clock: Clock, compare: CompareTab, tabs: gr.Tabs) -> None:
         """Connects everything to its handler."""
         self.compare_tab, self.tabs = compare, tabs
-        form: set[Any] = {self.checkpoints, self.source, self.file, self.limit, self.asked, self.general}
         live = self._live_outputs()
-        self.source.input(self.on_source, [self.source], [self.file], **QUIET)
-        self.asked.input(self.on_source, [self.asked], [self.general], **QUIET)
-        self.start.click(self.on_start, form, live, **WORKING)
+        self.form.bind(demo, clock)
+        self.start.click(self.on_start, self.form.inputs, live, **WORKING)
+        asked = [self.doomed, self.delete_box, self.question]
+        self.rename.click(self.on_ask_title, [self.name], [self.title_box, self.title], **QUIET)
+        gr.on(
+            [self.save_title.click, self.title.submit],
+            self.on_rename,
+            [self.name, self.title],
+            [*live, self.title_box],
+            **ASKED,
+        )
+        self.delete.click(self.on_ask_delete, [self.name], asked, **QUIET)
+        self.delete_no.click(self.on_keep, None, asked, **QUIET)
+        self.delete_yes.click(self.on_delete, [self.doomed], [*live, *asked], **ASKED)
         self.stop.click(self.on_stop, [self.name], live, **STOPPING)
         self.go_on.click(self.on_go_on, [self.name], live, **WORKING)
         self.name.input(self.on_pick, [self.name], live, **QUIET)
@@ -140,49 +145,24 @@ class EvaluateTab:
         gr.on(changed, self.on_rows, shown, [self.rows], trigger_mode="always_last", **QUIET)
         opened = [compare.message, compare.draft, tabs, *compare.chosen_outputs()]
         self.rows.click(self.on_open, [self.name, self.contestant, compare.chosen], opened, **ASKED)
-        self.controls.bind(demo, [*form, self.start])
+        self.controls.bind(demo, [*self.form.inputs, self.start])
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         clock.tick(self.on_tick, [self.viewer], live, **QUIET)
-        demo.load(self.on_sources, [self.known, self.checkpoints], [self.known, self.checkpoints], **QUIET)
-        clock.tick(self.on_sources, [self.known, self.checkpoints], [self.known, self.checkpoints], **QUIET)
 
     def _live_outputs(self) -> list[Any]:
         return [
-            *(self.viewer, self.name, self.stop, self.go_on, self.progress, self.scores),
+            *(self.viewer, self.name, self.stop, self.go_on, self.rename, self.delete, self.progress, self.scores),
             *(self.rows_box, self.contestant, self.listed, self.order, self.search, self.rows),
         ]
 
     # Handlers
 
-    @open_to_all
-    def on_source(self, source: str) -> Any:
-        return gr.File(visible=source == UPLOAD)
-
-    @open_to_all
-    def on_sources(self, known: list[str], chosen: list[str]) -> Updates:
-        """The menu follows what is on disk; a first visit finds the newest checkpoint chosen."""
-        sources = [source for source in self.services.sources.sources() if not source.is_base]
-        listed = [f"{source.key} {source.name}" for source in sources]
-        if listed == known:
-            return {self.known: gr.skip()}
-        keys = [source.key for source in sources]
-        kept = [key for key in chosen or [] if key in keys] or keys[:1]
-        choices = [(source.name, source.key) for source in sources]
-        return {self.known: listed, self.checkpoints: gr.Dropdown(choices, value=kept)}
-
     def on_start(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
-        files = {self.source: self.file, self.asked: self.general}
-        if any(values[choice] == UPLOAD and not values[file] for choice, file in files.items()):
+        wanted = self.form.wanted(values)
+        if wanted is None:
             say(speech("choose_file"))
             return {self.viewer: gr.skip()}
-        wanted = Wanted(
-            checkpoints=values[self.checkpoints] or [],
-            file=values[self.file] if values[self.source] == UPLOAD else None,
-            general=values[self.general] if values[self.asked] == UPLOAD else None,
-            asks_general=values[self.asked] != NOTHING,
-            rows=int(values[self.limit] or 100),
-        )
         try:
             name = self.services.evaluation.start(wanted, speech.language)
         except ChatGLMError as error:
@@ -206,6 +186,41 @@ class EvaluateTab:
         except ChatGLMError as error:
             say_problem(error, speech)
         return self._show(Viewer(name), speech)
+
+    @open_to_all
+    def on_ask_title(self, name: str) -> Updates:
+        return {self.title_box: gr.Row(visible=True), self.title: self._view(name).title}
+
+    def on_rename(self, name: str, title: str, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        try:
+            self.services.evaluation.rename(name, title)
+        except ChatGLMError as error:
+            say_problem(error, speech)
+        return {**self._show(Viewer(name), speech), self.title_box: gr.Row(visible=False)}
+
+    @open_to_all
+    def on_ask_delete(self, name: str, request: gr.Request) -> Updates:
+        question = speech_for(request)("delete_evaluation_question", name=self._view(name).title)
+        return {
+            self.doomed: name,
+            self.question: sentence_html(question, "plain"),
+            self.delete_box: gr.Row(visible=True),
+        }
+
+    @open_to_all
+    def on_keep(self) -> Updates:
+        return {self.doomed: "", self.delete_box: gr.Row(visible=False)}
+
+    def on_delete(self, name: str, request: gr.Request) -> Updates:
+        speech = speech_for(request)
+        try:
+            title = self._view(name).title
+            self.services.evaluation.delete(name)
+            say(speech("deleted", name=title))
+        except ChatGLMError as error:
+            say_problem(error, speech)
+        return {**self._show(Viewer(), speech), **self.on_keep()}
 
     @open_to_all
     def on_pick(self, name: str, request: gr.Request) -> Updates:
@@ -249,22 +264,25 @@ class EvaluateTab:
         return self.services.evaluation.view(name)
 
     def _show(self, viewer: Viewer, speech: Speech, *, may_change: bool = True) -> Updates:
-        names = self.services.evaluation.names()
-        if not names:
+        titles = self.services.evaluation.titles()
+        if not titles:
             return self._show_nothing(viewer, speech)
+        names = list(titles)
         name = viewer.picked if viewer.picked in names else names[0]
         view = self._view(name)
         progress = view.progress
         result = (name, view.result.finished_at if view.result else None, may_change)
-        mark = (*names, progress, *result)
+        mark = (*titles.items(), progress, *result)
         if mark == viewer.fingerprint:
             return {self.viewer: gr.skip()}
         can_go_on = progress.status in (Status.STOPPED, Status.INTERRUPTED, Status.FAILED)
         return {
             self.viewer: Viewer(None if name == names[0] else name, mark, result),
-            self.name: gr.Dropdown(names, value=name),
+            self.name: gr.Dropdown([(title, key) for key, title in titles.items()], value=name),
             self.stop: gr.Button(visible=progress.status.is_active, interactive=may_change),
             self.go_on: gr.Button(visible=can_go_on, interactive=may_change),
+            self.rename: gr.Button(visible=may_change),
+            self.delete: gr.Button(visible=may_change and not progress.status.is_active),
             self.progress: progress_html(view, speech),
             **({} if result == viewer.result else self._result(view, speech, may_change=may_change)),
         }
@@ -278,7 +296,7 @@ class EvaluateTab:
         files = self.services.evaluation.result_files(view.name)
         return {
             self.scores: scores_html(view.name, result, files, speech, may_change=may_change),
-            self.rows_box: gr.Column(visible=True),
+            self.rows_box: gr.Column(visible=bool(result.rows)),
             self.contestant: gr.Dropdown(choices, value=place),
             self.listed: ALL,
             self.order: "by_number",
@@ -295,6 +313,8 @@ class EvaluateTab:
             self.name: gr.Dropdown([], value=None),
             self.stop: gr.Button(visible=False),
             self.go_on: gr.Button(visible=False),
+            self.rename: gr.Button(visible=False),
+            self.delete: gr.Button(visible=False),
             self.progress: sentence_html(speech("no_evaluations"), "empty"),
             self.scores: "",
             self.rows_box: gr.Column(visible=False),

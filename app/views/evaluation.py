@@ -14,10 +14,12 @@ from markupsafe import Markup
 from app.evaluation.service import EvaluationView
 from app.text.languages import Speech
 from app.views.markup import format_duration, percent_of, render
+from training.comparison.figures import kept_measures, picture, score_bars
 from training.comparison.place import Progress, Status
-from training.comparison.report import WORDS, picture
 from training.comparison.result import SAME_BELOW, ComparedRow, Comparison
-from training.evaluation.report import METRIC_NAMES
+from training.comparison.sheets import probe_sheets
+from training.comparison.words import WORDS
+from training.evaluation.reporting.report import METRIC_NAMES
 
 EVALUATION_PATH = "download-evaluation"
 SHOWN_ROWS = 100  # a browser shows more slowly; the files have all
@@ -70,8 +72,10 @@ def scores_html(name: str, comparison: Comparison, files: Sequence[str], speech:
         "evaluation_scores",
         comparison=comparison,
         names=contestant_names(comparison, speech),
-        metrics=METRIC_NAMES,
-        picture=picture(comparison, speech.language),
+        metrics=METRIC_NAMES if comparison.rows else {},
+        bars=score_bars(comparison, speech.language),
+        pictures=[picture(comparison, measure, speech.language) for measure in kept_measures(comparison)],
+        sheets=probe_sheets(comparison, speech.language),
         word=_words(speech),
         links=links if may_change else [],
     )

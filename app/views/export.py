@@ -16,7 +16,7 @@ from app.text.languages import Speech
 from app.views.chat_view import answer_facts
 from app.views.markup import render
 from app.views.rendering import reply_html
-from training.evaluation.standalone_page import standalone_page
+from training.evaluation.reporting.standalone_page import standalone_page
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,10 +13,13 @@ DATA_DIRECTORY = ROOT / "assets" / "data"
 TOKENIZER_ROWS, VOCAB_SIZE, TOKENIZER_SEED = 60_000, 6_000, 7
 TRAIN_ROWS, TRAIN_SEED, DEV_ROWS = 2_000, 2024, 200
 GENERAL_ROWS, GENERAL_SEED = 1_000, 2025
+CHOICE_ROWS, CHOICE_SEED = 60, 2026
 
 
 def make_data() -> None:
     """Write the sample data."""
+    from tools.demo_model.bias import sample_file
+    from tools.demo_model.choices import choice_rows
     from tools.demo_model.corpus import Corpus, write_json_lines
 
     corpus = Corpus()
@@ -23,6 +27,9 @@ def make_data() -> None:
     write_json_lines(rows[:TRAIN_ROWS], DATA_DIRECTORY / "train.json")
     write_json_lines(rows[TRAIN_ROWS:], DATA_DIRECTORY / "dev.json")
     write_json_lines(corpus.general_rows(GENERAL_SEED, GENERAL_ROWS), DATA_DIRECTORY / "general.json")
+    write_json_lines(choice_rows(CHOICE_SEED, CHOICE_ROWS), DATA_DIRECTORY / "choices.json")
+    attributes = json.dumps(sample_file(), ensure_ascii=False, indent=1)
+    (DATA_DIRECTORY / "bias.json").write_text(attributes + "\n", encoding="utf-8")
 
 
 def make_tokenizer() -> None:

@@ -55,7 +55,7 @@ SWITCHED_FLAGS = {"gradient_checkpointing": ("on", "off"), "fsdp": ("full_shard"
 PATH_SETTINGS = (
     *("model_name_or_path", "ptuning_checkpoint", "deepspeed"),
     *("train_file", "validation_file", "test_file", "mix_file", "retention_file", "keep_file"),
-    "general",
+    *("general", "choices", "bias"),
 )
 
 

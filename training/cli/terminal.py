@@ -9,9 +9,10 @@ import time
 from typing import TextIO
 
 from training.cli.screen import Lines, in_columns
-from training.comparison.report import WORDS as COMPARISON_WORDS
 from training.comparison.result import Comparison
-from training.evaluation.report import METRIC_NAMES, METRICS, WORDS, contender_names
+from training.comparison.sheets import Sheet
+from training.comparison.words import WORDS as COMPARISON_WORDS
+from training.evaluation.reporting.report import METRIC_NAMES, METRICS, WORDS, contender_names
 from training.evaluation.scoring import Evaluation
 from training.evaluation.strengths import StrengthSweep
 from training.settings.field import Words
@@ -108,16 +109,23 @@ def comparison_table(comparison: Comparison, language: str) -> str:
     def word(key: str, **values: int) -> str:
         return COMPARISON_WORDS[key][language == "zh"].format(**values)
 
-    head = ["", *METRIC_NAMES.values()]
+    metrics = METRICS if comparison.rows else ()
+    head = ["", *(METRIC_NAMES[metric] for metric in metrics)]
     if comparison.general:
-        head += [word(key) for key in ("kept", "unchanged", "right", "edge")]
+        head += [word(key) for key in ("kept", "unchanged", "right", "divergence", "edge")]
     lines = [head]
     for item in comparison.contestants:
-        line = [item.name or word("base"), *(f"{item.scores[metric]:.2f}" for metric in METRICS)]
+        line = [item.name or word("base"), *(f"{item.scores[metric]:.2f}" for metric in metrics)]
         if item.kept is not None:
             total, answered = len(comparison.general), comparison.questions_with_answers
             unchanged = word("of", count=item.kept.unchanged, total=total)
             right = word("of", count=item.kept.right, total=answered)
-            line += [f"{item.kept.likeness:.2f}", unchanged, right, "*" if item.on_edge else ""]
+            divergence = "–" if item.kept.divergence is None else f"{item.kept.divergence:.4f}"
+            line += [f"{item.kept.likeness:.2f}", unchanged, right, divergence, "*" if item.on_edge else ""]
         lines.append(line)
     return in_columns(lines, numbers=True)
+
+
+def sheet_lines(sheet: Sheet) -> str:
+    """A table with its title and what its figures are."""
+    return "\n".join(("", sheet.title, in_columns([sheet.head, *sheet.lines], numbers=True), sheet.note))

@@ -45,6 +45,8 @@ from training.settings.train import TrainingSettings
 POLL_SECONDS = 0.2
 Start = Callable[[Run], None]
 Resume = Callable[[Run, int | None, TrainingSettings], None]
+# What asks for several contenders, or for more of them than their answers to rows.
+COMPARING = ("checkpoints", "general", "choices", "bias")
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -158,7 +160,7 @@ def _train_together(command: Command, store: RunStore, language: str) -> tuple[R
 
 
 def _evaluate(command: Command, language: str) -> int:
-    if command.values.get("checkpoints") or command.values.get("general"):
+    if any(command.values.get(name) for name in COMPARING):
         return _compare(command, language)
     # Here, as they import torch and transformers, which starting a training does not need.
     from training.cli.terminal import ProgressLine, score_table, strength_table
@@ -182,15 +184,17 @@ def _evaluate(command: Command, language: str) -> int:
 
 def _compare(command: Command, language: str) -> int:
     """Evaluate several checkpoints and their base together; the task against what is kept."""
-    from training.cli.terminal import ProgressLine, comparison_table
+    from training.cli.terminal import ProgressLine, comparison_table, sheet_lines
     from training.comparison.job import run_comparison
     from training.comparison.place import REPORT_FILE
     from training.comparison.request import plan_comparison, read_checkpoint_list
+    from training.comparison.sheets import probe_sheets
     from training.evaluation.plan import EVALUATIONS
 
     values = dict(command.values)
     named = read_checkpoint_list(values.pop("checkpoints", None) or str(values.get("ptuning_checkpoint") or ""))
-    request = plan_comparison(values, named, values.pop("general", None))
+    asked = [values.pop(name, None) for name in ("general", "choices", "bias")]
+    request = plan_comparison(values, named, *asked)
     watcher = ProgressLine(sys.stderr, language)
     for note in request.notes:
         watcher.say(*note)
@@ -200,7 +204,10 @@ def _compare(command: Command, language: str) -> int:
     except KeyboardInterrupt:
         print(_say(language, "Interrupted; the same command goes on.", "已中断，再次执行相同命令可继续。"))
         return INTERRUPTED
-    print(comparison_table(comparison, language), flush=True)
+    if comparison.rows or comparison.general:
+        print(comparison_table(comparison, language), flush=True)
+    for sheet in probe_sheets(comparison, language):
+        print(sheet_lines(sheet), flush=True)
     report = directory / REPORT_FILE
     print(_say(language, f"Report: {report}", f"报告：{report}"))
     return 0

@@ -22,11 +22,12 @@ from training.comparison.result import Comparison
 from training.evaluation.plan import EVALUATIONS
 from training.runs.checkpoints import LATEST_TIME
 from training.runs.liveness import Lease
-from training.runs.storage import SMALL_FILE_BYTES, explaining_storage_errors, write_atomically
+from training.runs.storage import SMALL_FILE_BYTES, explaining_storage_errors, remove_directory, write_atomically
 
 REQUEST_FILE, PROGRESS_FILE, RESULT_FILE = "request.json", "progress.json", "comparison.json"
-LOCK_FILE, LOCK_SECONDS = ".lock", 10.0
 STOP_FILE, LOG_FILE = "stop", "evaluation.log"
+LOCK_FILE, LOCK_SECONDS = ".lock", 10.0
+TITLE_FILE, LONGEST_TITLE, TITLE_BYTES = "title.txt", 60, 4096
 REPORT_FILE, CSV_FILE = "report.html", "rows.csv"
 # As long as importing may take on a busy machine.
 STARTING_SECONDS = 90.0
@@ -87,6 +88,20 @@ class ComparisonPlace:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def title(self) -> str:
+        """What people call it: its name, unless they gave it a title."""
+        try:
+            text = read_regular(self.path / TITLE_FILE, TITLE_BYTES).decode("utf-8", errors="replace")
+        except (OSError, ValueError):
+            return self.name
+        return " ".join(text.split())[:LONGEST_TITLE] or self.name
+
+    def set_title(self, title: str) -> None:
+        """Call it by another title, one line of at most `LONGEST_TITLE` characters; an empty one takes it away."""
+        with explaining_storage_errors(self.path):
+            write_atomically(self.path / TITLE_FILE, " ".join(title.split())[:LONGEST_TITLE])
 
     def request(self) -> ComparisonRequest:
         """What was asked.
@@ -175,7 +190,7 @@ class ComparisonStore:
 
     def list(self) -> list[ComparisonPlace]:
         """The newest first."""
-        found = self._root.glob(f"*/{REQUEST_FILE}")
+        found = (file for file in self._root.glob(f"*/{REQUEST_FILE}") if not file.parent.name.startswith("."))
         return [ComparisonPlace(file.parent) for file in sorted(found, key=lambda file: file.parent.name, reverse=True)]
 
     def get(self, name: str) -> ComparisonPlace:
@@ -188,6 +203,21 @@ class ComparisonStore:
         if place is None:
             raise RunError(f"There is no evaluation {name} any more.", f"评估 {name} 已不存在。")
         return place
+
+    def delete(self, name: str) -> None:
+        """Remove one with all its files.
+
+        Raises:
+            RunError: there is none, it runs, or it cannot be removed.
+        """
+        place = self.get(name)
+        if place.progress().status.is_active:
+            raise RunError(
+                f"{place.title} is being evaluated. Stop it first, then delete it.",
+                f"{place.title} 正在评估，请先停止再删除。",
+            )
+        with explaining_storage_errors(place.path):
+            remove_directory(place.path)
 
     def active(self) -> ComparisonPlace | None:
         """The one that runs, if any."""

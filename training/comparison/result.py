@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from training.probes.findings import Bias, Choices
+
 EXTREMES = 20
 SAME_BELOW = 0.005  # differences that print as 0.00
 
@@ -57,11 +59,13 @@ class Kept(_Record):
         likeness: mean ROUGE-L of its answers to the general questions against the base's own, 0 to 100.
         unchanged: questions that it answers word for word as the base does.
         right: questions whose own answer it gives exactly.
+        divergence: KL(base ‖ tuned) in nats a token of the base's own answers; None in results of before it was told.
     """
 
     likeness: float
     unchanged: int
     right: int
+    divergence: float | None = None
 
 
 class Contestant(_Record):
@@ -88,16 +92,21 @@ class Contestant(_Record):
 
 
 class Comparison(_Record):
-    """A comparison that is done; ``questions_with_answers`` counts general questions whose file has an answer."""
+    """A comparison that is done; ``questions_with_answers`` counts general questions whose file has an answer.
+
+    ``file`` is None, and there are no rows, where only ``choices`` or ``bias`` were asked for.
+    """
 
     model: str
-    file: str
+    file: str | None
     general_file: str | None
     finished_at: str
     seconds: float
     contestants: tuple[Contestant, ...]
     rows: tuple[ComparedRow, ...]
     general: tuple[GeneralRow, ...] = ()
+    choices: Choices | None = None
+    bias: Bias | None = None
 
     @model_validator(mode="after")
     def _is_complete(self) -> Comparison:

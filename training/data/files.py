@@ -26,6 +26,7 @@ SNIPPET_CHARACTERS = 40
 MOST_COLUMNS = 1000  # nobody could choose among more; a file that has them is one of another kind
 WRAPPER = "data"
 SEPARATORS = (",", "\t", ";")  # where a comma is a decimal point, Excel writes semicolons
+ROW_NUMBERS = "index"  # what pandas calls the column that it writes first, and without a name
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -324,6 +325,8 @@ def _read_csv(file: Path, text: _Text, bad_rows: BadRows) -> Table:
     numbered = _csv_records(file, text, bad_rows)
     number, header = next(numbered, (1, []))
     names = [name.strip() for name in header]
+    if names[:1] == [""] and ROW_NUMBERS not in names:
+        names[0] = ROW_NUMBERS
     if bad_rows.first:  # a file that begins with a broken line has no header that could be trusted
         raise bad_rows.first[0]
     _check_header(file, names)

@@ -31,7 +31,7 @@ def propose_sentence(examples: Sequence[Example]) -> str:
     sentence = next(words for fits, words in _KINDS if fits(rows))
     if callable(sentence):
         return sentence(rows)
-    return sentence[1] if _is_chinese([row.response for row in rows]) else sentence[0]
+    return sentence[1] if is_chinese([row.response for row in rows]) else sentence[0]
 
 
 def _common_beginning(prompts: Sequence[str]) -> str:
@@ -55,7 +55,7 @@ def _first_sentence(prompt: str) -> str:
     return head if LEAST_INSTRUCTION_CHARACTERS <= len(head) <= MOST_INSTRUCTION_CHARACTERS else ""
 
 
-def _is_chinese(texts: Sequence[str]) -> bool:
+def is_chinese(texts: Sequence[str]) -> bool:
     characters = "".join(texts)
     chinese = sum("\u4e00" <= character <= "\u9fff" for character in characters)
     return chinese > 0.2 * len(characters)
@@ -82,7 +82,7 @@ def _labels(rows: Sequence[Example]) -> list[str]:
 
 def _classify(rows: Sequence[Example]) -> str:
     labels = _labels(rows)
-    if _is_chinese(["".join(labels)]):
+    if is_chinese(["".join(labels)]):
         return f"请判断下面的内容属于哪一类，只回答类别：{'、'.join(labels)}。"
     return f"Say which of these the text is, and nothing else: {', '.join(labels)}."
 
@@ -90,7 +90,7 @@ def _classify(rows: Sequence[Example]) -> str:
 def _translates(into_chinese: bool) -> Callable[[Sequence[Example]], bool]:
     def fits(rows: Sequence[Example]) -> bool:
         prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
-        return _is_chinese(prompts) != into_chinese and _is_chinese(responses) == into_chinese
+        return is_chinese(prompts) != into_chinese and is_chinese(responses) == into_chinese
 
     return fits
 

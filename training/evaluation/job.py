@@ -30,7 +30,7 @@ from training.data.files import read_table
 from training.evaluation.answering import Answer
 from training.evaluation.journal import Journal, fingerprint, weights_stamp
 from training.evaluation.plan import EvaluationPlan
-from training.evaluation.report import report_data, report_page
+from training.evaluation.reporting.report import report_data, report_page
 from training.evaluation.request import EVAL, PREDICT
 from training.evaluation.scoring import Contender, Evaluation, ScoredRow, mean_loss, score_row, score_rows
 from training.evaluation.strengths import StrengthSweep, read_strengths, sweep_strengths
@@ -47,7 +47,7 @@ STYLESHEET = PROJECT_ROOT / "assets" / "styles" / "report.css"
 # Settings of an evaluation that change no answer to a row.
 UNNOTED = frozenset(
     (
-        *("per_device_eval_batch_size", "baseline", "ptuning_checkpoint", "checkpoints", "general"),
+        *("per_device_eval_batch_size", "baseline", "ptuning_checkpoint", "checkpoints", "general", "choices", "bias"),
         *("test_file", "validation_file", "max_predict_samples", "max_eval_samples"),
     )
 )

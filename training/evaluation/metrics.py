@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
         bleu_4=sum(item.bleu_4 for item in scores) / count,
         empty_predictions=sum(item.empty_predictions for item in scores),
     )
+
+
+def word_boundaries(text: str) -> frozenset[int]:
+    """Between which characters jieba's words begin and end, the ends of the text among them."""
+    return frozenset(accumulate(map(len, _segmenter().cut(text)), initial=0))
 
 
 def _percent(share: float) -> float:

@@ -85,7 +85,7 @@ def plan_evaluations(request: EvaluationRequest) -> list[EvaluationPlan]:
     Raises:
         ChatGLMError: for a checkpoint, a file or settings that cannot be.
     """
-    values, checkpoint, notes = _choose_model(request.values)
+    values, checkpoint, notes = choose_model(request.values)
     settings = TrainingSettings.from_dict(values)
     output_dir = request.output_dir or Path(DEFAULT_STORE) / EVALUATIONS / _name(settings, checkpoint)
     given = frozenset(request.values)
@@ -107,8 +107,12 @@ def require_files(request: EvaluationRequest) -> None:
         _choose_file(split, request.settings())
 
 
-def _choose_model(named: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None, list[Words]]:
-    """The named values with what the checkpoint adds to them, and the checkpoint."""
+def choose_model(named: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None, list[Words]]:
+    """The named values with what the checkpoint adds to them, the checkpoint, and what was chosen for the user.
+
+    Raises:
+        ChatGLMError: for a checkpoint that cannot be.
+    """
     values = dict(named)
     info, notes = _choose_checkpoint(values)
     if info is None:

@@ -1,7 +1,7 @@
 """How well a model answers: every example answered, once by each contender, and scored against its own answer.
 
 Takes a model that is in memory. Knows no file and no page: `plan.py` says what to evaluate, `job.py` runs it and
-`report.py` tells what came out.
+`reporting/` tells what came out.
 """
 
 from __future__ import annotations

@@ -104,6 +104,8 @@ def _scores_in(place: ComparisonPlace, checkpoint: Path) -> dict[str, Any]:
     named = next((one for one in result.contestants if is_meant(one.checkpoint)), None) if result else None
     if result is None or named is None:
         return {}
-    scores = {"rouge_l": named.scores.get("rouge-l"), "bleu_4": named.scores.get("bleu-4")}
     kept = {"kept": named.kept.likeness} if named.kept is not None else {}
+    if result.file is None:  # nothing but multiple choice or pairs was asked for
+        return kept
+    scores = {"rouge_l": named.scores.get("rouge-l"), "bleu_4": named.scores.get("bleu-4")}
     return scores | kept | {"evaluated_on": Path(result.file).name, "evaluated_rows": len(result.rows)}

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from chatglm2.errors import RunError
 from training.settings.field import CHECKS, Settings, setting
-from training.settings.samples import SAMPLE_DEV_FILE
+from training.settings.samples import SAMPLE_BIAS_FILE, SAMPLE_CHOICES_FILE, SAMPLE_DEV_FILE
 
 
 @dataclass(frozen=True, config=CHECKS)
@@ -191,6 +191,31 @@ class EvaluationSettings(Settings):
             "以及有多少与文件给出的答案完全一致。",
         ),
         group="evaluation",
+        reads="data",
+    )
+    choices: str | None = setting(
+        None,
+        ("Multiple-choice questions", "选择题"),
+        (
+            "Also score the questions of this file, or of every file of this directory, by how likely each letter is: "
+            "the shape of C-Eval and CMMLU, with the columns question, A, B, C, D and answer.",
+            "另外按各选项字母的概率给该文件（或该目录中每个文件）的选择题评分：格式与 C-Eval、CMMLU 相同，"
+            "即含 question、A、B、C、D、answer 列。",
+        ),
+        group="evaluation",
+        examples=(str(SAMPLE_CHOICES_FILE),),
+        reads="data",
+    )
+    bias: str | None = setting(
+        None,
+        ("Attributes to compare", "要对比的属性"),
+        (
+            "Also compare texts that differ in a name, a pronoun or a region alone: a file of attributes and "
+            "templates.",
+            "另外比较只有姓名、代词或地区不同的文本：一个写有属性与模板的文件。",
+        ),
+        group="evaluation",
+        examples=(str(SAMPLE_BIAS_FILE),),
         reads="data",
     )
 

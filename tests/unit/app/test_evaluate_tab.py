@@ -85,7 +85,7 @@ def tab(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Evaluat
 
     monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
     with gr.Blocks():
-        yield EvaluateTab(services)
+        yield EvaluateTab(services, gr.BrowserState())
     asyncio.set_event_loop(None)
     for loop in loops:
         loop.close()
@@ -153,6 +153,58 @@ def test_what_models_say_cannot_become_markup() -> None:
 
 @pytest.mark.parametrize(("language", "said"), [("en", "2 of 8 answered · about 3 s left"), ("zh", "已回答 2/8")])
 def test_progress_tells_how_far_and_how_long(language: str, said: str) -> None:
-    view = EvaluationView("x", Progress(status=Status.RUNNING, done=2, total=8, rate=2.0), None)
+    view = EvaluationView("x", "x", Progress(status=Status.RUNNING, done=2, total=8, rate=2.0), None)
     assert said.split(" · ")[0] in progress_html(view, Speech(language))
     assert 'aria-valuenow="25"' in progress_html(view, Speech(language))
+
+
+def test_an_evaluation_is_called_otherwise_and_deleted_once_it_is_asked_about(
+    tab: EvaluateTab, place: ComparisonPlace, services: Services
+) -> None:
+    picked = tab.on_pick(place.name, request())
+    renamed = tab.on_rename(place.name, "  the first\n one ", request())
+    assert services.evaluation.titles() == {place.name: "the first one"}
+    assert renamed[tab.name].choices == [("the first one", place.name)]
+    assert tab.rows not in tab.on_tick(picked[tab.viewer], request())  # rows stay as they were sorted
+    asked = tab.on_ask_delete(place.name, request())
+    assert "the first one" in asked[tab.question] and place.path.exists()
+    assert place.path.exists() and tab.on_keep()[tab.doomed] == ""
+    gone = tab.on_delete(place.name, request())
+    assert not place.path.exists() and services.evaluation.titles() == {} and gone[tab.scores] == ""
+    with pytest.warns(UserWarning, match="no evaluation"):  # somebody else was faster: it is said, and nothing breaks
+        tab.on_delete(place.name, request())
+
+
+def test_a_title_may_be_anything_and_one_that_runs_is_not_deleted(place: ComparisonPlace, services: Services) -> None:
+    services.evaluation.rename(place.name, "长" * 500)
+    assert services.evaluation.titles()[place.name] == "长" * 60
+    (place.path / "title.txt").write_bytes(b"\xff\xfe" * 4)
+    assert services.evaluation.titles()[place.name]
+    services.evaluation.rename(place.name, " ")
+    assert services.evaluation.titles()[place.name] == place.name
+    place.set_progress(Progress(status=Status.RUNNING, done=1, total=30))
+    with place.lease.held(), pytest.raises(ChatGLMError, match="Stop it first"):
+        services.evaluation.delete(place.name)
+
+
+def test_a_form_comes_back_as_it_was_and_without_what_cannot_be(tab: EvaluateTab) -> None:
+    form = tab.form
+    kept = {"source": "upload", "limit": 7, "asked": "nothing", "choices": "sample", "bias": "x" * 9}
+    found = form.on_return(kept)
+    assert (found[form.source], found[form.asked], found[form.choices], found[form.limit]) == (
+        *("upload", "nothing", "sample", 7),
+    )
+    assert found[form.files["source"]].visible and form.bias not in found
+    for anything in (None, [], {"limit": "many", "source": ["upload"]}, {"limit": 1e9, "choices": {}}):
+        assert set(form.on_return(anything)) == {form.limit}
+
+
+def test_a_form_asks_for_what_was_chosen_and_for_nothing_where_a_file_is_missing(tab: EvaluateTab) -> None:
+    form = tab.form
+    values: dict[Any, Any] = dict.fromkeys(form.inputs)
+    values |= {form.source: "sample", form.asked: "nothing", form.choices: "sample", form.bias: "upload"}
+    assert form.wanted(values) is None
+    values[form.files["bias"]] = "/tmp/mine.json"
+    wanted = form.wanted(values)
+    assert wanted is not None and not wanted.asks_general and wanted.file is None
+    assert (Path(str(wanted.choices)).name, wanted.bias, wanted.rows) == ("choices.json", "/tmp/mine.json", 100)

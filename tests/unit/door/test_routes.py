@@ -58,7 +58,8 @@ OPEN_HANDLERS = {
     "PinnedPart": {"on_step"},
     "CheckpointsTab": {"on_action", "on_keep", "on_tick", "on_find"},
     "CardPanel": {"on_close"},
-    "EvaluateTab": {"on_source", "on_sources", "on_pick", "on_tick", "on_rows", "on_open"},
+    "EvaluateTab": {"on_pick", "on_tick", "on_rows", "on_open", "on_ask_title", "on_ask_delete", "on_keep"},
+    "EvaluationForm": {"on_source", "on_return", "on_sources"},
     "OperatorControls": {"on_load"},
     "Clock": {"on_tick"},
     "ChangedSettings": {"on_changed", "on_back"},
@@ -71,7 +72,7 @@ OPERATOR_HANDLERS = {
     "CheckpointsTab": {"on_delete"},
     "CardPanel": {"on_save"},
     "Taking": {"on_add", "on_pull", "on_zip"},
-    "EvaluateTab": {"on_start", "on_stop", "on_go_on"},
+    "EvaluateTab": {"on_start", "on_stop", "on_go_on", "on_rename", "on_delete"},
 }
 
 

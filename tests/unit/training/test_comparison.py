@@ -14,8 +14,10 @@ from tiny_checkpoint import tiny_settings
 
 from chatglm2 import PrefixEncoder, save_prefix
 from chatglm2.checkpoints.loading import read_config
-from chatglm2.errors import RunError
+from chatglm2.errors import DataError, RunError
 from training.cli.train import main
+from training.comparison import job
+from training.comparison.figures import kept_measures, picture, score_bars
 from training.comparison.job import GENERAL_JOURNAL, ROWS_JOURNAL, read_general, run_comparison
 from training.comparison.place import ComparisonPlace, ComparisonStore, Progress, Status
 from training.comparison.process import go_on, work
@@ -31,6 +33,7 @@ from training.comparison.result import (
     as_csv,
     on_edge,
 )
+from training.probes import letters
 from training.settings.train import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -175,6 +178,93 @@ def test_nobody_on_the_edge_is_beaten() -> None:
 
 def test_checkpoints_are_listed_with_commas() -> None:
     assert read_checkpoint_list("a/b, c，d,") == ["a/b", "c", "d"]
+
+
+@pytest.fixture
+def probes(tmp_path: Path) -> tuple[str, str]:
+    """A file of multiple choice, and one of attributes."""
+    choices, bias = tmp_path / "sums_val.json", tmp_path / "bias.json"
+    row = {"question": "1+1=?", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "B"}
+    choices.write_text(json.dumps([row, {**row, "subject": "x"}]), encoding="utf-8")
+    content = {
+        "attributes": [{"name": "who", "groups": {"she": ["她"], "he": ["他"]}}],
+        "templates": [{"prompt": "{who}好吗", "answers": ["好"]}, {"prompt": "问候{who}"}],
+    }
+    bias.write_text(json.dumps(content), encoding="utf-8")
+    return str(choices), str(bias)
+
+
+@pytest.fixture
+def letters_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny vocabulary has no letters; any tokens do as well here."""
+    for module in (job, letters):
+        monkeypatch.setattr(module, "letter_ids", lambda tokenizer: [(11,), (12,), (13,), (14,)])
+
+
+@pytest.mark.usefixtures("letters_known")
+def test_probes_alone_need_no_rows_and_beside_rows_everybody_is_probed(
+    request_of: ComparisonRequest, checkpoints: list[str], probes: tuple[str, str], tmp_path: Path
+) -> None:
+    choices, bias = probes
+    alone = plan_comparison({"model_name_or_path": request_of.values["model_name_or_path"]}, checkpoints, None, *probes)
+    assert alone.file is None
+    found = run_comparison(alone, tmp_path / "alone", Silence())
+    assert found.rows == () and found.general == () and found.choices is not None and found.bias is not None
+    assert [len(row.shares) for row in found.choices.rows] == [3, 3]
+    assert [subject.name for subject in found.choices.subjects] == ["sums", "x"]
+    assert [(row.measure, len(row.differences)) for row in found.bias.rows] == [("likelihood", 3), ("answer", 3)]
+    assert {path.name for path in ComparisonPlace(tmp_path / "alone").result_files()} == {
+        *("report.html", "comparison.json")
+    }
+    page = (tmp_path / "alone" / "report.html").read_text("utf-8")
+    assert "Multiple-choice questions" in page and "she against he" in page and "ROUGE-1" not in page
+    whole = run_comparison(
+        request_of.model_copy(update={"choices": choices, "bias": bias}), tmp_path / "whole", Impatience(10**6)
+    )
+    assert whole.choices == found.choices.model_copy(update={"file": choices}) and len(whole.rows) == 3
+
+
+def test_a_general_file_of_multiple_choice_is_recognised_and_said(
+    request_of: ComparisonRequest, probes: tuple[str, str]
+) -> None:
+    values = {"model_name_or_path": request_of.values["model_name_or_path"]}
+    found = plan_comparison(values, [], probes[0])
+    assert (found.general, found.choices) == (None, probes[0])
+    assert "--choices" in found.notes[0][0] and "--choices" in found.notes[0][1]
+    with pytest.raises(RunError, match="--bias"):
+        plan_comparison(values, [], None, None, "nowhere.json")
+
+
+def test_a_vocabulary_without_letters_is_refused_before_the_model_is_loaded(
+    request_of: ComparisonRequest, probes: tuple[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="no token for each of the letters"):
+        run_comparison(request_of.model_copy(update={"choices": probes[0]}), tmp_path / "out", Silence())
+
+
+def test_the_divergence_tells_a_prefix_from_the_base(request_of: ComparisonRequest, tmp_path: Path) -> None:
+    found = run_comparison(request_of, tmp_path / "out", Silence())
+    base, *tuned = (item.kept.divergence for item in found.contestants if item.kept)
+    assert base == 0.0 and all(value is not None and value > 0 for value in tuned)
+
+
+def test_each_measure_of_keeping_has_a_picture_with_its_own_edge() -> None:
+    comparison = made_up()
+    assert kept_measures(comparison) == ["likeness", "right"]  # results of before the divergence was told
+    told = [
+        item.model_copy(update={"kept": Kept(likeness=90, unchanged=0, right=1, divergence=n)})
+        for n, item in enumerate(comparison.contestants)
+    ]
+    comparison = comparison.model_copy(update={"contestants": tuple(told)})
+    assert kept_measures(comparison)[-1] == "divergence"
+    for language, name in (("en", "Divergence from the base"), ("zh", "与基座的散度")):
+        drawn = picture(comparison, "divergence", language)
+        assert name in drawn and drawn.count("<circle") == 2
+        points = [float(part.split('"')[0]) for part in drawn.split('cx="')[1:]]
+        assert points[0] > points[1]  # less divergence lies to the right
+        # The base has as good a task and diverges less: it alone is on the edge.
+        assert drawn.count("·") == 1
+    assert score_bars(comparison, "en").count('class="score-bar ') == 2 * 5
 
 
 def made_up(text: str = "好") -> Comparison:

@@ -33,7 +33,7 @@ from training.evaluation.answering import Answer, answer_examples, reference_tex
 from training.evaluation.job import results, run_evaluations
 from training.evaluation.metrics import Scores, score
 from training.evaluation.plan import plan_evaluations
-from training.evaluation.report import SHOWN_EXTREMES, SHOWN_ROWS, WORDS, report_data, report_page
+from training.evaluation.reporting.report import SHOWN_EXTREMES, SHOWN_ROWS, WORDS, report_data, report_page
 from training.evaluation.request import EvaluationRequest
 from training.evaluation.scoring import (
     Contender,

@@ -13,9 +13,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from training.evaluation.charts import difference_bar, score_histogram, strength_curves
+from training.evaluation.reporting.charts import difference_bar, score_histogram, strength_curves
+from training.evaluation.reporting.standalone_page import render_page
 from training.evaluation.scoring import Contender, Evaluation, ScoredAnswer, ScoredRow
-from training.evaluation.standalone_page import render_page
 from training.settings.field import SettingValue, Words
 from training.settings.train import TrainingSettings, setting_fields
 

@@ -1,0 +1,1 @@
+"""Reports of evaluations: data for programs, pages in one file for people, and their figures. Measures nothing."""

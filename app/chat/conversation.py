@@ -7,14 +7,18 @@ retry) can be tested as plain data. A conversation belongs to one browser tab.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 PANES = ("left", "right")
 # Browsers keep about 5 MB a site, encrypted and encoded text takes several bytes a character.
 STORED_CHARACTERS = 400_000
 INTERRUPTED = "interrupted"  # how an answer ended that a reload or a restart cut off
+NAME_CHARACTERS = 60
+# What a browser or a file may hold where a number is expected: one that can be counted and divided with.
+Count = Annotated[int, Field(ge=0, le=2**31)]
+Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 @dataclass
@@ -23,11 +27,11 @@ class Answer:
 
     text: str = ""
     source: str = ""  # the chip: "base", or run, step, prefix length and hash
-    strengths: list[float] = field(default_factory=list)  # of the prefixes that acted, none for the base
-    seed: int | None = None
-    tokens: int = 0
-    seconds: float = 0.0
-    dropped_rounds: int = 0
+    strengths: list[Amount] = field(default_factory=list)  # of the prefixes that acted, none for the base
+    seed: Count | None = None
+    tokens: Count = 0
+    seconds: Amount = 0.0
+    dropped_rounds: Count = 0
     stands_alone: bool = False  # answered without the earlier rounds, on request
     finish_reason: str = ""
     error: str = ""
@@ -50,6 +54,8 @@ class Round:
 @dataclass
 class Conversation:
     rounds: list[Round] = field(default_factory=list)
+    name: str = ""  # as a person called it; empty while nobody has
+    key: str = field(default="", compare=False)  # what a shelf finds it by
     # Set while answers stream; Stop sets `stop_requested`, and the stream ends itself at its next beat.
     streaming: bool = False
     stop_requested: bool = False
@@ -63,9 +69,20 @@ class Conversation:
         if self.begun:
             return False
         self.begun = True
-        self.rounds = Conversation.from_dict(saved).rounds
+        kept = Conversation.from_dict(saved)
+        self.rounds, self.name, self.key = kept.rounds, kept.name, kept.key
         self.take_up(heard)
         return True
+
+    @property
+    def title(self) -> str:
+        """What to call it in a list: its name, or how its first question begins; empty where nothing was said."""
+        begins = " ".join(self.rounds[0].question.split()) if self.rounds else ""
+        return self.name or begins[:NAME_CHARACTERS]
+
+    def rename(self, name: str) -> None:
+        """Calls it ``name``, on one line and not too long; an empty one gives it back to its first question."""
+        self.name = " ".join(name.split())[:NAME_CHARACTERS]
 
     def ask(self, question: str) -> Round:
         self.rounds.append(Round(question))
@@ -106,12 +123,16 @@ class Conversation:
             if character_limit < 0:
                 break
             kept.insert(0, asdict(entry))
-        return {"rounds": kept}
+        return {"name": self.name, "key": self.key, "rounds": kept}
 
     @classmethod
     def from_dict(cls, data: Any) -> Conversation:
         """Reads :meth:`to_dict`'s data back; a browser's store is not ours to trust, so anything else gives none."""
-        return cls(rounds=_read_rounds(data.get("rounds") if isinstance(data, dict) else None))
+        if not isinstance(data, dict):
+            return cls()
+        conversation = cls(_read_rounds(data.get("rounds")), key=_read_text(data.get("key")))
+        conversation.rename(_read_text(data.get("name")))
+        return conversation
 
     def take_up(self, heard: Any) -> None:
         """After a reload or a restart: the last round as far as it was heard, if `last_round` gave it then.
@@ -140,4 +161,13 @@ def _read_rounds(data: Any) -> list[Round]:
     return rounds if all(set(entry.answers) == set(PANES) for entry in rounds) else []
 
 
+def _read_text(data: Any) -> str:
+    """A text that can be sent on; half a surrogate pair cannot."""
+    try:
+        return _TEXT.validate_python(data)
+    except ValidationError:
+        return ""
+
+
+_TEXT = TypeAdapter(Annotated[str, Field(strict=True, max_length=200)])
 _ROUNDS = TypeAdapter(list[Round])

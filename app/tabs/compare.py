@@ -5,7 +5,6 @@ Builds the components and names the handlers. What a conversation is, who can an
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -21,12 +20,14 @@ from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.access import open_to_all
+from app.tabs.comparing.conversations import Conversations
+from app.tabs.comparing.stage import NOTHING_HEARD, Stage, Updates
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
 from app.tabs.mixing import NO_SECOND
 from app.tabs.panes import build_pane, build_sampling
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
-from app.views.chat_view import chip_html, facts_html, failed_chip_html, menu, round_index, shown_messages
+from app.views.chat_view import chip_html, failed_chip_html, menu, round_index
 from app.views.export import export_page
 from app.views.rendering import question_from_markdown
 from app.views.theme import export_stylesheet
@@ -46,9 +47,6 @@ EXAMPLES = (
 )
 # How often the browser keeps what it has heard of an answer: as much is lost at most if the page goes away.
 KEEP_SECONDS = 1.0
-# A browser stores nothing that is empty; what was there before would stay.
-NOTHING_HEARD = {"rounds": 0}
-Updates = dict[Any, Any]
 STARTED_WITH = "started_with"  # beside a browser's panes: what the page was started to show
 
 
@@ -57,13 +55,11 @@ class CompareTab:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._beginning = threading.Lock()
-        self.conversation = gr.State(Conversation())
+        self.stage = stage = Stage()
+        self.conversation, self.saved, self.heard = stage.conversation, stage.saved, stage.heard
         self.chosen = gr.State(dict.fromkeys(PANES, BASE))
         self.known = gr.State(())
-        self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
         self.kept_choice = gr.BrowserState(None, storage_key="chatglm-panes", secret="chatglm")
-        self.heard = gr.BrowserState({}, storage_key="chatglm-heard", secret="chatglm")
         self.draft = gr.BrowserState({}, storage_key="chatglm-draft", secret="chatglm")
         with gr.Row(visible=False, elem_id="nothing-trained", elem_classes="notice") as self.nothing_trained:
             gr.Markdown(word("nothing_trained"))
@@ -71,8 +67,9 @@ class CompareTab:
                 word("to_training"), variant="primary", size="sm", scale=0, min_width=120, elem_id="to-training"
             )
         with gr.Row(elem_id="panes", equal_height=True):
-            self.panes = {name: build_pane(name) for name in PANES}
+            self.panes = stage.panes = {name: build_pane(name) for name in PANES}
         self._build_composer()
+        self.conversations = Conversations(stage)
         self.settings = build_sampling()
 
     def _build_composer(self) -> None:
@@ -95,6 +92,9 @@ class CompareTab:
             self.undo = gr.Button(word("undo"), size="sm", min_width=60, elem_id="undo")
             self.clear = gr.Button(word("clear"), size="sm", min_width=60, elem_id="clear")
             self.export = gr.Button(word("export"), size="sm", min_width=60, elem_id="export")
+            self.to_conversations = gr.Button(
+                word("conversations"), size="sm", min_width=60, elem_id="to-conversations"
+            )
         with gr.Row(
             visible=False, elem_id="clear-question", elem_classes=["notice", "question"]
         ) as self.clear_question:
@@ -111,7 +111,7 @@ class CompareTab:
         """Connects everything to its handler."""
         mixers = [pane.mixer for pane in self.panes.values()]
         mixed = {part for mixer in mixers for part in mixer.inputs}
-        kept: set[Any] = {self.conversation, self.chosen, self.saved, self.heard, self.kept_choice}
+        kept: set[Any] = {*self.stage.kept, self.chosen, self.kept_choice}
         asked = {self.message, *kept, *self.settings.values(), *mixed}
         seen = self._streamed()
         runs = [
@@ -150,6 +150,7 @@ class CompareTab:
         demo.load(None, [self.message, self.draft], [self.message], js=kept_text, **QUIET)
         demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
         demo.unload(open_to_all(lambda: None))
+        self.conversations.bind(self.to_conversations)
         seconds = [mixer.second for mixer in mixers]
         timer.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 
@@ -157,8 +158,7 @@ class CompareTab:
         return [*self._settled(), self.send, self.stop]
 
     def _settled(self) -> list[Any]:
-        shown = [component for pane in self.panes.values() for component in (pane.chat, pane.facts)]
-        return [self.conversation, self.message, self.draft, self.saved, self.heard, *shown]
+        return [self.message, self.draft, *self.stage.outputs]
 
     def chosen_outputs(self) -> list[Any]:
         """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
@@ -228,7 +228,7 @@ class CompareTab:
             return {self.message: gr.skip()}
         question = conversation.undo()
         return {
-            **self._show(conversation, speech),
+            **self.stage.show(conversation, speech),
             self.message: question,
             self.draft: {"text": question},
             self.saved: conversation.to_dict(),
@@ -247,15 +247,12 @@ class CompareTab:
 
     @open_to_all
     def on_clear(self, request: gr.Request) -> Updates:
-        conversation = Conversation()
         return {
-            **self._show(conversation, speech_for(request)),
+            **self.stage.put(Conversation(), speech_for(request)),
             **self._buttons(answering=False),
             self.clear_question: gr.Row(visible=False),
-            self.conversation: conversation,
             self.message: "",
             self.draft: {"text": ""},
-            self.saved: conversation.to_dict(),
         }
 
     def on_choose(self, name: str) -> Any:
@@ -271,7 +268,7 @@ class CompareTab:
         self._begin(values)
         chosen = values[self.chosen]
         gone = self._give_back_gone(chosen)
-        return {**self._show(values[self.conversation], speech), **self._menus(chosen, speech, gone)}
+        return {**self.stage.show(values[self.conversation], speech), **self._menus(chosen, speech, gone)}
 
     @open_to_all
     def on_tick(
@@ -317,9 +314,8 @@ class CompareTab:
 
     def _begin(self, values: Updates) -> None:
         """What this browser kept, taken up by whatever it does first; both values stay the session's own objects."""
-        with self._beginning:
-            if values[self.conversation].begin(values[self.saved], values[self.heard]):
-                values[self.chosen].update(self._kept(values[self.kept_choice]) or self._first_choice())
+        if self.stage.begin(values):
+            values[self.chosen].update(self._kept(values[self.kept_choice]) or self._first_choice())
 
     def _give_back_gone(self, chosen: dict[str, str]) -> list[str]:
         """Panes whose checkpoint is gone answer with the base again; returns which those are."""
@@ -339,7 +335,7 @@ class CompareTab:
             stylesheet=export_stylesheet(),
             speech=speech,
         )
-        return {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page}
+        return {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page, "type": "text/html"}
 
     def choose(self, name: str, key: str, chosen: dict[str, str], speech: Speech) -> Updates:
         """Loads ``key`` into a pane; where that fails, says why and leaves the pane as it was."""
@@ -370,7 +366,7 @@ class CompareTab:
             self.services.chat.check(question, self._form(values))
         except ChatGLMError as error:
             say_problem(error, speech)
-            yield self._show(conversation, speech)
+            yield self.stage.show(conversation, speech)
             return
         if replaced_round is None:
             conversation.ask(question)
@@ -397,7 +393,7 @@ class CompareTab:
             # A closed tab closes this generator here; closing the inner one frees the engine's slots.
             with closing(answers):
                 for _ in answers:
-                    updates = self._show(conversation, speech)
+                    updates = self.stage.show(conversation, speech)
                     if time.monotonic() - kept_at > KEEP_SECONDS:
                         kept_at = time.monotonic()
                         updates[self.heard] = conversation.last_round()
@@ -406,7 +402,7 @@ class CompareTab:
             for pane in panes:
                 conversation.rounds[index].answers[pane] = Answer(error=error.localized(speech.language))
         yield {
-            **self._show(conversation, speech),
+            **self.stage.show(conversation, speech),
             **self._buttons(answering=False),
             self.saved: conversation.to_dict(),
             self.heard: NOTHING_HEARD,
@@ -414,14 +410,6 @@ class CompareTab:
 
     def _buttons(self, answering: bool) -> Updates:
         return {self.send: gr.Button(visible=not answering), self.stop: gr.Button(visible=answering)}
-
-    def _show(self, conversation: Conversation, speech: Speech) -> Updates:
-        updates: Updates = {}
-        for name, pane in self.panes.items():
-            last = conversation.rounds[-1].answers[name] if conversation.rounds else None
-            updates[pane.chat] = shown_messages(conversation, name, speech)
-            updates[pane.facts] = facts_html(last, speech)
-        return updates
 
     def _menus(
         self,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from app.text.library_words import LIBRARY_WORDS
 from training.settings.keep_recipe import MOST_STEPS, USUAL_STEPS
+from app.text.words_of_compare import COMPARE_WORDS
 
 WORDS: dict[str, tuple[str, str]] = {
+    **COMPARE_WORDS,
     # The frame
     "heading": (
         "# ChatGLM2 P-Tuning\nChat with the base model, teach it a task, and see the difference.",

@@ -77,10 +77,50 @@
     if (event.target.closest("#find-setting")) findSetting(event.target.value);
   });
 
+  // A drawer opens at the button that is named for it, and closes on Escape, on a click beside it, or at its button.
+  const drawers = [...document.querySelectorAll(".drawer")];
+  const openerOf = (drawer) => document.getElementById(`to-${drawer.id}`);
+  const toggle = (drawer, opens) => {
+    drawer.classList.toggle("open", opens);
+    openerOf(drawer).setAttribute("aria-expanded", opens);
+    const room = innerHeight - openerOf(drawer).getBoundingClientRect().top + 8;
+    document.documentElement.style.setProperty("--drawer-bottom", `${Math.max(12, room)}px`);
+  };
+  for (const drawer of drawers) {
+    openerOf(drawer).setAttribute("aria-controls", drawer.id);
+    toggle(drawer, false);
+  }
+  document.addEventListener("click", (event) => {
+    for (const drawer of drawers) {
+      const opened = drawer.classList.contains("open");
+      if (openerOf(drawer).contains(event.target)) {
+        toggle(drawer, !opened);
+        if (!opened) drawer.querySelector("button, input, textarea")?.focus();
+      } else if (opened && event.target.isConnected && !event.target.closest(".drawer.open, .question")) {
+        toggle(drawer, false);
+      }
+    }
+  });
+  document.addEventListener("keydown", (event) => {
+    const drawer = event.key === "Escape" && drawers.find((one) => one.classList.contains("open"));
+    if (!drawer) return;
+    toggle(drawer, false);
+    openerOf(drawer).focus();
+  });
+
+  // The text of a file that a person chooses; nothing where they change their mind.
+  window.readTextFile = (accepted) =>
+    new Promise((resolve) => {
+      const input = Object.assign(document.createElement("input"), { type: "file", accept: accepted });
+      input.addEventListener("change", () => input.files[0].slice(0, 2_000_000).text().then(resolve));
+      input.addEventListener("cancel", () => resolve(null));
+      input.click();
+    });
+
   window.saveExport = (file) => {
     if (!file) return;
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([file.page], { type: "text/html" }));
+    link.href = URL.createObjectURL(new Blob([file.page], { type: file.type }));
     link.download = file.name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);

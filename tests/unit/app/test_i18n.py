@@ -51,6 +51,7 @@ def test_every_word_is_used(repository: Path) -> None:
         "left_model",
         "right_model",
         "topic_",
+        "save_",
     )
     unused = [
         key for key in WORDS if f'"{key}"' not in code and not key.startswith(built) and not key.endswith("_help")

@@ -51,6 +51,8 @@ OPEN_HANDLERS = {
     "CompareTab.on_choose.<locals>": {"handler"},
     "CompareTab.on_mix.<locals>": {"handler"},
     "Mixer": {"on_second"},
+    "Conversations": {"on_open", "on_new", "on_action", "on_delete", "on_keep", "on_rename", "on_read"},
+    "Conversations.on_save.<locals>": {"handler"},
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainTab": {
         *("on_cost", "on_cost_key", "on_source", "on_preset", "on_keep", "on_learns"),

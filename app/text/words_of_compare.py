@@ -1,0 +1,20 @@
+"""What the parts of Compare say beside its panes: key → (English, Chinese)."""
+
+from __future__ import annotations
+
+COMPARE_WORDS: dict[str, tuple[str, str]] = {
+    # Conversations
+    "conversations": ("Conversations", "会话"),
+    "conversation_name": ("Name of this conversation", "当前会话的名称"),
+    "new_conversation": ("New conversation", "新会话"),
+    "begin_conversation": ("New", "新建"),
+    "rounds": ("rounds: {count}", "{count} 轮"),
+    "delete_conversation": ("Delete the conversation {name}", "删除会话 {name}"),
+    "save_json": ("Save as JSON", "存为 JSON"),
+    "save_md": ("Save as Markdown", "存为 Markdown"),
+    "read_file": ("Open a file", "打开文件"),
+    "conversations_stay": (
+        "Conversations stay in this browser. Save those that you want to keep for good as files.",
+        "会话只保存在这个浏览器中。需要长期保留的请存成文件。",
+    ),
+}

@@ -52,6 +52,13 @@ class Round:
 
 
 @dataclass
+class View:
+    """How a reader looks at a conversation; it stays when another conversation comes onto the page."""
+
+    differences: bool = False  # words that the other answer lacks are marked
+
+
+@dataclass
 class Conversation:
     rounds: list[Round] = field(default_factory=list)
     name: str = ""  # as a person called it; empty while nobody has
@@ -59,6 +66,7 @@ class Conversation:
     # Set while answers stream; Stop sets `stop_requested`, and the stream ends itself at its next beat.
     streaming: bool = False
     stop_requested: bool = False
+    view: View = field(default_factory=View, compare=False)
     begun: bool = False  # whether what the browser keeps was read
 
     def begin(self, saved: Any, heard: Any) -> bool:

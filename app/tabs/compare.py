@@ -21,6 +21,7 @@ from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.access import open_to_all
 from app.tabs.comparing.conversations import Conversations
+from app.tabs.comparing.looking import Looking
 from app.tabs.comparing.stage import NOTHING_HEARD, Stage, Updates
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
 from app.tabs.mixing import NO_SECOND
@@ -69,7 +70,7 @@ class CompareTab:
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = stage.panes = {name: build_pane(name) for name in PANES}
         self._build_composer()
-        self.conversations = Conversations(stage)
+        self.conversations, self.looking = Conversations(stage), Looking(stage)
         self.settings = build_sampling()
 
     def _build_composer(self) -> None:
@@ -92,8 +93,9 @@ class CompareTab:
             self.undo = gr.Button(word("undo"), size="sm", min_width=60, elem_id="undo")
             self.clear = gr.Button(word("clear"), size="sm", min_width=60, elem_id="clear")
             self.export = gr.Button(word("export"), size="sm", min_width=60, elem_id="export")
-            self.to_conversations = gr.Button(
-                word("conversations"), size="sm", min_width=60, elem_id="to-conversations"
+            self.to_conversations, _ = (
+                gr.Button(word(name), size="sm", min_width=60, elem_id=f"to-{name}")
+                for name in ("conversations", "looking")
             )
         with gr.Row(
             visible=False, elem_id="clear-question", elem_classes=["notice", "question"]
@@ -139,7 +141,7 @@ class CompareTab:
         )
         self.clear_no.click(self.on_keep, None, [self.clear_question], **QUIET)
         cleared = self.clear_yes.click(None, None, None, cancels=runs)
-        cleared.then(self.on_clear, None, [*seen, self.clear_question], **QUIET)
+        cleared.then(self.on_clear, [self.conversation], [*seen, self.clear_question], **QUIET)
         self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
@@ -148,9 +150,12 @@ class CompareTab:
         # In the browser alone: what is typed while the page is on its way is newer than what was kept.
         kept_text = "(text, draft) => text || (draft && draft.text) || ''"
         demo.load(None, [self.message, self.draft], [self.message], js=kept_text, **QUIET)
-        demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
+        demo.load(
+            self.on_load, {*kept, self.looking.kept}, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET
+        )
         demo.unload(open_to_all(lambda: None))
         self.conversations.bind(self.to_conversations)
+        self.looking.bind(demo)
         seconds = [mixer.second for mixer in mixers]
         timer.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 
@@ -246,9 +251,9 @@ class CompareTab:
         return gr.Row(visible=False)
 
     @open_to_all
-    def on_clear(self, request: gr.Request) -> Updates:
+    def on_clear(self, conversation: Conversation, request: gr.Request) -> Updates:
         return {
-            **self.stage.put(Conversation(), speech_for(request)),
+            **self.stage.put(Conversation(), conversation, speech_for(request)),
             **self._buttons(answering=False),
             self.clear_question: gr.Row(visible=False),
             self.message: "",
@@ -266,6 +271,7 @@ class CompareTab:
     def on_load(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
         self._begin(values)
+        values[self.conversation].view = self.looking.read(values[self.looking.kept])
         chosen = values[self.chosen]
         gone = self._give_back_gone(chosen)
         return {**self.stage.show(values[self.conversation], speech), **self._menus(chosen, speech, gone)}

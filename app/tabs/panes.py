@@ -51,7 +51,7 @@ def build_pane(name: str) -> Pane:
             buttons=["copy"],
             latex_delimiters=LATEX_DELIMITERS,
             allow_tags=False,
-            autoscroll=False,  # page.js follows an answer only where its reader does
+            autoscroll=False,  # compare.js follows an answer only where its reader does
             placeholder=word("chat_empty"),
         )
         facts = gr.HTML(elem_id=f"{name}-facts")

@@ -17,4 +17,13 @@ COMPARE_WORDS: dict[str, tuple[str, str]] = {
         "Conversations stay in this browser. Save those that you want to keep for good as files.",
         "会话只保存在这个浏览器中。需要长期保留的请存成文件。",
     ),
+    # How answers are looked at
+    "looking": ("Compare how", "对比方式"),
+    "scroll_together": ("Scroll both panes together", "两栏同步滚动"),
+    "scroll_together_help": ("Question by question, however long the answers are.", "按问题对齐，与回答长短无关。"),
+    "show_differences": ("Show differences", "标出差异"),
+    "show_differences_help": (
+        "Words that the other answer does not have are underlined. Answers are shown without formatting then.",
+        "另一栏没有的词会加下划线，此时回答不带格式。",
+    ),
 }

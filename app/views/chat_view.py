@@ -9,7 +9,8 @@ import html
 
 from markupsafe import Markup
 
-from app.chat.conversation import INTERRUPTED, Answer, Conversation
+from app.chat.conversation import INTERRUPTED, PANES, Answer, Conversation, Round
+from app.chat.judging.differences import differences
 from app.chat.mixing import strengths_text
 from app.chat.sources import LoadedSource, Source, who_answers
 from app.text.languages import Speech
@@ -32,11 +33,25 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
         if answer.error:
             messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
         elif answer.text or conversation.streaming:
-            content = reply_markdown(answer.text) or "…"
+            content = _answer_markdown(conversation, entry, pane) or "…"
             messages.append({"role": "assistant", "content": f"{source_mark(answer.source)}{content}"})
         elif answer.finish_reason == INTERRUPTED:
             messages.append({"role": "assistant", "content": "…"})
     return messages
+
+
+def _answer_markdown(conversation: Conversation, entry: Round, pane: str) -> str:
+    """A reply for the chat; beside one that can be compared, on request, as plain text with what differs marked."""
+    answer, (left, right) = entry.answers[pane], (entry.answers[name] for name in PANES)
+    ended = all(one.text and one.finish_reason and not one.error for one in (left, right))
+    if not (conversation.view.differences and ended):
+        return reply_markdown(answer.text)
+    pieces = differences(left.text, right.text)[PANES.index(pane)]
+    marked = ("<mark>{}</mark>" if differs else "{}" for _, differs in pieces)
+    shown = (question_markdown(piece).replace("\n", "<br>") for piece, _ in pieces)
+    return (
+        f'<div class="differing">{"".join(form.format(piece) for form, piece in zip(marked, shown, strict=True))}</div>'
+    )
 
 
 def source_mark(source: str) -> str:

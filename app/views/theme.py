@@ -83,7 +83,9 @@ def export_stylesheet() -> str:
 
 
 def page_script() -> str:
-    return (STYLES / "page.js").read_text(encoding="utf-8")
+    """What runs once the page has loaded, as one function."""
+    parts = ((STYLES / name).read_text(encoding="utf-8").strip() for name in ("page.js", "compare.js"))
+    return "() => {" + "".join(f"(\n{part}\n)();\n" for part in parts) + "}"
 
 
 def head_script(language: str, cookie: str) -> str:

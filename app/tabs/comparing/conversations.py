@@ -36,7 +36,7 @@ READ_FILE = "async (_, ...others) => [await window.readTextFile('.json,.md'), ..
 
 
 class Conversations:
-    """A panel that a button opens; page.js shows and hides it."""
+    """A panel that a button opens; compare.js shows and hides it."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -105,7 +105,7 @@ class Conversations:
             if conversation.streaming:
                 say(speech("still_answering"))
                 return self.on_keep()
-            return {**self._shown(Conversation(), shelf, speech), **self.on_keep()}
+            return {**self._shown(Conversation(), conversation, shelf, speech), **self.on_keep()}
         try:
             shelf.take(key)
         except ChatGLMError as error:
@@ -159,11 +159,11 @@ class Conversations:
         except ChatGLMError as error:
             say_problem(error, speech)
             return {self.list: gr.skip()}
-        return self._shown(following, shelf, speech)
+        return self._shown(following, conversation, shelf, speech)
 
-    def _shown(self, conversation: Conversation, shelf: Shelf, speech: Speech) -> Updates:
+    def _shown(self, conversation: Conversation, before: Conversation, shelf: Shelf, speech: Speech) -> Updates:
         return {
-            **self.stage.put(conversation, speech),
+            **self.stage.put(conversation, before, speech),
             **self._listed(conversation, shelf, speech),
             self.shelf: shelf.to_dict(),
         }

@@ -57,9 +57,9 @@ class Stage:
             updates[pane.facts] = facts_html(last, speech)
         return updates
 
-    def put(self, conversation: Conversation, speech: Speech) -> Updates:
-        """Another conversation on the page, and in what the browser keeps."""
-        conversation.begun = True
+    def put(self, conversation: Conversation, before: Conversation, speech: Speech) -> Updates:
+        """A conversation in the place of the one ``before``, on the page and in what the browser keeps."""
+        conversation.begun, conversation.view = True, before.view
         return {
             **self.show(conversation, speech),
             self.conversation: conversation,

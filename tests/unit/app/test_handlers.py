@@ -42,7 +42,7 @@ def opened(compare: CompareTab, saved: Any = None, choice: Any = None, heard: An
 
 
 def session_of(compare: CompareTab, saved: Any = None, choice: Any = None, heard: Any = None) -> dict[Any, Any]:
-    kept = {compare.saved: saved, compare.kept_choice: choice, compare.heard: heard}
+    kept = {compare.saved: saved, compare.kept_choice: choice, compare.heard: heard, compare.looking.kept: None}
     return {compare.conversation: Conversation(), compare.chosen: dict.fromkeys(PANES, BASE), **kept}
 
 

@@ -52,6 +52,7 @@ OPEN_HANDLERS = {
     "CompareTab.on_mix.<locals>": {"handler"},
     "Mixer": {"on_second"},
     "Conversations": {"on_open", "on_new", "on_action", "on_delete", "on_keep", "on_rename", "on_read"},
+    "Looking": {"on_differences"},
     "Conversations.on_save.<locals>": {"handler"},
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainTab": {

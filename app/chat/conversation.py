@@ -6,8 +6,9 @@ retry) can be tested as plain data. A conversation belongs to one browser tab.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -27,6 +28,7 @@ class Answer:
 
     text: str = ""
     source: str = ""  # the chip: "base", or run, step, prefix length and hash
+    who: str = ""  # the same in no language, by which answers of one model are found
     strengths: list[Amount] = field(default_factory=list)  # of the prefixes that acted, none for the base
     seed: Count | None = None
     tokens: Count = 0
@@ -45,6 +47,13 @@ class Answer:
 class Round:
     question: str
     answers: dict[str, Answer] = field(default_factory=lambda: {pane: Answer() for pane in PANES})
+    blind: bool = False  # who is who is shown after a vote
+    swapped: bool = False  # each pane shows the other one's answer, so that a voter cannot know
+    vote: Literal["", "left", "right", "tie"] = ""  # for what the panes showed
+
+    def side(self, pane: str) -> str:
+        """Whose answer ``pane`` shows."""
+        return PANES[1 - PANES.index(pane)] if self.swapped else pane
 
     @property
     def characters(self) -> int:
@@ -56,6 +65,7 @@ class View:
     """How a reader looks at a conversation; it stays when another conversation comes onto the page."""
 
     differences: bool = False  # words that the other answer lacks are marked
+    blind: bool = False  # who answers is a secret until the vote
 
 
 @dataclass
@@ -93,8 +103,14 @@ class Conversation:
         self.name = " ".join(name.split())[:NAME_CHARACTERS]
 
     def ask(self, question: str) -> Round:
-        self.rounds.append(Round(question))
+        swapped = self.view.blind and bool(secrets.randbelow(2))
+        self.rounds.append(Round(question, blind=self.view.blind, swapped=swapped))
         return self.rounds[-1]
+
+    def hides(self, index: int) -> bool:
+        """Whether round ``index`` waits for a blind vote; the next question ends that as well."""
+        entry = self.rounds[index]
+        return self.view.blind and entry.blind and not entry.vote and index == len(self.rounds) - 1
 
     def undo(self) -> str:
         """Takes the last round back and returns its question, ready to be edited; empty when there is none."""

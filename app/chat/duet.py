@@ -38,6 +38,7 @@ class Voice:
     seed: int
     remember: bool = True
     strengths: Sequence[float] = ()
+    who: str = ""
 
 
 def draw_seeds(seed: int | None, same: bool) -> dict[str, int]:
@@ -90,7 +91,7 @@ class _Player:
         language: str,
     ) -> None:
         self.answer: Answer = conversation.rounds[index].answers[pane]
-        self.answer.source, self.answer.seed = voice.chip, voice.seed
+        self.answer.source, self.answer.who, self.answer.seed = voice.chip, voice.who, voice.seed
         self.answer.strengths = list(voice.strengths)
         self.answer.stands_alone = index > 0 and not voice.remember
         self._reply: ReplyStream | None = None

@@ -103,7 +103,7 @@ class ChatService:
                 conversation.rounds[index].answers[pane] = failed
                 continue
             voices[pane] = Voice(
-                mixed.chip, mixed.prefix, settings.sampling, seeds[pane], settings.remember, mixed.strengths
+                mixed.chip, mixed.prefix, settings.sampling, seeds[pane], settings.remember, mixed.strengths, mixed.who
             )
         with self._counted():
             yield from play(session, conversation, index, voices, speech.language)

@@ -23,6 +23,7 @@ from app.tabs.access import open_to_all
 from app.tabs.comparing.conversations import Conversations
 from app.tabs.comparing.looking import Looking
 from app.tabs.comparing.stage import NOTHING_HEARD, Stage, Updates
+from app.tabs.comparing.voting import Voting
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
 from app.tabs.mixing import NO_SECOND
 from app.tabs.panes import build_pane, build_sampling
@@ -69,8 +70,10 @@ class CompareTab:
             )
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = stage.panes = {name: build_pane(name) for name in PANES}
+        self.voting = Voting(stage)
+        stage.parts = [self.voting]
         self._build_composer()
-        self.conversations, self.looking = Conversations(stage), Looking(stage)
+        self.conversations, self.looking = Conversations(stage), Looking(stage, self.voting)
         self.settings = build_sampling()
 
     def _build_composer(self) -> None:
@@ -156,6 +159,7 @@ class CompareTab:
         demo.unload(open_to_all(lambda: None))
         self.conversations.bind(self.to_conversations)
         self.looking.bind(demo)
+        self.voting.bind(demo)
         seconds = [mixer.second for mixer in mixers]
         timer.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 
@@ -197,8 +201,9 @@ class CompareTab:
             if conversation.streaming:
                 return
             index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
-            conversation.retry(index, (name,))
-            yield from self._stream(values, index, speech_for(request), panes=(name,))
+            side = conversation.rounds[index].side(name)
+            conversation.retry(index, (side,))
+            yield from self._stream(values, index, speech_for(request), panes=(side,))
 
         return handler
 
@@ -208,9 +213,9 @@ class CompareTab:
         @open_to_all
         def handler(values: Updates, request: gr.Request) -> Iterator[Updates]:
             conversation: Conversation = values[self.conversation]
-            if conversation.streaming or not conversation.rounds:
-                return
             index = len(conversation.rounds) - 1
+            if index < 0 or conversation.streaming or conversation.hides(index):
+                return
             last = conversation.rounds[index].answers[name]
             settings = replace(self._form(values), remember=not last.stands_alone)
             if last.seed is not None:

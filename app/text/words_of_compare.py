@@ -26,4 +26,27 @@ COMPARE_WORDS: dict[str, tuple[str, str]] = {
         "Words that the other answer does not have are underlined. Answers are shown without formatting then.",
         "另一栏没有的词会加下划线，此时回答不带格式。",
     ),
+    # The blind vote
+    "blind_vote": ("Blind vote", "盲评"),
+    "blind_vote_help": (
+        "Who answers where is shuffled for each question and shown after your vote.",
+        "每个问题都随机左右互换，投票后才揭晓是谁回答的。",
+    ),
+    "hidden_until_vote": ("Vote to see who this was", "投票后揭晓"),
+    "vote_left": ("Left is better", "左边更好"),
+    "vote_tie": ("Tie", "不相上下"),
+    "vote_right": ("Right is better", "右边更好"),
+    "vote_same": (
+        "Both answers came from the same model, so this vote is not counted.",
+        "两边是同一个模型的回答，这次投票不计入统计。",
+    ),
+    "votes_who": ("Who", "模型"),
+    "votes_counts": ("Won / lost / ties", "胜 / 负 / 平"),
+    "votes_rate": ("Win rate", "胜率"),
+    "votes_against": ("Against {names}", "对手：{names}"),
+    "votes_note": (
+        "Win rate: share of the decided votes, with its 95 % interval (Wilson). Votes stay in this browser.",
+        "胜率只计分出胜负的投票，并给出 95% 置信区间（Wilson）。投票只保存在这个浏览器中。",
+    ),
+    "forget_votes": ("Forget all votes", "清除全部投票"),
 }

@@ -27,14 +27,15 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
     messages = []
     if hidden:
         messages.append({"role": "assistant", "content": f"*{speech('earlier_rounds', count=hidden)}*"})
-    for entry in conversation.rounds[hidden:]:
-        answer = entry.answers[pane]
+    for index, entry in enumerate(conversation.rounds[hidden:], hidden):
+        answer = entry.answers[entry.side(pane)]
         messages.append({"role": "user", "content": question_markdown(entry.question)})
         if answer.error:
             messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
         elif answer.text or conversation.streaming:
-            content = _answer_markdown(conversation, entry, pane) or "…"
-            messages.append({"role": "assistant", "content": f"{source_mark(answer.source)}{content}"})
+            content = _answer_markdown(conversation, entry, entry.side(pane)) or "…"
+            mark = "" if conversation.hides(index) else source_mark(answer.source)
+            messages.append({"role": "assistant", "content": f"{mark}{content}"})
         elif answer.finish_reason == INTERRUPTED:
             messages.append({"role": "assistant", "content": "…"})
     return messages
@@ -101,9 +102,14 @@ def failed_chip_html(sentence: str) -> Markup:
     return render("pane_head_failed", sentence=sentence)
 
 
-def facts_html(answer: Answer | None, speech: Speech) -> Markup:
-    """The line under a pane."""
-    return render("pane_facts", facts=answer_facts(answer, speech) if answer is not None else "")
+def facts_html(conversation: Conversation, pane: str, speech: Speech) -> Markup:
+    """The line under a pane: about its last answer, unless that would tell a voter whose it is."""
+    if not conversation.rounds:
+        return render("pane_facts", facts="")
+    entry = conversation.rounds[-1]
+    hidden = conversation.hides(len(conversation.rounds) - 1)
+    facts = speech("hidden_until_vote") if hidden else answer_facts(entry.answers[entry.side(pane)], speech)
+    return render("pane_facts", facts=facts)
 
 
 def answer_facts(answer: Answer, speech: Speech) -> str:

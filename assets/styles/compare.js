@@ -32,7 +32,10 @@
 
   // Both chats at the same place of the same round, however long its answers are.
   let together = true;
-  window.scrollTogether = (wanted) => (together = wanted);
+  window.lookAt = (isTogether, isBlind) => {
+    together = isTogether;
+    document.getElementById("panes").classList.toggle("blind", isBlind); // the heads would say who answers where
+  };
   const placesIn = (area) => {
     const end = area.scrollHeight - area.clientHeight;
     const top = area.getBoundingClientRect().top - area.scrollTop;

@@ -1,4 +1,4 @@
-"""The drawer with how answers are looked at: scrolled together, their differences marked.
+"""The drawer with how answers are looked at: scrolled together, their differences marked, judged blind.
 
 What is chosen stays in the visitor's browser.
 """
@@ -12,22 +12,26 @@ import gradio as gr
 from app.chat.conversation import Conversation, View
 from app.tabs.access import open_to_all
 from app.tabs.comparing.stage import Stage, Updates
+from app.tabs.comparing.voting import Voting
 from app.tabs.listening import ASKED, QUIET
 from app.tabs.translations import speech_for, word
 
 # What was kept, or what a first visitor gets; another value in the browser's store counts as none.
 RESTORE = """(kept) => {
   const chosen = (name, otherwise) => (typeof kept?.[name] === "boolean" ? kept[name] : otherwise);
-  window.scrollTogether(chosen("together", true));
-  return [chosen("together", true), chosen("differences", false)];
+  window.lookAt(chosen("together", true), chosen("blind", false));
+  return [chosen("together", true), chosen("differences", false), chosen("blind", false)];
 }"""
-KEEP = "(together, differences) => { window.scrollTogether(together); return { together, differences }; }"
+KEEP = """(together, differences, blind) => {
+  window.lookAt(together, blind);
+  return { together, differences, blind };
+}"""
 
 
 class Looking:
     """A panel that a button opens; compare.js shows and hides it."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, voting: Voting) -> None:
         self.stage = stage
         self.kept = gr.BrowserState({}, storage_key="chatglm-view", secret="chatglm")
         with gr.Column(elem_id="looking", elem_classes="drawer"):
@@ -37,22 +41,27 @@ class Looking:
             self.differences = gr.Checkbox(
                 False, label=word("show_differences"), info=word("show_differences_help"), elem_id="show-differences"
             )
+            self.blind = gr.Checkbox(
+                False, label=word("blind_vote"), info=word("blind_vote_help"), elem_id="blind-vote"
+            )
+            voting.build_table()
 
     def bind(self, demo: gr.Blocks) -> None:
         """Connects everything to its handler."""
-        options = [self.together, self.differences]
+        options = [self.together, self.differences, self.blind]
         demo.load(None, [self.kept], options, js=RESTORE, **QUIET)
         gr.on([option.input for option in options], None, options, [self.kept], js=KEEP, **QUIET)
-        self.differences.input(
-            self.on_differences, [self.differences, self.stage.conversation], self.stage.outputs, **ASKED
-        )
+        changed = [self.differences.input, self.blind.input]
+        asked = [self.differences, self.blind, self.stage.conversation]
+        gr.on(changed, self.on_look, asked, self.stage.outputs, **ASKED)
 
     @staticmethod
     def read(kept: Any) -> View:
         """How this browser looked at answers before."""
-        return View(differences=isinstance(kept, dict) and kept.get("differences") is True)
+        found = kept if isinstance(kept, dict) else {}
+        return View(**{name: found.get(name) is True for name in ("differences", "blind")})
 
     @open_to_all
-    def on_differences(self, wanted: bool, conversation: Conversation, request: gr.Request) -> Updates:
-        conversation.view.differences = wanted
+    def on_look(self, differences: bool, blind: bool, conversation: Conversation, request: gr.Request) -> Updates:
+        conversation.view = View(differences, blind)
         return self.stage.show(conversation, speech_for(request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
@@ -18,6 +18,17 @@ Updates = dict[Any, Any]
 NOTHING_HEARD = {"rounds": 0}
 
 
+class Part(Protocol):
+    """What shows something of the conversation beside the panes."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Components that `show` touches."""
+
+    def show(self, conversation: Conversation, speech: Speech) -> Updates:
+        """The part as ``conversation`` is now."""
+
+
 class Stage:
     """Built inside ``gr.Blocks``; the panes are told to it once they are there."""
 
@@ -27,6 +38,7 @@ class Stage:
         self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
         self.heard = gr.BrowserState({}, storage_key="chatglm-heard", secret="chatglm")
         self.panes: Mapping[str, Pane] = {}
+        self.parts: list[Part] = []
 
     @property
     def kept(self) -> set[Any]:
@@ -37,7 +49,8 @@ class Stage:
     def outputs(self) -> list[Any]:
         """What `show` and `put` touch."""
         shown = [component for pane in self.panes.values() for component in (pane.chat, pane.facts)]
-        return [self.conversation, self.saved, self.heard, *shown]
+        beside = [component for part in self.parts for component in part.outputs]
+        return [self.conversation, self.saved, self.heard, *shown, *beside]
 
     def begin(self, values: Updates) -> bool:
         """What this browser kept, taken up by whatever it does first; the value stays the session's own object.
@@ -49,12 +62,13 @@ class Stage:
             return bool(values[self.conversation].begin(values[self.saved], values[self.heard]))
 
     def show(self, conversation: Conversation, speech: Speech) -> Updates:
-        """Both panes with ``conversation`` as it is."""
+        """Both panes with ``conversation`` as it is, and what stands beside them."""
         updates: Updates = {}
         for name, pane in self.panes.items():
-            last = conversation.rounds[-1].answers[name] if conversation.rounds else None
             updates[pane.chat] = shown_messages(conversation, name, speech)
-            updates[pane.facts] = facts_html(last, speech)
+            updates[pane.facts] = facts_html(conversation, name, speech)
+        for part in self.parts:
+            updates |= part.show(conversation, speech)
         return updates
 
     def put(self, conversation: Conversation, before: Conversation, speech: Speech) -> Updates:

@@ -52,7 +52,9 @@ OPEN_HANDLERS = {
     "CompareTab.on_mix.<locals>": {"handler"},
     "Mixer": {"on_second"},
     "Conversations": {"on_open", "on_new", "on_action", "on_delete", "on_keep", "on_rename", "on_read"},
-    "Looking": {"on_differences"},
+    "Looking": {"on_look"},
+    "Voting": {"on_load", "on_forget"},
+    "Voting.on_vote.<locals>": {"handler"},
     "Conversations.on_save.<locals>": {"handler"},
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainTab": {

@@ -17,6 +17,7 @@ PANES = ("left", "right")
 STORED_CHARACTERS = 400_000
 INTERRUPTED = "interrupted"  # how an answer ended that a reload or a restart cut off
 NAME_CHARACTERS = 60
+MOST_SAMPLES = 4
 # What a browser or a file may hold where a number is expected: one that can be counted and divided with.
 Count = Annotated[int, Field(ge=0, le=2**31)]
 Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -50,6 +51,7 @@ class Round:
     blind: bool = False  # who is who is shown after a vote
     swapped: bool = False  # each pane shows the other one's answer, so that a voter cannot know
     vote: Literal["", "left", "right", "tie"] = ""  # for what the panes showed
+    samples: Annotated[list[Answer], Field(max_length=MOST_SAMPLES)] = field(default_factory=list)  # by other seeds
 
     def side(self, pane: str) -> str:
         """Whose answer ``pane`` shows."""
@@ -57,7 +59,7 @@ class Round:
 
     @property
     def characters(self) -> int:
-        return len(self.question) + sum(len(answer.text) for answer in self.answers.values())
+        return len(self.question) + sum(len(answer.text) for answer in (*self.answers.values(), *self.samples))
 
 
 @dataclass
@@ -168,7 +170,7 @@ class Conversation:
         found = _read_rounds([heard])
         if found and found[0].question == self.rounds[-1].question:
             self.rounds[-1] = found[0]
-        for answer in self.rounds[-1].answers.values():
+        for answer in (*self.rounds[-1].answers.values(), *self.rounds[-1].samples):
             if not answer.finish_reason and not answer.error:
                 answer.finish_reason = INTERRUPTED
 

@@ -6,7 +6,7 @@ Builds the components and names the handlers. What a conversation is, who can an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -22,6 +22,7 @@ from app.services import Services
 from app.tabs.access import open_to_all
 from app.tabs.comparing.conversations import Conversations
 from app.tabs.comparing.looking import Looking
+from app.tabs.comparing.samples import Samples
 from app.tabs.comparing.stage import NOTHING_HEARD, Stage, Updates
 from app.tabs.comparing.voting import Voting
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
@@ -70,10 +71,11 @@ class CompareTab:
             )
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes = stage.panes = {name: build_pane(name) for name in PANES}
-        self.voting = Voting(stage)
-        stage.parts = [self.voting]
+        self.voting, self.samples = Voting(stage), Samples()
+        stage.parts = [self.voting, self.samples]
         self._build_composer()
-        self.conversations, self.looking = Conversations(stage), Looking(stage, self.voting)
+        self.samples.build_answers()
+        self.conversations, self.looking = Conversations(stage), Looking(stage, self.voting, self.samples)
         self.settings = build_sampling()
 
     def _build_composer(self) -> None:
@@ -137,6 +139,8 @@ class CompareTab:
             runs += [slider.release(again, asked, seen, trigger_mode="always_last", **CHATTING) for slider in sliders]
             shown = mixer.second.input(mixer.on_second, [mixer.second], [mixer.second_strength], **QUIET)
             runs.append(shown.then(again, asked, seen, **CHATTING))
+        sampled = {*asked, self.samples.pane, self.samples.count}
+        runs.append(self.samples.ask.click(self.on_samples, sampled, seen, **CHATTING))
         self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
         self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
         self.clear.click(
@@ -224,6 +228,27 @@ class CompareTab:
             yield from self._stream(values, index, speech_for(request), (name,), settings)
 
         return handler
+
+    @open_to_all
+    def on_samples(self, values: Updates, request: gr.Request) -> Iterator[Updates]:
+        """Answers the last question several times with one pane's model."""
+        speech, conversation = speech_for(request), values[self.conversation]
+        index = len(conversation.rounds) - 1
+        if conversation.streaming:
+            return
+        if index < 0 or conversation.hides(index):
+            say(speech("sample_after_question"))
+            return
+        pane, settings = values[self.samples.pane], self._form(values)
+        entry, key, mix = conversation.rounds[index], values[self.chosen][pane], self.panes[pane].mixer.read(values)
+        answers = self.services.chat.sample(
+            conversation, index, pane, key, values[self.samples.count], settings, speech, mix
+        )
+
+        def fail(sentence: str) -> None:
+            entry.samples = [Answer(error=sentence)]
+
+        yield from self._follow(conversation, answers, fail, speech)
 
     @open_to_all
     async def on_stop(self, conversation: Conversation) -> None:
@@ -395,11 +420,21 @@ class CompareTab:
         settings: ChatSettings | None = None,
     ) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
-        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
-        kept_at = time.monotonic()
         settings = settings or self._form(values)
         mixes = {name: self.panes[name].mixer.read(values) for name in panes}
         answers = self.services.chat.answer(conversation, index, values[self.chosen], settings, speech, panes, mixes)
+
+        def fail(sentence: str) -> None:
+            conversation.rounds[index].answers |= {pane: Answer(error=sentence) for pane in panes}
+
+        yield from self._follow(conversation, answers, fail, speech)
+
+    def _follow(
+        self, conversation: Conversation, answers: Generator[None], fail: Callable[[str], None], speech: Speech
+    ) -> Iterator[Updates]:
+        """Shows the conversation while ``answers`` are given in it, and keeps it in the browser."""
+        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
+        kept_at = time.monotonic()
         try:
             # A closed tab closes this generator here; closing the inner one frees the engine's slots.
             with closing(answers):
@@ -410,8 +445,7 @@ class CompareTab:
                         updates[self.heard] = conversation.last_round()
                     yield updates
         except ChatGLMError as error:
-            for pane in panes:
-                conversation.rounds[index].answers[pane] = Answer(error=error.localized(speech.language))
+            fail(error.localized(speech.language))
         yield {
             **self.stage.show(conversation, speech),
             **self._buttons(answering=False),

@@ -48,5 +48,17 @@ COMPARE_WORDS: dict[str, tuple[str, str]] = {
         "Win rate: share of the decided votes, with its 95 % interval (Wilson). Votes stay in this browser.",
         "胜率只计分出胜负的投票，并给出 95% 置信区间（Wilson）。投票只保存在这个浏览器中。",
     ),
+    # Samples
+    "samples": ("Answer the last question several times", "多次回答上一个问题"),
+    "samples_help": ("With one model and other seeds: shows what is chance.", "同一模型、不同种子，看看有多少是运气。"),
+    "sample_left": ("Left model", "左栏模型"),
+    "sample_right": ("Right model", "右栏模型"),
+    "sample_count": ("How many answers", "回答次数"),
+    "sample_ask": ("Answer", "回答"),
+    "samples_of": ("{count} answers to the last question", "上一个问题的 {count} 个回答"),
+    "sample_after_question": (
+        "Ask a question first (and vote, where the vote is blind); then it can be answered several times.",
+        "请先提问（盲评时请先投票），然后才能多次回答。",
+    ),
     "forget_votes": ("Forget all votes", "清除全部投票"),
 }

@@ -11,6 +11,7 @@ import gradio as gr
 
 from app.chat.conversation import Conversation, View
 from app.tabs.access import open_to_all
+from app.tabs.comparing.samples import Samples
 from app.tabs.comparing.stage import Stage, Updates
 from app.tabs.comparing.voting import Voting
 from app.tabs.listening import ASKED, QUIET
@@ -31,7 +32,7 @@ KEEP = """(together, differences, blind) => {
 class Looking:
     """A panel that a button opens; compare.js shows and hides it."""
 
-    def __init__(self, stage: Stage, voting: Voting) -> None:
+    def __init__(self, stage: Stage, voting: Voting, samples: Samples) -> None:
         self.stage = stage
         self.kept = gr.BrowserState({}, storage_key="chatglm-view", secret="chatglm")
         with gr.Column(elem_id="looking", elem_classes="drawer"):
@@ -45,6 +46,7 @@ class Looking:
                 False, label=word("blind_vote"), info=word("blind_vote_help"), elem_id="blind-vote"
             )
             voting.build_table()
+            samples.build_form()
 
     def bind(self, demo: gr.Blocks) -> None:
         """Connects everything to its handler."""

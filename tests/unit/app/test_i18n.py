@@ -51,6 +51,8 @@ def test_every_word_is_used(repository: Path) -> None:
         "left_model",
         "right_model",
         "topic_",
+        "sample_left",
+        "sample_right",
         "save_",
         "vote_",
         "votes_",

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from app.chat.judging.liked import LikedRows
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, Shown, SourceLibrary
 from app.evaluation.service import EvaluationService
 from app.library.service import LibraryService
-from app.places import EVERYWHERE, Places
+from app.places import EVERYWHERE, KEPT_DATA, LIKED_FILE, Places
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
 from training.comparison.place import ComparisonStore
@@ -30,6 +31,7 @@ class Services:
     training: TrainingService
     evaluation: EvaluationService
     library: LibraryService
+    liked: LikedRows
 
 
 def build_services(
@@ -63,4 +65,5 @@ def build_services(
         ComparisonStore(output), tuned, sources, training, lambda: trainer_environment(host.device)
     )
     library = LibraryService(output, sources, weights)
-    return Services(host, sources, ChatService(host, sources), training, evaluation, library)
+    liked = LikedRows(output / KEPT_DATA / LIKED_FILE)
+    return Services(host, sources, ChatService(host, sources), training, evaluation, library, liked)

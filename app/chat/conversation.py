@@ -38,6 +38,8 @@ class Answer:
     stands_alone: bool = False  # answered without the earlier rounds, on request
     finish_reason: str = ""
     error: str = ""
+    liked: bool = False  # good enough to learn from
+    edited: bool = False  # a reader put it right
 
     @property
     def tokens_per_second(self) -> float:

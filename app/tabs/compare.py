@@ -20,7 +20,9 @@ from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.access import open_to_all
+from app.tabs.comparing.composer import EXAMPLES, Composer
 from app.tabs.comparing.conversations import Conversations
+from app.tabs.comparing.liking import Liking
 from app.tabs.comparing.looking import Looking
 from app.tabs.comparing.samples import Samples
 from app.tabs.comparing.stage import NOTHING_HEARD, Stage, Updates
@@ -36,18 +38,6 @@ from app.views.rendering import question_from_markdown
 from app.views.theme import export_stylesheet
 from chatglm2.errors import ChatGLMError
 
-# In the page's language first: an English page moves the last three to the front (page.css).
-EXAMPLES = (
-    "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣",
-    "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙",
-    "你好",
-    "你是谁？",
-    "什么是勾股定理？",
-    "写一个 Python 例子",
-    "Hello!",
-    "What can you do?",
-    "What is P-Tuning?",
-)
 # How often the browser keeps what it has heard of an answer: as much is lost at most if the page goes away.
 KEEP_SECONDS = 1.0
 STARTED_WITH = "started_with"  # beside a browser's panes: what the page was started to show
@@ -73,44 +63,12 @@ class CompareTab:
             self.panes = stage.panes = {name: build_pane(name) for name in PANES}
         self.voting, self.samples = Voting(stage), Samples()
         stage.parts = [self.voting, self.samples]
-        self._build_composer()
+        self.liking = Liking(stage, services.liked)
+        self.composer, self.exported = Composer(), gr.JSON(visible=False)
+        self.message = self.composer.message
         self.samples.build_answers()
         self.conversations, self.looking = Conversations(stage), Looking(stage, self.voting, self.samples)
         self.settings = build_sampling()
-
-    def _build_composer(self) -> None:
-        with gr.Row(elem_id="composer"):
-            self.message = gr.Textbox(
-                placeholder=word("message_placeholder"),
-                label=word("message"),
-                show_label=False,
-                container=False,
-                lines=1,
-                max_lines=6,
-                scale=8,
-                elem_id="message",
-            )
-            self.send = gr.Button(word("send"), variant="primary", scale=0, min_width=120, elem_id="send")
-            self.stop = gr.Button(word("stop"), scale=0, min_width=120, visible=False, elem_id="stop")
-        with gr.Row(elem_id="tools"):
-            with gr.Row(elem_id="examples"):
-                self.examples = [gr.Button(text, size="sm", min_width=0) for text in EXAMPLES]
-            self.undo = gr.Button(word("undo"), size="sm", min_width=60, elem_id="undo")
-            self.clear = gr.Button(word("clear"), size="sm", min_width=60, elem_id="clear")
-            self.export = gr.Button(word("export"), size="sm", min_width=60, elem_id="export")
-            self.to_conversations, _ = (
-                gr.Button(word(name), size="sm", min_width=60, elem_id=f"to-{name}")
-                for name in ("conversations", "looking")
-            )
-        with gr.Row(
-            visible=False, elem_id="clear-question", elem_classes=["notice", "question"]
-        ) as self.clear_question:
-            gr.Markdown(word("clear_question"))
-            self.clear_no = gr.Button(word("delete_no"), size="sm", scale=0, min_width=100, elem_id="clear-no")
-            self.clear_yes = gr.Button(
-                word("clear_yes"), variant="stop", size="sm", scale=0, min_width=100, elem_id="clear-yes"
-            )
-        self.exported = gr.JSON(visible=False)
 
     # Wiring
 
@@ -122,15 +80,15 @@ class CompareTab:
         asked = {self.message, *kept, *self.settings.values(), *mixed}
         seen = self._streamed()
         runs = [
-            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **CHATTING),
+            gr.on([self.message.submit, self.composer.send.click], self.on_send, asked, seen, **CHATTING),
             *(
                 button.click(self.on_example(text), asked, seen, **CHATTING)
-                for button, text in zip(self.examples, EXAMPLES, strict=True)
+                for button, text in zip(self.composer.examples, EXAMPLES, strict=True)
             ),
         ]
         for pane in self.panes.values():
             runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **CHATTING))
-            runs.append(pane.chat.edit(self.on_edit, asked, seen, **CHATTING))
+            runs.append(pane.chat.edit(self.on_edit(pane.name), asked, seen, **CHATTING))
             pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **ASKED)
             pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **ASKED)
             mixer, again = pane.mixer, self.on_mix(pane.name)
@@ -141,15 +99,15 @@ class CompareTab:
             runs.append(shown.then(again, asked, seen, **CHATTING))
         sampled = {*asked, self.samples.pane, self.samples.count}
         runs.append(self.samples.ask.click(self.on_samples, sampled, seen, **CHATTING))
-        self.stop.click(self.on_stop, [self.conversation], None, **QUIET)
-        self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
-        self.clear.click(
-            self.on_ask_clear, [self.conversation], [self.clear_question, self.message, self.draft], **QUIET
+        self.composer.stop.click(self.on_stop, [self.conversation], None, **QUIET)
+        self.composer.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
+        self.composer.clear.click(
+            self.on_ask_clear, [self.conversation], [self.composer.clear_question, self.message, self.draft], **QUIET
         )
-        self.clear_no.click(self.on_keep, None, [self.clear_question], **QUIET)
-        cleared = self.clear_yes.click(None, None, None, cancels=runs)
-        cleared.then(self.on_clear, [self.conversation], [*seen, self.clear_question], **QUIET)
-        self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
+        self.composer.clear_no.click(self.on_keep, None, [self.composer.clear_question], **QUIET)
+        cleared = self.composer.clear_yes.click(None, None, None, cancels=runs)
+        cleared.then(self.on_clear, [self.conversation], [*seen, self.composer.clear_question], **QUIET)
+        self.composer.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
         # `change`: `input` does not tell of what is pasted or filled in.
@@ -161,14 +119,15 @@ class CompareTab:
             self.on_load, {*kept, self.looking.kept}, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET
         )
         demo.unload(open_to_all(lambda: None))
-        self.conversations.bind(self.to_conversations)
+        self.conversations.bind(self.composer.to_conversations)
         self.looking.bind(demo)
         self.voting.bind(demo)
+        self.liking.bind()
         seconds = [mixer.second for mixer in mixers]
         timer.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 
     def _streamed(self) -> list[Any]:
-        return [*self._settled(), self.send, self.stop]
+        return [*self._settled(), self.composer.send, self.composer.stop]
 
     def _settled(self) -> list[Any]:
         return [self.message, self.draft, *self.stage.outputs]
@@ -192,11 +151,18 @@ class CompareTab:
 
         return handler
 
-    @open_to_all
-    def on_edit(self, values: Updates, event: gr.EditData, request: gr.Request) -> Iterator[Updates]:
-        conversation: Conversation = values[self.conversation]
-        index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
-        yield from self._ask(values, question_from_markdown(str(event.value)), request, replaced_round=index)
+    def on_edit(self, name: str) -> Any:
+        @open_to_all
+        def handler(values: Updates, event: gr.EditData, request: gr.Request) -> Iterator[Updates]:
+            conversation, text = values[self.conversation], str(event.value)
+            place = event.index if isinstance(event.index, int) else event.index[0]
+            if self.liking.is_answer(conversation, name, place):
+                yield self.liking.edit(conversation, name, place, text, request)
+                return
+            index = round_index(conversation, place)
+            yield from self._ask(values, question_from_markdown(text), request, replaced_round=index)
+
+        return handler
 
     def on_retry(self, name: str) -> Any:
         @open_to_all
@@ -273,7 +239,7 @@ class CompareTab:
     def on_ask_clear(self, conversation: Conversation) -> Updates:
         """What was said is asked about first; a draft alone is cleared at once."""
         if conversation.rounds:
-            return {self.clear_question: gr.Row(visible=True)}
+            return {self.composer.clear_question: gr.Row(visible=True)}
         return {self.message: "", self.draft: {"text": ""}}
 
     @open_to_all
@@ -285,7 +251,7 @@ class CompareTab:
         return {
             **self.stage.put(Conversation(), conversation, speech_for(request)),
             **self._buttons(answering=False),
-            self.clear_question: gr.Row(visible=False),
+            self.composer.clear_question: gr.Row(visible=False),
             self.message: "",
             self.draft: {"text": ""},
         }
@@ -454,7 +420,7 @@ class CompareTab:
         }
 
     def _buttons(self, answering: bool) -> Updates:
-        return {self.send: gr.Button(visible=not answering), self.stop: gr.Button(visible=answering)}
+        return {self.composer.send: gr.Button(visible=not answering), self.composer.stop: gr.Button(visible=answering)}
 
     def _menus(
         self,

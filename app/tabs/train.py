@@ -30,7 +30,7 @@ from app.views.run_figures import loss_html, more_curves_html, ready_html, reten
 from chatglm2.errors import ChatGLMError
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
-SAMPLE, UPLOAD = "sample", "upload"
+SAMPLE, UPLOAD, LIKED = "sample", "upload", "liked"
 COMPARE_TAB, TRAIN_TAB = "compare", "train"
 # What may be changed so that a run fits; see `training.plan.fitting`.
 FITTED = (
@@ -73,7 +73,7 @@ class TrainTab:
 
     def _build_data(self) -> None:
         self.source = gr.Radio(
-            [(word("data_sample"), SAMPLE), (word("data_upload"), UPLOAD)],
+            [(word("data_sample"), SAMPLE), (word("data_upload"), UPLOAD), (word("data_liked"), LIKED)],
             value=SAMPLE,
             label=word("data"),
             elem_id="data-source",
@@ -256,7 +256,7 @@ class TrainTab:
         speech = speech_for(request)
         path = self._path(values)
         if path is None:
-            return {self.preview: sentence_html(speech("choose_file"))}
+            return {self.preview: sentence_html(self._no_data(values, speech))}
         try:
             names = self.services.training.columns(path)
         except ChatGLMError as error:
@@ -273,7 +273,7 @@ class TrainTab:
         speech = speech_for(request)
         data = self._data(values)
         if data is None:
-            return {self.preview: sentence_html(speech("choose_file"))}
+            return {self.preview: sentence_html(self._no_data(values, speech))}
         return self._report(values, data, speech)
 
     def on_columns(self, values: Updates, request: gr.Request) -> Updates:
@@ -284,13 +284,13 @@ class TrainTab:
     def on_propose(self, values: Updates, request: gr.Request) -> Updates:
         data = self._data(values)
         if data is None:
-            return {self.tried: sentence_html(speech_for(request)("choose_file"))}
+            return {self.tried: sentence_html(self._no_data(values, speech_for(request)))}
         return self._proposal(data)
 
     def on_try(self, values: Updates, request: gr.Request) -> Updates:
         speech, data = speech_for(request), self._data(values)
         if data is None:
-            return {self.tried: sentence_html(speech("choose_file"))}
+            return {self.tried: sentence_html(self._no_data(values, speech))}
         try:
             trials = self.services.training.try_sentence(data, self._form(values))
         except ChatGLMError as error:
@@ -368,7 +368,7 @@ class TrainTab:
         speech = speech_for(request)
         data = self._data(values)
         if data is None:
-            say(speech("choose_file"))
+            say(self._no_data(values, speech))
             return {self.viewer: gr.skip()}
         try:
             run = self.services.training.start(data, self._form(values), values[self.name])
@@ -471,11 +471,16 @@ class TrainTab:
             return {self.form["prefix_text"]: "", self.tried: ""}
 
     def _path(self, values: Updates) -> str | None:
+        if values[self.source] == LIKED:
+            return str(self.services.liked.file) if self.services.liked.file.exists() else None
         return self.services.training.sample_path() if values[self.source] == SAMPLE else values[self.file]
+
+    def _no_data(self, values: Updates, speech: Speech) -> str:
+        return speech("nothing_liked" if values[self.source] == LIKED else "choose_file")
 
     def _data(self, values: Updates) -> DataChoice | None:
         path = self._path(values)
-        if path is None or values[self.source] == SAMPLE:
+        if path is None or values[self.source] != UPLOAD:
             return None if path is None else DataChoice(path)
         return DataChoice(path, **{name: values[column] or None for name, column in self.columns.items()})
 

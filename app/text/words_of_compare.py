@@ -60,5 +60,22 @@ COMPARE_WORDS: dict[str, tuple[str, str]] = {
         "Ask a question first (and vote, where the vote is blind); then it can be answered several times.",
         "请先提问（盲评时请先投票），然后才能多次回答。",
     ),
+    # Liked answers
+    "liked": ("liked", "已收藏"),
+    "edited": ("edited", "已修改"),
+    "liked_on_disk": (
+        "Kept as a row to train on; Train offers it as “Liked answers”.",
+        "已作为一行训练数据保存，可在训练页选择“收藏的回答”。",
+    ),
+    "liked_in_browser": (
+        "Marked in this conversation; “Save liked rows” under Conversations makes a data file of it.",
+        "已在会话中标记，可在“会话”里点“存收藏数据”得到数据文件。",
+    ),
+    "nothing_liked": (
+        "No answer is liked yet. Press the thumb beside a good answer in Compare, or edit one.",
+        "还没有收藏的回答。在对比页点好回答旁的拇指，或直接修改回答。",
+    ),
+    "data_liked": ("Liked answers", "收藏的回答"),
+    "save_jsonl": ("Save liked rows", "存收藏数据"),
     "forget_votes": ("Forget all votes", "清除全部投票"),
 }

@@ -34,7 +34,7 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
             messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
         elif answer.text or conversation.streaming:
             content = _answer_markdown(conversation, entry, entry.side(pane)) or "…"
-            mark = "" if conversation.hides(index) else source_mark(answer.source)
+            mark = "" if conversation.hides(index) else source_mark(_source(answer, speech))
             messages.append({"role": "assistant", "content": f"{mark}{content}"})
         elif answer.finish_reason == INTERRUPTED:
             messages.append({"role": "assistant", "content": "…"})
@@ -53,6 +53,12 @@ def _answer_markdown(conversation: Conversation, entry: Round, pane: str) -> str
     return (
         f'<div class="differing">{"".join(form.format(piece) for form, piece in zip(marked, shown, strict=True))}</div>'
     )
+
+
+def _source(answer: Answer, speech: Speech) -> str:
+    """Who gave an answer, and what a reader made of it."""
+    judged = [speech(name) for name in ("edited", "liked") if getattr(answer, name)]
+    return " · ".join([*([answer.source] if answer.source else []), *judged])
 
 
 def source_mark(source: str) -> str:

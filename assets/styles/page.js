@@ -33,8 +33,9 @@
     event.preventDefault();
   });
   const unescapeEditor = (area) => {
-    if (!area.value.includes("&#")) return;
-    area.value = area.value.replace(/&#\d+;/g, decode);
+    const text = asWritten(area.value);
+    if (text === area.value) return;
+    area.value = text;
     area.dispatchEvent(new Event("input", { bubbles: true }));
   };
   new MutationObserver((changes) => {

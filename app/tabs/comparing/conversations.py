@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from app.chat.conversation import Answer, Conversation
+from app.chat.judging.liked import liked_rows, to_lines
 from app.chat.keeping.files import read_conversation, to_json, to_markdown
 from app.chat.keeping.shelf import Shelf
 from app.tabs.access import open_to_all
@@ -24,8 +25,8 @@ from app.views.comparing.conversations import CURRENT, conversations_html, title
 from app.views.fragments import sentence_html
 from chatglm2.errors import ChatGLMError
 
-JSON_FILE, MARKDOWN_FILE = "json", "md"
-MEDIA_TYPES = {JSON_FILE: "application/json", MARKDOWN_FILE: "text/markdown"}
+JSON_FILE, MARKDOWN_FILE, ROWS_FILE = "json", "md", "jsonl"
+MEDIA_TYPES = {JSON_FILE: "application/json", MARKDOWN_FILE: "text/markdown", ROWS_FILE: "application/jsonl"}
 LIST_SCRIPT = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
@@ -128,10 +129,10 @@ class Conversations:
         @open_to_all
         def handler(conversation: Conversation, request: gr.Request) -> Any:
             speech = speech_for(request)
-            if not conversation.rounds:
-                say(speech("nothing_to_export"))
+            content = _content(conversation, kind, speech)
+            if not content:
+                say(speech("nothing_liked" if kind == ROWS_FILE else "nothing_to_export"))
                 return None
-            content = to_json(conversation) if kind == JSON_FILE else to_markdown(conversation, _facts_in(speech))
             now = datetime.now().astimezone()
             return {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.{kind}", "page": content, "type": MEDIA_TYPES[kind]}
 
@@ -183,6 +184,13 @@ class Conversations:
             self.question: sentence_html(sentence, "plain"),
             self.question_box: gr.Row(visible=True),
         }
+
+
+def _content(conversation: Conversation, kind: str, speech: Speech) -> str:
+    """The file's text; empty where there is nothing to save."""
+    if kind == ROWS_FILE or not conversation.rounds:
+        return to_lines(liked_rows(conversation))
+    return to_json(conversation) if kind == JSON_FILE else to_markdown(conversation, _facts_in(speech))
 
 
 def _facts_in(speech: Speech) -> Any:

@@ -44,9 +44,11 @@ ENDLESS = {"/gradio_api/heartbeat/{session_hash}", "/gradio_api/queue/data"}  # 
 
 OPEN_HANDLERS = {
     "build_interface.<locals>": {"on_tick", "on_arrival", "on_to_training"},
-    "CompareTab": {"on_send", "on_edit", "on_stop", "on_undo", "on_clear", "on_load", "on_tick", "on_export"}
+    "CompareTab": {"on_send", "on_stop", "on_undo", "on_clear", "on_load", "on_tick", "on_export"}
     | {"on_ask_clear", "on_keep", "on_samples"},
     "CompareTab.on_example.<locals>": {"handler"},
+    "CompareTab.on_edit.<locals>": {"handler"},
+    "Liking.on_like.<locals>": {"handler"},
     "CompareTab.on_retry.<locals>": {"handler"},
     "CompareTab.on_choose.<locals>": {"handler"},
     "CompareTab.on_mix.<locals>": {"handler"},

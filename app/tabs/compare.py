@@ -24,6 +24,7 @@ from app.tabs.comparing.composer import EXAMPLES, Composer
 from app.tabs.comparing.conversations import Conversations
 from app.tabs.comparing.liking import Liking
 from app.tabs.comparing.looking import Looking
+from app.tabs.comparing.proving import Proving
 from app.tabs.comparing.samples import Samples
 from app.tabs.comparing.stage import NOTHING_HEARD, Stage, Updates
 from app.tabs.comparing.voting import Voting
@@ -63,11 +64,11 @@ class CompareTab:
             self.panes = stage.panes = {name: build_pane(name) for name in PANES}
         self.voting, self.samples = Voting(stage), Samples()
         stage.parts = [self.voting, self.samples]
-        self.liking = Liking(stage, services.liked)
+        self.liking, self.proving = Liking(stage, services.liked), Proving(services)
         self.composer, self.exported = Composer(), gr.JSON(visible=False)
         self.message = self.composer.message
         self.samples.build_answers()
-        self.conversations, self.looking = Conversations(stage), Looking(stage, self.voting, self.samples)
+        self.conversations, self.looking = Conversations(stage), Looking(stage, self.voting, self.samples, self.proving)
         self.settings = build_sampling()
 
     # Wiring
@@ -123,6 +124,7 @@ class CompareTab:
         self.looking.bind(demo)
         self.voting.bind(demo)
         self.liking.bind()
+        self.proving.bind(demo, self.chosen)
         seconds = [mixer.second for mixer in mixers]
         timer.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 

@@ -249,7 +249,7 @@ class TrainTab:
         return {
             self.file: gr.File(visible=own),
             self.columns_row: gr.Row(visible=False),
-            self.preview_box: gr.Accordion(open=own),
+            self.preview_box: gr.Accordion(open=source != SAMPLE),
         }
 
     def on_file(self, values: Updates, request: gr.Request) -> Updates:

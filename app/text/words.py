@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from app.text.compare_words import COMPARE_WORDS
 from app.text.library_words import LIBRARY_WORDS
 from training.settings.keep_recipe import MOST_STEPS, USUAL_STEPS
-from app.text.words_of_compare import COMPARE_WORDS
 
 WORDS: dict[str, tuple[str, str]] = {
     **COMPARE_WORDS,

@@ -11,6 +11,7 @@ import gradio as gr
 
 from app.chat.conversation import Conversation, View
 from app.tabs.access import open_to_all
+from app.tabs.comparing.proving import Proving
 from app.tabs.comparing.samples import Samples
 from app.tabs.comparing.stage import Stage, Updates
 from app.tabs.comparing.voting import Voting
@@ -32,7 +33,7 @@ KEEP = """(together, differences, blind) => {
 class Looking:
     """A panel that a button opens; compare.js shows and hides it."""
 
-    def __init__(self, stage: Stage, voting: Voting, samples: Samples) -> None:
+    def __init__(self, stage: Stage, voting: Voting, samples: Samples, proving: Proving) -> None:
         self.stage = stage
         self.kept = gr.BrowserState({}, storage_key="chatglm-view", secret="chatglm")
         with gr.Column(elem_id="looking", elem_classes="drawer"):
@@ -47,6 +48,7 @@ class Looking:
             )
             voting.build_table()
             samples.build_form()
+            proving.build()
 
     def bind(self, demo: gr.Blocks) -> None:
         """Connects everything to its handler."""

@@ -54,6 +54,7 @@ def test_every_word_is_used(repository: Path) -> None:
         "sample_left",
         "sample_right",
         "save_",
+        "proof_",
         "vote_",
         "votes_",
     )

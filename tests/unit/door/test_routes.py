@@ -55,6 +55,7 @@ OPEN_HANDLERS = {
     "Mixer": {"on_second"},
     "Conversations": {"on_open", "on_new", "on_action", "on_delete", "on_keep", "on_rename", "on_read"},
     "Looking": {"on_look"},
+    "Proving": {"on_load"},
     "Voting": {"on_load", "on_forget"},
     "Voting.on_vote.<locals>": {"handler"},
     "Conversations.on_save.<locals>": {"handler"},
@@ -84,6 +85,7 @@ OPERATOR_HANDLERS = {
     "CheckpointsTab": {"on_delete"},
     "CardPanel": {"on_save"},
     "Taking": {"on_add", "on_pull", "on_zip"},
+    "Proving": {"on_prove"},
     "EvaluateTab": {"on_start", "on_stop", "on_go_on"},
 }
 

@@ -77,5 +77,18 @@ COMPARE_WORDS: dict[str, tuple[str, str]] = {
     ),
     "data_liked": ("Liked answers", "收藏的回答"),
     "save_jsonl": ("Save liked rows", "存收藏数据"),
+    # The proof
+    "prove_base": ("Prove that the base is untouched", "验证原模型未被改动"),
+    "proof_holds": (
+        "✓ The base is untouched: all {count} logits equal, bit for bit, those of a model that never saw a prefix.",
+        "✓ 原模型未被改动：全部 {count} 个 logit 与从未加载前缀的模型逐位相同。",
+    ),
+    "proof_fails": (
+        "✗ The base's logits differ from those of a model that never saw a prefix. Restart the page and report this.",
+        "✗ 原模型的 logit 与从未加载前缀的模型不同。请重启页面并反馈此问题。",
+    ),
+    "proof_between": ("The prefix that ran in between changed its own pass.", "其间运行过的前缀只改变了它自己的结果。"),
+    "proof_digest": ("SHA-256 of the logits: {digest}", "logit 的 SHA-256：{digest}"),
+    "proof_running": ("A proof is being computed already; try again in a moment.", "正在验证中，请稍后再试。"),
     "forget_votes": ("Forget all votes", "清除全部投票"),
 }

@@ -21,6 +21,7 @@ from training.settings.samples import PROJECT_ROOT, SAMPLE_TRAIN_FILE
 READ_BESIDE = (METADATA_FILE, MODEL_METADATA_FILE, TRAINER_STATE_FILE, STRENGTH_FILE, CARD_FILE, "config.json")
 UPLOADS = ".uploads"
 KEPT_DATA = ".data"
+LIKED_FILE = "liked/liked-answers.jsonl"  # below what is kept
 
 
 class PlaceError(ChatGLMError):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from app.chat.judging.liked import LikedRows
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.service import ChatService
 from app.chat.sources import PrefixLoader, Shown, SourceLibrary
 from app.evaluation.service import EvaluationService
 from app.library.service import LibraryService
-from app.places import EVERYWHERE, Places
+from app.places import EVERYWHERE, KEPT_DATA, LIKED_FILE, Places
 from app.training.care import RunCare
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
@@ -32,6 +33,7 @@ class Services:
     evaluation: EvaluationService
     library: LibraryService
     care: RunCare
+    liked: LikedRows
 
 
 def build_services(
@@ -65,4 +67,5 @@ def build_services(
         ComparisonStore(output), tuned, sources, training, lambda: trainer_environment(host.device)
     )
     library = LibraryService(output, sources, weights)
-    return Services(host, sources, ChatService(host, sources), training, evaluation, library, RunCare(runs))
+    liked = LikedRows(output / KEPT_DATA / LIKED_FILE)
+    return Services(host, sources, ChatService(host, sources), training, evaluation, library, RunCare(runs), liked)

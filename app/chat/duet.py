@@ -1,7 +1,7 @@
-"""Two panes answer one question at the same time.
+"""Two panes answer one question at the same time, or one of them several times.
 
-Knows the chat session and the conversation: one thread a pane writes what it hears into that pane's answer, and one
-generator beats twenty times a second for whoever shows it. Knows no Gradio.
+Knows the chat session and the conversation: one thread an answer writes what it hears into it, and one generator beats
+twenty times a second for whoever shows it. Knows no Gradio.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Voice:
     seed: int
     remember: bool = True
     strengths: Sequence[float] = ()
+    who: str = ""
 
 
 def draw_seeds(seed: int | None, same: bool) -> dict[str, int]:
@@ -59,7 +60,32 @@ def play(
     tab) cancels what still runs.
     """
     conversation.streaming = True
-    players = [_Player(session, conversation, index, pane, voice, language) for pane, voice in voices.items()]
+    answers = conversation.rounds[index].answers
+    yield from _follow(
+        conversation,
+        [_Player(session, conversation, index, pane, answers[pane], voice, language) for pane, voice in voices.items()],
+    )
+
+
+def sample(
+    session: ChatSession, conversation: Conversation, index: int, pane: str, voices: Sequence[Voice], language: str
+) -> Generator[None]:
+    """Lets ``voices`` answer round ``index`` as ``pane`` remembers the rounds before, into the round's samples.
+
+    Otherwise as `play`.
+    """
+    conversation.streaming = True
+    answers = conversation.rounds[index].samples = [Answer() for _ in voices]
+    yield from _follow(
+        conversation,
+        [
+            _Player(session, conversation, index, pane, answer, voice, language)
+            for answer, voice in zip(answers, voices, strict=True)
+        ],
+    )
+
+
+def _follow(conversation: Conversation, players: Sequence[_Player]) -> Generator[None]:
     try:
         shown = None
         beat = time.monotonic()
@@ -81,7 +107,7 @@ def play(
 
 
 class _Player:
-    """One pane's thread: submits the question and keeps the answer up to date."""
+    """One answer's thread: submits the question and keeps the answer up to date."""
 
     def __init__(
         self,
@@ -89,11 +115,12 @@ class _Player:
         conversation: Conversation,
         index: int,
         pane: str,
+        answer: Answer,
         voice: Voice,
         language: str,
     ) -> None:
-        self.answer: Answer = conversation.rounds[index].answers[pane]
-        self.answer.source, self.answer.seed = voice.chip, voice.seed
+        self.answer = answer
+        self.answer.source, self.answer.who, self.answer.seed = voice.chip, voice.who, voice.seed
         self.answer.strengths = list(voice.strengths)
         self.answer.stands_alone = index > 0 and not voice.remember
         self._reply: ReplyStream | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.chat.sources import SourceLibrary, who_answers
+from app.chat.sources import BASE, LoadedSource, SourceLibrary, who_answers
 from app.text.languages import Speech
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ AS_TRAINED = Mix()
 
 @dataclass(frozen=True)
 class MixedPrefix:
-    """What a pane answers with: its name, its prefix, and the strengths of what it is made of."""
+    """What a pane answers with: its name, also in no language, its prefix, and the strengths of what it is made of."""
 
     chip: str
+    who: str
     prefix: Prefix | None
     strengths: list[float]
 
@@ -50,7 +51,7 @@ def mix_prefixes(sources: SourceLibrary, key: str, mix: Mix, model_name: str, sp
     """
     first = sources.load(key)
     if first.prefix is None:
-        return MixedPrefix(who_answers(first, model_name, speech), None, [])
+        return MixedPrefix(who_answers(first, model_name, speech), BASE, None, [])
     from chatglm2.model.blending import blend_prefixes  # here, since the page starts before torch is loaded
 
     parts = [(first, mix.strength)]
@@ -58,7 +59,8 @@ def mix_prefixes(sources: SourceLibrary, key: str, mix: Mix, model_name: str, sp
         parts.append((sources.load(mix.second), mix.second_strength))
     blend = blend_prefixes([(part.prefix, strength) for part, strength in parts if part.prefix is not None])
     chip = " + ".join(_named(who_answers(part, model_name, speech), strength, speech) for part, strength in parts)
-    return MixedPrefix(chip, blend, [strength for _, strength in parts])
+    who = " + ".join(_identity(part, strength) for part, strength in parts)
+    return MixedPrefix(chip, who, blend, [strength for _, strength in parts])
 
 
 def strengths_text(strengths: list[float], speech: Speech) -> str:
@@ -66,6 +68,11 @@ def strengths_text(strengths: list[float], speech: Speech) -> str:
     if strengths in ([], [1.0]):
         return ""
     return speech("strength_was", strength=" + ".join(f"{strength:g}" for strength in strengths))
+
+
+def _identity(part: LoadedSource, strength: float) -> str:
+    hashed = part.prefix.short_hash if part.prefix is not None else ""
+    return f"{part.source.name} · {hashed}" + (f" × {strength:g}" if strength != 1 else "")
 
 
 def _named(chip: str, strength: float, speech: Speech) -> str:

@@ -18,7 +18,7 @@ from chatglm2.errors import ChatGLMError, EngineError
 
 if TYPE_CHECKING:
     from chatglm2.checkpoints.hub import DownloadProgress
-    from chatglm2.checkpoints.loading import LoadProgress
+    from chatglm2.checkpoints.loading import LoadProgress, ProgressCallback
     from chatglm2.model.modeling import ChatGLMForConditionalGeneration
     from chatglm2.model.prefix import Prefix
     from chatglm2.serving.chat import ChatSession
@@ -201,19 +201,26 @@ class ModelHost:
         if device.type == "cuda":
             self._device = str(device)
             self._on_ready()
-        model = chatglm2.load_model(
+        model = self.load_another(self._on_progress)
+        self._device = str(model.device)
+        self._state = LoadingState("preparing")
+        return ChatSession(self._start_engine(model), tokenizer)
+
+    def load_another(self, progress: ProgressCallback | None = None) -> ChatGLMForConditionalGeneration:
+        """The page's model, read from its checkpoint anew; with one copy of the weights where that is possible."""
+        import chatglm2
+
+        options = self.options
+        return chatglm2.load_model(
             options.path,
             dtype=options.dtype,
             quantization_bit=options.quantization_bit,
             device=options.device,
             hub=options.hub,
-            progress=self._on_progress,
+            progress=progress,
             shared=True,
             rope_precision=options.rope_precision,
         )
-        self._device = str(model.device)
-        self._state = LoadingState("preparing")
-        return ChatSession(self._start_engine(model), tokenizer)
 
     def _start_engine(self, model: ChatGLMForConditionalGeneration) -> Engine:
         from chatglm2.serving.engine import Engine

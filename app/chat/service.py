@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from app.chat.conversation import PANES, Answer, Conversation
-from app.chat.duet import MAX_SEED, Voice, draw_seeds, play
+from app.chat.conversation import MOST_SAMPLES, PANES, Answer, Conversation
+from app.chat.duet import MAX_SEED, Voice, draw_seeds, play, sample
 from app.chat.mixing import AS_TRAINED, Mix, mix_prefixes
 from app.chat.model_host import ModelHost
 from app.chat.sources import SourceLibrary
@@ -108,10 +108,44 @@ class ChatService:
                 conversation.rounds[index].answers[pane] = failed
                 continue
             voices[pane] = Voice(
-                mixed.chip, mixed.prefix, settings.sampling, seeds[pane], settings.remember, mixed.strengths
+                mixed.chip, mixed.prefix, settings.sampling, seeds[pane], settings.remember, mixed.strengths, mixed.who
             )
         with self._counted():
             yield from play(session, conversation, index, voices, speech.language)
+
+    def sample(
+        self,
+        conversation: Conversation,
+        index: int,
+        pane: str,
+        key: str,
+        count: int,
+        settings: ChatSettings,
+        speech: Speech,
+        mix: Mix = AS_TRAINED,
+    ) -> Generator[None]:
+        """Answers round ``index`` ``count`` times with what ``pane`` has chosen, from seeds that follow one another.
+
+        Raises:
+            ChatGLMError: the model is not ready, or the checkpoint cannot be read.
+        """
+        session = self._host.session
+        mixed = mix_prefixes(self._sources, key, mix, self._host.options.name, speech)
+        first = draw_seeds(settings.seed, same=True)["left"]
+        voices = [
+            Voice(
+                mixed.chip,
+                mixed.prefix,
+                settings.sampling,
+                (first + place) % MAX_SEED,
+                settings.remember,
+                mixed.strengths,
+                mixed.who,
+            )
+            for place in range(min(count, MOST_SAMPLES))
+        ]
+        with self._counted():
+            yield from sample(session, conversation, index, pane, voices, speech.language)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -5,9 +5,8 @@ Builds the components and names the handlers. What a conversation is, who can an
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -22,42 +21,27 @@ from app.chat.sources import BASE, LoadedSource
 from app.services import Services
 from app.tabs.access import open_to_all
 from app.tabs.clock import Clock
+from app.tabs.comparing.composer import EXAMPLES, Composer
+from app.tabs.comparing.conversations import Conversations
+from app.tabs.comparing.liking import Liking
+from app.tabs.comparing.looking import Looking
+from app.tabs.comparing.proving import Proving
+from app.tabs.comparing.samples import Samples
+from app.tabs.comparing.stage import NOTHING_HEARD, Stage, Updates
+from app.tabs.comparing.voting import Voting
 from app.tabs.listening import ASKED, CHATTING, QUIET, say, say_problem
 from app.tabs.mixing import NO_SECOND
 from app.tabs.panes import build_pane, build_sampling
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
-from app.views.chat_view import (
-    chip_html,
-    facts_html,
-    failed_chip_html,
-    menu,
-    notice_html,
-    round_index,
-    shown_messages,
-)
+from app.views.chat_view import chip_html, failed_chip_html, menu, notice_html, round_index
 from app.views.export import export_page
 from app.views.rendering import question_from_markdown
 from app.views.theme import export_stylesheet
 from chatglm2.errors import ChatGLMError
 
-# In the page's language first: an English page moves the last three to the front (page.css).
-EXAMPLES = (
-    "类型#上衣*材质#牛仔布*颜色#白色*风格#简约*图案#刺绣",
-    "类型#裙*版型#宽松*风格#淑女*图案#字母*裙长#中长裙",
-    "你好",
-    "你是谁？",
-    "什么是勾股定理？",
-    "写一个 Python 例子",
-    "Hello!",
-    "What can you do?",
-    "What is P-Tuning?",
-)
 # How often the browser keeps what it has heard of an answer: as much is lost at most if the page goes away.
 KEEP_SECONDS = 1.0
-# A browser stores nothing that is empty; what was there before would stay.
-NOTHING_HEARD = {"rounds": 0}
-Updates = dict[Any, Any]
 STARTED_WITH = "started_with"  # beside a browser's panes: what the page was started to show
 
 
@@ -66,13 +50,11 @@ class CompareTab:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._beginning = threading.Lock()
-        self.conversation = gr.State(Conversation())
+        self.stage = stage = Stage()
+        self.conversation, self.saved, self.heard = stage.conversation, stage.saved, stage.heard
         self.chosen = gr.State(dict.fromkeys(PANES, BASE))
         self.known = gr.State(())
-        self.saved = gr.BrowserState(None, storage_key="chatglm-conversation", secret="chatglm")
         self.kept_choice = gr.BrowserState(None, storage_key="chatglm-panes", secret="chatglm")
-        self.heard = gr.BrowserState({}, storage_key="chatglm-heard", secret="chatglm")
         self.draft = gr.BrowserState({}, storage_key="chatglm-draft", secret="chatglm")
         with gr.Row(visible=False, elem_id="nothing-trained", elem_classes="notice") as self.nothing_trained:
             gr.Markdown(word("nothing_trained"))
@@ -80,39 +62,15 @@ class CompareTab:
                 word("to_training"), variant="primary", size="sm", scale=0, min_width=120, elem_id="to-training"
             )
         with gr.Row(elem_id="panes", equal_height=True):
-            self.panes = {name: build_pane(name) for name in PANES}
-        self._build_composer()
+            self.panes = stage.panes = {name: build_pane(name) for name in PANES}
+        self.voting, self.samples = Voting(stage), Samples()
+        stage.parts = [self.voting, self.samples]
+        self.liking, self.proving = Liking(stage, services.liked), Proving(services)
+        self.composer, self.exported = Composer(), gr.JSON(visible=False)
+        self.message = self.composer.message
+        self.samples.build_answers()
+        self.conversations, self.looking = Conversations(stage), Looking(stage, self.voting, self.samples, self.proving)
         self.settings = build_sampling()
-
-    def _build_composer(self) -> None:
-        with gr.Row(elem_id="composer"):
-            self.message = gr.Textbox(
-                placeholder=word("message_placeholder"),
-                label=word("message"),
-                show_label=False,
-                container=False,
-                lines=1,
-                max_lines=6,
-                scale=8,
-                elem_id="message",
-            )
-            self.send = gr.Button(word("send"), variant="primary", scale=0, min_width=120, elem_id="send")
-            self.stop = gr.Button(word("stop"), scale=0, min_width=120, visible=False, elem_id="stop")
-        with gr.Row(elem_id="tools"):
-            with gr.Row(elem_id="examples"):
-                self.examples = [gr.Button(text, size="sm", min_width=0) for text in EXAMPLES]
-            self.undo = gr.Button(word("undo"), size="sm", min_width=60, elem_id="undo")
-            self.clear = gr.Button(word("clear"), size="sm", min_width=60, elem_id="clear")
-            self.export = gr.Button(word("export"), size="sm", min_width=60, elem_id="export")
-        with gr.Row(
-            visible=False, elem_id="clear-question", elem_classes=["notice", "question"]
-        ) as self.clear_question:
-            gr.Markdown(word("clear_question"))
-            self.clear_no = gr.Button(word("delete_no"), size="sm", scale=0, min_width=100, elem_id="clear-no")
-            self.clear_yes = gr.Button(
-                word("clear_yes"), variant="stop", size="sm", scale=0, min_width=100, elem_id="clear-yes"
-            )
-        self.exported = gr.JSON(visible=False)
 
     # Wiring
 
@@ -120,19 +78,19 @@ class CompareTab:
         """Connects everything to its handler."""
         mixers = [pane.mixer for pane in self.panes.values()]
         mixed = {part for mixer in mixers for part in mixer.inputs}
-        kept: set[Any] = {self.conversation, self.chosen, self.saved, self.heard, self.kept_choice}
+        kept: set[Any] = {*self.stage.kept, self.chosen, self.kept_choice}
         asked = {self.message, *kept, *self.settings.values(), *mixed}
         seen = self._streamed()
         runs = [
-            gr.on([self.message.submit, self.send.click], self.on_send, asked, seen, **CHATTING),
+            gr.on([self.message.submit, self.composer.send.click], self.on_send, asked, seen, **CHATTING),
             *(
                 button.click(self.on_example(text), asked, seen, **CHATTING)
-                for button, text in zip(self.examples, EXAMPLES, strict=True)
+                for button, text in zip(self.composer.examples, EXAMPLES, strict=True)
             ),
         ]
         for pane in self.panes.values():
             runs.append(pane.chat.retry(self.on_retry(pane.name), asked, seen, **CHATTING))
-            runs.append(pane.chat.edit(self.on_edit, asked, seen, **CHATTING))
+            runs.append(pane.chat.edit(self.on_edit(pane.name), asked, seen, **CHATTING))
             pane.chat.undo(self.on_undo, [self.conversation], self._settled(), **ASKED)
             pane.choice.input(self.on_choose(pane.name), [pane.choice, self.chosen], self.chosen_outputs(), **ASKED)
             mixer, again = pane.mixer, self.on_mix(pane.name)
@@ -141,17 +99,19 @@ class CompareTab:
             runs += [slider.release(again, asked, seen, trigger_mode="always_last", **CHATTING) for slider in sliders]
             shown = mixer.second.input(mixer.on_second, [mixer.second], [mixer.second_strength], **QUIET)
             runs.append(shown.then(again, asked, seen, **CHATTING))
-        begins = [self.message.submit, self.send.click, *(button.click for button in self.examples)]
+        begins = [self.message.submit, self.composer.send.click, *(button.click for button in self.composer.examples)]
         gr.on(begins, self.on_begin, None, [pane.facts for pane in self.panes.values()], **QUIET)
-        self.stop.click(self.on_stop, [self.conversation], [self.stop], **QUIET)
-        self.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
-        self.clear.click(
-            self.on_ask_clear, [self.conversation], [self.clear_question, self.message, self.draft], **QUIET
+        sampled = {*asked, self.samples.pane, self.samples.count}
+        runs.append(self.samples.ask.click(self.on_samples, sampled, seen, **CHATTING))
+        self.composer.stop.click(self.on_stop, [self.conversation], [self.composer.stop], **QUIET)
+        self.composer.undo.click(self.on_undo, [self.conversation], self._settled(), **ASKED)
+        self.composer.clear.click(
+            self.on_ask_clear, [self.conversation], [self.composer.clear_question, self.message, self.draft], **QUIET
         )
-        self.clear_no.click(self.on_keep, None, [self.clear_question], **QUIET)
-        cleared = self.clear_yes.click(None, None, None, cancels=runs)
-        cleared.then(self.on_clear, None, [*seen, self.clear_question], **QUIET)
-        self.export.click(self.on_export, asked, [self.exported], **ASKED).then(
+        self.composer.clear_no.click(self.on_keep, None, [self.composer.clear_question], **QUIET)
+        cleared = self.composer.clear_yes.click(None, None, None, cancels=runs)
+        cleared.then(self.on_clear, [self.conversation], [*seen, self.composer.clear_question], **QUIET)
+        self.composer.export.click(self.on_export, asked, [self.exported], **ASKED).then(
             None, [self.exported], None, js="(page) => window.saveExport(page)", **QUIET
         )
         # `change`: `input` does not tell of what is pasted or filled in.
@@ -159,17 +119,23 @@ class CompareTab:
         # In the browser alone: what is typed while the page is on its way is newer than what was kept.
         kept_text = "(text, draft) => text || (draft && draft.text) || ''"
         demo.load(None, [self.message, self.draft], [self.message], js=kept_text, **QUIET)
-        demo.load(self.on_load, kept, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET)
+        demo.load(
+            self.on_load, {*kept, self.looking.kept}, [*self._settled(), *self.chosen_outputs(), self.known], **QUIET
+        )
         demo.unload(open_to_all(lambda: None))
+        self.conversations.bind(self.composer.to_conversations)
+        self.looking.bind(demo)
+        self.voting.bind(demo)
+        self.liking.bind()
+        self.proving.bind(demo, self.chosen)
         seconds = [mixer.second for mixer in mixers]
         clock.tick(self.on_tick, [self.known, self.chosen, *seconds], [*self.chosen_outputs(), self.known], **QUIET)
 
     def _streamed(self) -> list[Any]:
-        return [*self._settled(), self.send, self.stop]
+        return [*self._settled(), self.composer.send, self.composer.stop]
 
     def _settled(self) -> list[Any]:
-        shown = [component for pane in self.panes.values() for component in (pane.chat, pane.facts)]
-        return [self.conversation, self.message, self.draft, self.saved, self.heard, *shown]
+        return [self.message, self.draft, *self.stage.outputs]
 
     def chosen_outputs(self) -> list[Any]:
         """What a change of a pane's model touches; other tabs load checkpoints into panes too."""
@@ -190,11 +156,18 @@ class CompareTab:
 
         return handler
 
-    @open_to_all
-    def on_edit(self, values: Updates, event: gr.EditData, request: gr.Request) -> Iterator[Updates]:
-        conversation: Conversation = values[self.conversation]
-        index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
-        yield from self._ask(values, question_from_markdown(str(event.value)), request, replaced_round=index)
+    def on_edit(self, name: str) -> Any:
+        @open_to_all
+        def handler(values: Updates, event: gr.EditData, request: gr.Request) -> Iterator[Updates]:
+            conversation, text = values[self.conversation], str(event.value)
+            place = event.index if isinstance(event.index, int) else event.index[0]
+            if self.liking.is_answer(conversation, name, place):
+                yield self.liking.edit(conversation, name, place, text, request)
+                return
+            index = round_index(conversation, place)
+            yield from self._ask(values, question_from_markdown(text), request, replaced_round=index)
+
+        return handler
 
     def on_retry(self, name: str) -> Any:
         @open_to_all
@@ -203,8 +176,9 @@ class CompareTab:
             if conversation.streaming:
                 return
             index = round_index(conversation, event.index if isinstance(event.index, int) else event.index[0])
-            conversation.retry(index, (name,))
-            yield from self._stream(values, index, speech_for(request), panes=(name,))
+            side = conversation.rounds[index].side(name)
+            conversation.retry(index, (side,))
+            yield from self._stream(values, index, speech_for(request), panes=(side,))
 
         return handler
 
@@ -214,9 +188,9 @@ class CompareTab:
         @open_to_all
         def handler(values: Updates, request: gr.Request) -> Iterator[Updates]:
             conversation: Conversation = values[self.conversation]
-            if conversation.streaming or not conversation.rounds:
-                return
             index = len(conversation.rounds) - 1
+            if index < 0 or conversation.streaming or conversation.hides(index):
+                return
             last = conversation.rounds[index].answers[name]
             settings = replace(self._form(values), remember=not last.stands_alone)
             if last.seed is not None:
@@ -225,6 +199,27 @@ class CompareTab:
             yield from self._stream(values, index, speech_for(request), (name,), settings)
 
         return handler
+
+    @open_to_all
+    def on_samples(self, values: Updates, request: gr.Request) -> Iterator[Updates]:
+        """Answers the last question several times with one pane's model."""
+        speech, conversation = speech_for(request), values[self.conversation]
+        index = len(conversation.rounds) - 1
+        if conversation.streaming:
+            return
+        if index < 0 or conversation.hides(index):
+            say(speech("sample_after_question"))
+            return
+        pane, settings = values[self.samples.pane], self._form(values)
+        entry, key, mix = conversation.rounds[index], values[self.chosen][pane], self.panes[pane].mixer.read(values)
+        answers = self.services.chat.sample(
+            conversation, index, pane, key, values[self.samples.count], settings, speech, mix
+        )
+
+        def fail(sentence: str) -> None:
+            entry.samples = [Answer(error=sentence)]
+
+        yield from self._follow(conversation, answers, fail, speech)
 
     @open_to_all
     async def on_stop(self, conversation: Conversation) -> Any:
@@ -249,7 +244,7 @@ class CompareTab:
             return {self.message: gr.skip()}
         question = conversation.undo()
         return {
-            **self._show(conversation, speech),
+            **self.stage.show(conversation, speech),
             self.message: question,
             self.draft: {"text": question},
             self.saved: conversation.to_dict(),
@@ -259,7 +254,7 @@ class CompareTab:
     def on_ask_clear(self, conversation: Conversation) -> Updates:
         """What was said is asked about first; a draft alone is cleared at once."""
         if conversation.rounds:
-            return {self.clear_question: gr.Row(visible=True)}
+            return {self.composer.clear_question: gr.Row(visible=True)}
         return {self.message: "", self.draft: {"text": ""}}
 
     @open_to_all
@@ -267,16 +262,13 @@ class CompareTab:
         return gr.Row(visible=False)
 
     @open_to_all
-    def on_clear(self, request: gr.Request) -> Updates:
-        conversation = Conversation()
+    def on_clear(self, conversation: Conversation, request: gr.Request) -> Updates:
         return {
-            **self._show(conversation, speech_for(request)),
+            **self.stage.put(Conversation(), conversation, speech_for(request)),
             **self._buttons(answering=False),
-            self.clear_question: gr.Row(visible=False),
-            self.conversation: conversation,
+            self.composer.clear_question: gr.Row(visible=False),
             self.message: "",
             self.draft: {"text": ""},
-            self.saved: conversation.to_dict(),
         }
 
     def on_choose(self, name: str) -> Any:
@@ -290,9 +282,10 @@ class CompareTab:
     def on_load(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
         self._begin(values)
+        values[self.conversation].view = self.looking.read(values[self.looking.kept])
         chosen = values[self.chosen]
         gone = self._give_back_gone(chosen)
-        return {**self._show(values[self.conversation], speech), **self._menus(chosen, speech, gone)}
+        return {**self.stage.show(values[self.conversation], speech), **self._menus(chosen, speech, gone)}
 
     @open_to_all
     def on_tick(
@@ -338,9 +331,8 @@ class CompareTab:
 
     def _begin(self, values: Updates) -> None:
         """What this browser kept, taken up by whatever it does first; both values stay the session's own objects."""
-        with self._beginning:
-            if values[self.conversation].begin(values[self.saved], values[self.heard]):
-                values[self.chosen].update(self._kept(values[self.kept_choice]) or self._first_choice())
+        if self.stage.begin(values):
+            values[self.chosen].update(self._kept(values[self.kept_choice]) or self._first_choice())
 
     def _give_back_gone(self, chosen: dict[str, str]) -> list[str]:
         """Panes whose checkpoint is gone answer with the base again; returns which those are."""
@@ -360,7 +352,7 @@ class CompareTab:
             stylesheet=export_stylesheet(),
             speech=speech,
         )
-        return {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page}
+        return {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page, "type": "text/html"}
 
     def choose(self, name: str, key: str, chosen: dict[str, str], speech: Speech) -> Updates:
         """Loads ``key`` into a pane; where that fails, says why and leaves the pane as it was."""
@@ -391,7 +383,7 @@ class CompareTab:
             self.services.chat.check(question, self._form(values))
         except ChatGLMError as error:
             say_problem(error, speech)
-            yield self._show(conversation, speech)
+            yield self.stage.show(conversation, speech)
             return
         if replaced_round is None:
             conversation.ask(question)
@@ -409,26 +401,35 @@ class CompareTab:
         settings: ChatSettings | None = None,
     ) -> Iterator[Updates]:
         conversation: Conversation = values[self.conversation]
-        conversation.stop_requested = False  # Stop can be pressed from here on
-        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
-        kept_at = time.monotonic()
         settings = settings or self._form(values)
         mixes = {name: self.panes[name].mixer.read(values) for name in panes}
         answers = self.services.chat.answer(conversation, index, values[self.chosen], settings, speech, panes, mixes)
+
+        def fail(sentence: str) -> None:
+            conversation.rounds[index].answers |= {pane: Answer(error=sentence) for pane in panes}
+
+        yield from self._follow(conversation, answers, fail, speech)
+
+    def _follow(
+        self, conversation: Conversation, answers: Generator[None], fail: Callable[[str], None], speech: Speech
+    ) -> Iterator[Updates]:
+        """Shows the conversation while ``answers`` are given in it, and keeps it in the browser."""
+        conversation.stop_requested = False  # Stop can be pressed from here on
+        yield {**self._buttons(answering=True), self.saved: conversation.to_dict(), self.heard: NOTHING_HEARD}
+        kept_at = time.monotonic()
         try:
             # A closed tab closes this generator here; closing the inner one frees the engine's slots.
             with closing(answers):
                 for _ in answers:
-                    updates = self._show(conversation, speech)
+                    updates = self.stage.show(conversation, speech)
                     if time.monotonic() - kept_at > KEEP_SECONDS:
                         kept_at = time.monotonic()
                         updates[self.heard] = conversation.last_round()
                     yield updates
         except ChatGLMError as error:
-            for pane in panes:
-                conversation.rounds[index].answers[pane] = Answer(error=error.localized(speech.language))
+            fail(error.localized(speech.language))
         yield {
-            **self._show(conversation, speech),
+            **self.stage.show(conversation, speech),
             **self._buttons(answering=False),
             self.saved: conversation.to_dict(),
             self.heard: NOTHING_HEARD,
@@ -436,15 +437,7 @@ class CompareTab:
 
     def _buttons(self, answering: bool) -> Updates:
         stop = gr.Button(word("stop"), visible=answering, interactive=True)
-        return {self.send: gr.Button(visible=not answering), self.stop: stop}
-
-    def _show(self, conversation: Conversation, speech: Speech) -> Updates:
-        updates: Updates = {}
-        for name, pane in self.panes.items():
-            last = conversation.rounds[-1].answers[name] if conversation.rounds else None
-            updates[pane.chat] = shown_messages(conversation, name, speech)
-            updates[pane.facts] = facts_html(last, speech)
-        return updates
+        return {self.composer.send: gr.Button(visible=not answering), self.composer.stop: stop}
 
     def _menus(
         self,

@@ -47,11 +47,12 @@ def build_pane(name: str) -> Pane:
             elem_id=f"{name}-chat",
             height="max(260px, calc(100dvh - 440px))",
             layout="bubble",
-            editable="user",
+            editable="all",
             buttons=["copy"],
+            feedback_options=["Like"],
             latex_delimiters=LATEX_DELIMITERS,
             allow_tags=False,
-            autoscroll=False,  # page.js follows an answer only where its reader does
+            autoscroll=False,  # compare.js follows an answer only where its reader does
             placeholder=word("chat_empty"),
         )
         facts = gr.HTML(elem_id=f"{name}-facts")

@@ -125,7 +125,7 @@ class TrainTab(TrainForm):
         speech = speech_for(request)
         data = self._data(values)
         if data is None:
-            say(speech("choose_file"))
+            say(self._no_data(values, speech))
             return {self.viewer: gr.skip()}
         try:
             run = self.services.training.start(data, self._form(values), values[self.name])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from app.text.compare_words import COMPARE_WORDS
 from app.text.library_words import LIBRARY_WORDS
 from app.text.run_words import RUN_WORDS
 from training.settings.keep_recipe import MOST_STEPS, USUAL_STEPS
 
 WORDS: dict[str, tuple[str, str]] = {
+    **COMPARE_WORDS,
     # The frame
     "heading": (
         "# ChatGLM2 P-Tuning\nChat with the base model, teach it a task, and see the difference.",

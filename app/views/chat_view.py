@@ -9,7 +9,8 @@ import html
 
 from markupsafe import Markup
 
-from app.chat.conversation import INTERRUPTED, Answer, Conversation
+from app.chat.conversation import INTERRUPTED, PANES, Answer, Conversation, Round
+from app.chat.judging.differences import differences
 from app.chat.mixing import strengths_text
 from app.chat.sources import LoadedSource, Source, who_answers
 from app.text.languages import Speech
@@ -26,17 +27,38 @@ def shown_messages(conversation: Conversation, pane: str, speech: Speech) -> lis
     messages = []
     if hidden:
         messages.append({"role": "assistant", "content": f"*{speech('earlier_rounds', count=hidden)}*"})
-    for entry in conversation.rounds[hidden:]:
-        answer = entry.answers[pane]
+    for index, entry in enumerate(conversation.rounds[hidden:], hidden):
+        answer = entry.answers[entry.side(pane)]
         messages.append({"role": "user", "content": question_markdown(entry.question)})
         if answer.error:
             messages.append({"role": "assistant", "content": f"⚠️ {question_markdown(answer.error)}"})
         elif answer.text or conversation.streaming:
-            content = reply_markdown(answer.text) or waiting_mark(answer, speech)
-            messages.append({"role": "assistant", "content": f"{source_mark(answer.source)}{content}"})
+            content = _answer_markdown(conversation, entry, entry.side(pane)) or waiting_mark(answer, speech)
+            mark = "" if conversation.hides(index) else source_mark(_source(answer, speech))
+            messages.append({"role": "assistant", "content": f"{mark}{content}"})
         elif answer.finish_reason == INTERRUPTED:
             messages.append({"role": "assistant", "content": "…"})
     return messages
+
+
+def _answer_markdown(conversation: Conversation, entry: Round, pane: str) -> str:
+    """A reply for the chat; beside one that can be compared, on request, as plain text with what differs marked."""
+    answer, (left, right) = entry.answers[pane], (entry.answers[name] for name in PANES)
+    ended = all(one.text and one.finish_reason and not one.error for one in (left, right))
+    if not (conversation.view.differences and ended):
+        return reply_markdown(answer.text)
+    pieces = differences(left.text, right.text)[PANES.index(pane)]
+    marked = ("<mark>{}</mark>" if differs else "{}" for _, differs in pieces)
+    shown = (question_markdown(piece).replace("\n", "<br>") for piece, _ in pieces)
+    return (
+        f'<div class="differing">{"".join(form.format(piece) for form, piece in zip(marked, shown, strict=True))}</div>'
+    )
+
+
+def _source(answer: Answer, speech: Speech) -> str:
+    """Who gave an answer, and what a reader made of it."""
+    judged = [speech(name) for name in ("edited", "liked") if getattr(answer, name)]
+    return " · ".join([*([answer.source] if answer.source else []), *judged])
 
 
 def source_mark(source: str) -> str:
@@ -95,9 +117,14 @@ def failed_chip_html(sentence: str) -> Markup:
     return render("pane_head_failed", sentence=sentence)
 
 
-def facts_html(answer: Answer | None, speech: Speech) -> Markup:
-    """The line under a pane."""
-    return render("pane_facts", facts=answer_facts(answer, speech) if answer is not None else "")
+def facts_html(conversation: Conversation, pane: str, speech: Speech) -> Markup:
+    """The line under a pane: about its last answer, unless that would tell a voter whose it is."""
+    if not conversation.rounds:
+        return render("pane_facts", facts="")
+    entry = conversation.rounds[-1]
+    hidden = conversation.hides(len(conversation.rounds) - 1)
+    facts = speech("hidden_until_vote") if hidden else answer_facts(entry.answers[entry.side(pane)], speech)
+    return render("pane_facts", facts=facts)
 
 
 def notice_html(sentence: str) -> Markup:

@@ -84,7 +84,7 @@ def export_stylesheet() -> str:
 
 def page_scripts() -> list[str]:
     """What runs once the page has loaded."""
-    return [(STYLES / name).read_text(encoding="utf-8") for name in ("page.js", "reach.js")]
+    return [(STYLES / name).read_text(encoding="utf-8") for name in ("page.js", "reach.js", "compare.js")]
 
 
 def head_script(language: str, cookie: str) -> str:

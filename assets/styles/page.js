@@ -6,7 +6,13 @@
   const KEPT_OR_ENTITY =
     /(^```[^]*?(?:^```[ \t]*$|(?![^]))|(?<!`)(?<ticks>`+)(?!`)[^\n]+?(?<!`)\k<ticks>(?!`)|\$\$[^]+?\$\$|\\\[[^]+?\\\]|\\\([^]+?\\\))|&(?:#\d{2,3}|amp|lt);/gm;
   const SOURCE = /^<div class="answer-source" title="[^"]*"><\/div>\n\n/; // written above a reply by app/views/chat_view.py
-  const asWritten = (text) => text.replace(SOURCE, "").replace(KEPT_OR_ENTITY, (piece, kept) => kept ?? decode(piece));
+  // With differences marked there is no Markdown: all of it is escaped, and lines end as they do in HTML.
+  const unmarked = (text) => text.replace(/<br>/g, "\n").replace(/<[^>]*>/g, "").replace(/&#?\w+;/g, decode);
+  const asWritten = (text) => {
+    const reply = text.replace(SOURCE, "");
+    if (reply.startsWith('<div class="differing">')) return unmarked(reply);
+    return reply.replace(KEPT_OR_ENTITY, (piece, kept) => kept ?? decode(piece));
+  };
   let copiesMessage = false; // and not a block of code
   document.addEventListener(
     "click",
@@ -27,8 +33,9 @@
     event.preventDefault();
   });
   const unescapeEditor = (area) => {
-    if (!area.value.includes("&#")) return;
-    area.value = area.value.replace(/&#\d+;/g, decode);
+    const text = asWritten(area.value);
+    if (text === area.value) return;
+    area.value = text;
     area.dispatchEvent(new Event("input", { bubbles: true }));
   };
   new MutationObserver((changes) => {
@@ -38,28 +45,6 @@
           for (const area of [node, ...node.querySelectorAll("textarea")])
             if (area.tagName === "TEXTAREA") setTimeout(() => unescapeEditor(area));
   }).observe(document.body, { childList: true, subtree: true });
-
-  // A chat follows what is being answered while its end is in sight, and goes there for a new question.
-  const follow = (chat) => {
-    const log = () => chat.querySelector("[role=log]");
-    let follows = true;
-    let asked = 0;
-    chat.addEventListener("scroll", (event) => {
-      const area = event.target;
-      if (area === log()) follows = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
-    }, true);
-    new MutationObserver(() => {
-      const area = log();
-      if (!area) return;
-      const questions = area.querySelectorAll("[data-testid=user]").length;
-      if (follows || questions > asked) area.scrollTop = area.scrollHeight;
-      asked = questions;
-    }).observe(chat, { childList: true, subtree: true, characterData: true });
-  };
-  for (const name of ["left", "right"]) {
-    const chat = document.getElementById(`${name}-chat`);
-    if (chat) follow(chat);
-  }
 
   // Shows the settings whose topic, label or explanation has every word of ``text``.
   const findSetting = (text) => {
@@ -80,7 +65,7 @@
   window.saveExport = (file) => {
     if (!file) return;
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([file.page], { type: "text/html" }));
+    link.href = URL.createObjectURL(new Blob([file.page], { type: file.type }));
     link.download = file.name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);

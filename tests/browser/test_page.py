@@ -70,12 +70,12 @@ def test_both_panes_answer_one_question(open_page: OpenPage) -> None:
 def test_stop_undo_edit_retry_and_clear(open_page: OpenPage) -> None:
     page = open_page("en-US")
     ask(page, "你好")
-    page.locator("#left-chat").get_by_role("button", name="Edit").click()
+    page.locator("#left-chat .message-buttons-right").get_by_role("button", name="Edit").click()
     page.locator("#left-chat textarea").fill("2*3*4 是多少？")
     with new_answers(page):
         page.locator("#left-chat").get_by_role("button", name="Submit").click()
     expect(page.locator("#right-chat").get_by_test_id("user")).to_have_text("2*3*4 是多少？")
-    page.locator("#left-chat").get_by_role("button", name="Edit").click()
+    page.locator("#left-chat .message-buttons-right").get_by_role("button", name="Edit").click()
     expect(page.locator("#left-chat textarea")).to_have_value("2*3*4 是多少？")
     page.locator("#left-chat").get_by_role("button", name="Cancel").click()
     with new_answers(page, "right"):

@@ -78,8 +78,13 @@ def _bleu_4(prediction: str, reference: str) -> float:
     return float(sentence_bleu([list(reference)], list(prediction), smoothing_function=smoothing))
 
 
+def cut_words(text: str) -> list[str]:
+    """The words of a text, Chinese or not; joined, they are the text."""
+    return list(_segmenter().cut(text))
+
+
 def _words(text: str) -> str:
-    return " ".join(_segmenter().cut(text))
+    return " ".join(cut_words(text))
 
 
 @cache

@@ -28,7 +28,7 @@ from app.views.run_cost import cost_html
 from chatglm2.errors import ChatGLMError
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
-SAMPLE, UPLOAD, OF_RUN = "sample", "upload", "of run"
+SAMPLE, UPLOAD, LIKED, OF_RUN = "sample", "upload", "liked", "of run"
 # What may be changed so that a run fits; see `training.plan.fitting`.
 FITTED = (
     *("max_source_length", "max_target_length", "gradient_checkpointing"),
@@ -57,7 +57,7 @@ class TrainForm:
 
     def _build_data(self) -> None:
         self.source = gr.Radio(
-            [(word("data_sample"), SAMPLE), (word("data_upload"), UPLOAD)],
+            [(word("data_sample"), SAMPLE), (word("data_upload"), UPLOAD), (word("data_liked"), LIKED)],
             value=SAMPLE,
             label=word("data"),
             elem_id="data-source",
@@ -176,7 +176,7 @@ class TrainForm:
         return gr.Radio(choices, value=kept, visible=copied.values[LEARNS] == PREFIX)
 
     def _data_of_run(self, run: str, copied: CopiedForm, speech: Speech) -> Updates:
-        choices = [(speech("data_sample"), SAMPLE), (speech("data_upload"), UPLOAD)]
+        choices = [(speech("data_sample"), SAMPLE), (speech("data_upload"), UPLOAD), (speech("data_liked"), LIKED)]
         hidden = {self.file: gr.File(visible=False), self.file_of_run: copied.file or ""}
         if copied.file is None:
             return {**hidden, self.source: gr.Radio(choices, value=SAMPLE), self.columns_row: gr.Row(visible=False)}
@@ -235,14 +235,14 @@ class TrainForm:
         return {
             self.file: gr.File(visible=own),
             self.columns_row: gr.Row(visible=False),
-            self.preview_box: gr.Accordion(open=own),
+            self.preview_box: gr.Accordion(open=source != SAMPLE),
         }
 
     def on_file(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
         path = self._path(values)
         if path is None:
-            return {self.preview: sentence_html(speech("choose_file"))}
+            return {self.preview: sentence_html(self._no_data(values, speech))}
         try:
             names = self.services.training.columns(path)
         except ChatGLMError as error:
@@ -251,7 +251,7 @@ class TrainForm:
                 self.preview: sentence_html(problem_text(error, speech), "failed"),
             }
         updates: Updates = {column: gr.Dropdown([("—", ""), *names], value="") for column in self.columns.values()}
-        updates[self.columns_row] = gr.Row(visible=values[self.source] != SAMPLE)
+        updates[self.columns_row] = gr.Row(visible=values[self.source] in (UPLOAD, OF_RUN))
         data = DataChoice(path)
         return updates | self._report(values, data, speech) | self._proposal(data)
 
@@ -259,7 +259,7 @@ class TrainForm:
         speech = speech_for(request)
         data = self._data(values)
         if data is None:
-            return {self.preview: sentence_html(speech("choose_file"))}
+            return {self.preview: sentence_html(self._no_data(values, speech))}
         return self._report(values, data, speech)
 
     def on_columns(self, values: Updates, request: gr.Request) -> Updates:
@@ -270,13 +270,13 @@ class TrainForm:
     def on_propose(self, values: Updates, request: gr.Request) -> Updates:
         data = self._data(values)
         if data is None:
-            return {self.tried: sentence_html(speech_for(request)("choose_file"))}
+            return {self.tried: sentence_html(self._no_data(values, speech_for(request)))}
         return self._proposal(data)
 
     def on_try(self, values: Updates, request: gr.Request) -> Updates:
         speech, data = speech_for(request), self._data(values)
         if data is None:
-            return {self.tried: sentence_html(speech("choose_file"))}
+            return {self.tried: sentence_html(self._no_data(values, speech))}
         try:
             trials = self.services.training.try_sentence(data, self._form(values))
         except ChatGLMError as error:
@@ -367,11 +367,16 @@ class TrainForm:
     def _path(self, values: Updates) -> str | None:
         if values[self.source] == OF_RUN:
             return values[self.file_of_run] or None
+        if values[self.source] == LIKED:
+            return str(self.services.liked.file) if self.services.liked.file.exists() else None
         return self.services.training.sample_path() if values[self.source] == SAMPLE else values[self.file]
+
+    def _no_data(self, values: Updates, speech: Speech) -> str:
+        return speech("nothing_liked" if values[self.source] == LIKED else "choose_file")
 
     def _data(self, values: Updates) -> DataChoice | None:
         path = self._path(values)
-        if path is None or values[self.source] == SAMPLE:
+        if path is None or values[self.source] in (SAMPLE, LIKED):
             return None if path is None else DataChoice(path)
         return DataChoice(path, **{name: values[column] or None for name, column in self.columns.items()})
 

@@ -26,7 +26,7 @@ from app.tabs.train import TrainTab, Viewer
 from app.tabs.training.form import UPLOAD
 from app.tabs.translations import speech_for
 from app.text.languages import LANGUAGE_COOKIE, Speech
-from app.views.chat_view import facts_html, shown_messages
+from app.views.chat_view import answer_facts, shown_messages
 from chatglm2.errors import RunError
 from training.runs.checkpoints import METADATA_FILE, STRENGTH_FILE
 from training.runs.store import RunStore, Status
@@ -43,7 +43,7 @@ def opened(compare: CompareTab, saved: Any = None, choice: Any = None, heard: An
 
 
 def session_of(compare: CompareTab, saved: Any = None, choice: Any = None, heard: Any = None) -> dict[Any, Any]:
-    kept = {compare.saved: saved, compare.kept_choice: choice, compare.heard: heard}
+    kept = {compare.saved: saved, compare.kept_choice: choice, compare.heard: heard, compare.looking.kept: None}
     return {compare.conversation: Conversation(), compare.chosen: dict.fromkeys(PANES, BASE), **kept}
 
 
@@ -264,7 +264,7 @@ def test_a_strength_answers_the_last_question_again_in_its_pane_with_the_same_di
     assert conversation.rounds[0].answers == first and after["left"] is before["left"]
     assert (after["right"].seed, after["right"].strengths) == (before["right"].seed, [0.35])
     assert after["right"].source == before["right"].source + " · strength 0.35"
-    assert "强度 0.35" in facts_html(after["right"], Speech("zh"))
+    assert "强度 0.35" in answer_facts(after["right"], Speech("zh"))
     conversation.streaming = True
     assert list(handler(mix_values(compare, conversation, chosen, strength=1), request())) == []
 

@@ -44,13 +44,21 @@ ENDLESS = {"/gradio_api/heartbeat/{session_hash}", "/gradio_api/queue/data"}  # 
 
 OPEN_HANDLERS = {
     "build_interface.<locals>": {"on_tick", "on_arrival", "on_to_training"},
-    "CompareTab": {"on_send", "on_edit", "on_stop", "on_begin", "on_undo", "on_clear", "on_load", "on_export"}
-    | {"on_ask_clear", "on_keep"},
+    "CompareTab": {"on_send", "on_stop", "on_begin", "on_undo", "on_clear", "on_load", "on_export"}
+    | {"on_ask_clear", "on_keep", "on_samples"},
     "CompareTab.on_example.<locals>": {"handler"},
+    "CompareTab.on_edit.<locals>": {"handler"},
+    "Liking.on_like.<locals>": {"handler"},
     "CompareTab.on_retry.<locals>": {"handler"},
     "CompareTab.on_choose.<locals>": {"handler"},
     "CompareTab.on_mix.<locals>": {"handler"},
     "Mixer": {"on_second"},
+    "Conversations": {"on_open", "on_new", "on_action", "on_delete", "on_keep", "on_rename", "on_read"},
+    "Looking": {"on_look"},
+    "Proving": {"on_load"},
+    "Voting": {"on_load", "on_forget"},
+    "Voting.on_vote.<locals>": {"handler"},
+    "Conversations.on_save.<locals>": {"handler"},
     "CompareTab.bind.<locals>": {"<lambda>"},
     "TrainForm": {"on_cost", "on_source", "on_preset", "on_keep", "on_learns"},
     "TrainTab": {"on_pick", "on_compare", "on_tick"},
@@ -72,6 +80,7 @@ OPERATOR_HANDLERS = {
     "CheckpointsTab": {"on_delete"},
     "CardPanel": {"on_save"},
     "Taking": {"on_add", "on_pull", "on_zip"},
+    "Proving": {"on_prove"},
     "EvaluateTab": {"on_start", "on_stop", "on_go_on", "on_rename", "on_delete"},
 }
 

@@ -30,6 +30,8 @@ PAGES = (
     "docs/original_zh.md",
     "docs/evaluation.md",
     "docs/evaluation_zh.md",
+    "docs/compare.md",
+    "docs/compare_zh.md",
     "docs/library.md",
     "docs/library_zh.md",
     "docs/inputs.md",

@@ -1,0 +1,1 @@
+"""What the parts of Compare show beside its panes. Pure: data in, escaped HTML out."""

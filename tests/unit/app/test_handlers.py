@@ -276,13 +276,13 @@ def test_stop_takes_effect_however_early_it_is_pressed_and_is_shown_at_once(
     conversation = Conversation()
     values = mix_values(compare, conversation, dict.fromkeys(("left", "right"), BASE)) | {compare.message: "你好"}
     answering = compare.on_send(values, request())
-    while compare.stop not in (updates := next(answering)):
+    while compare.composer.stop not in (updates := next(answering)):
         pass
-    assert updates[compare.stop].visible and updates[compare.stop].interactive
+    assert updates[compare.composer.stop].visible and updates[compare.composer.stop].interactive
     stopping = asyncio.run(compare.on_stop(conversation))
     assert "stopping" in str(stopping.value) and not stopping.interactive
     *_, last = answering
-    assert not last[compare.stop].visible
+    assert not last[compare.composer.stop].visible
     assert {answer.finish_reason for answer in conversation.rounds[0].answers.values()} == {"cancelled"}
     asyncio.run(compare.on_stop(conversation))  # too late for that answer, and not meant for the next one
     again = compare.on_send(values, request())

@@ -4,14 +4,16 @@
 
 Starts a page with the demo model on this machine and opens it in headless Chromium. Prints JSON lines: seconds until
 the panes can be used and KiB sent on a first visit, requests of an idle page in ten seconds, and milliseconds between
-two changes of an answer while both panes hold a long conversation. A busy machine
-measures itself: run it on a quiet one.
+two changes of an answer while both panes hold a long conversation. The demo model's answers are short, so it is served
+without its end-of-text token here: the last answer fills the context. A busy machine measures itself: run it on a quiet
+one.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import shutil
 import socket
 import statistics
@@ -60,7 +62,9 @@ def served() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "app", "--model", str(DEMO_MODEL), "--device", "cpu", "--host", "127.0.0.1"]
+        model = Path(place, "demo-model")
+        _copy_without_end(DEMO_MODEL, model)
+        command = [sys.executable, "-m", "app", "--model", str(model), "--device", "cpu", "--host", "127.0.0.1"]
         process = subprocess.Popen([*command, "--port", str(port), "--output", str(Path(place, "output"))])
         url = f"http://127.0.0.1:{port}"
         try:
@@ -69,6 +73,13 @@ def served() -> Iterator[str]:
         finally:
             process.terminate()
             process.wait()
+
+
+def _copy_without_end(model: Path, copy: Path) -> None:
+    shutil.copytree(model, copy)
+    config = copy / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**settings, "eos_token_id": None}), encoding="utf-8")
 
 
 def _wait_until_ready(url: str) -> None:
@@ -113,6 +124,8 @@ def measure_gaps(page: Page, rounds: int) -> dict[str, Any]:
         for pane in ("left", "right"):
             answers = page.locator(f"#{pane}-chat").get_by_test_id("bot")
             answers.nth(number).wait_for(timeout=ANSWER_MS)
+        if number < rounds - 1:
+            page.locator("#stop").click()
         page.locator("#send").wait_for(timeout=ANSWER_MS)
     changes: dict[str, list[float]] = page.evaluate("window.changes")
     gaps = sorted(after - before for times in changes.values() for before, after in itertools.pairwise(times))

@@ -23,8 +23,9 @@ from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.run_view import RunView
 from app.views.charts import empty_chart
-from app.views.fragments import log_html, sentence_html
+from app.views.fragments import sentence_html
 from app.views.run_figures import loss_html, more_curves_html, ready_html, retention_html, run_html
+from app.views.watching.journal import journal_html
 from chatglm2.errors import ChatGLMError
 
 COMPARE_TAB, TRAIN_TAB = "compare", "train"
@@ -41,7 +42,7 @@ class Viewer:
 
 def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
     """Changes when the page would look different."""
-    curves = (len(view.losses), len(view.validation), len(view.kept), len(view.pinned))
+    curves = (len(view.losses), len(view.validation), len(view.kept), len(view.pinned), len(view.events))
     checkpoints = tuple((info.step, info.is_best) for info in view.checkpoints)
     state = (view.status, view.phase, view.share)
     return (*names, view.name, *state, *curves, *checkpoints, view.message, hash(view.log))
@@ -192,7 +193,7 @@ class TrainTab(TrainForm):
             self.chart: loss_html(view, speech),
             self.retention: retention_html(view, speech),
             self.curves: more_curves_html(view, speech),
-            self.log: log_html(view.log or speech("no_log")),
+            self.log: journal_html(view.events, view.log, speech),
             **self.pinned.show(view, speech, is_other=name != viewer.shown),
             **self.details.show(name, speech, is_other=name != viewer.shown),
         }
@@ -212,7 +213,7 @@ class TrainTab(TrainForm):
             self.chart: empty_chart(speech("no_points")),
             self.retention: "",
             self.curves: sentence_html(speech("no_points"), "empty"),
-            self.log: log_html(speech("no_log")),
+            self.log: journal_html((), "", speech),
             **self.details.hide(),
             **self.pinned.hide(),
         }

@@ -287,6 +287,18 @@ WORDS: dict[str, tuple[str, str]] = {
     "no_points": ("The curve appears with the first step.", "第一步完成后显示曲线。"),
     "log": ("Log", "日志"),
     "no_log": ("The log is empty so far.", "暂时没有日志。"),
+    "technical_log": ("What the libraries logged", "程序库的原始日志（英文）"),
+    "journal_started": (
+        "Training on {device}, from step {step} of {total}",
+        "在 {device} 上训练，从第 {step} 步起，共 {total} 步",
+    ),
+    "journal_saved": ("{name} saved", "已保存 {name}"),
+    "journal_validated": ("Step {step}: validation {scores}", "第 {step} 步：验证 {scores}"),
+    "journal_kept": (
+        "Step {step}: {unchanged} of {prompts} general answers are as before",
+        "第 {step} 步：{prompts} 个通用回答中有 {unchanged} 个不变",
+    ),
+    "journal_pinned": ("Step {step}: {count} pinned prompts answered", "第 {step} 步：已回答 {count} 条固定的提示"),
     "collapsed": (
         "The loss is exactly 0 or not a number: the prefix has collapsed. Try a lower learning rate.",
         "损失恰好为 0 或不是数字，说明前缀已经崩溃。请调低学习率再试。",

@@ -65,6 +65,7 @@ class RunView:
     message: tuple[str, str] | None = None  # English, Chinese
     checkpoints: tuple[CheckpointInfo, ...] = ()
     log: str = ""
+    events: tuple[Event, ...] = ()  # all but the curve's points
     pinned: tuple[PinnedEvent, ...] = ()  # answers by step
     pins: tuple[str, ...] = ()  # prompts that are answered from now on
 
@@ -141,6 +142,7 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         message=(state.message_en, state.message_zh) if state.message_en else _message(events, state.status),
         checkpoints=tuple(run.checkpoints()),
         log=run.log_tail(LOG_LINES),
+        events=tuple(event for event in events if not isinstance(event, StepEvent)),
         pinned=tuple(point_history(events, PinnedEvent)),
         pins=tuple(read_pins(run)),
     )

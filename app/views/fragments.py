@@ -18,10 +18,6 @@ def sentence_html(sentence: str, kind: str = "") -> Markup:
     return render("sentence", text=sentence, kind=kind)
 
 
-def log_html(text: str) -> Markup:
-    return render("log", text=text)
-
-
 def status_line(
     *,
     device: str,

@@ -124,7 +124,8 @@ def test_a_run_is_seen_at_a_glance(open_page: OpenPage, past_run: Run) -> None:
     assert in_a_row(*page.locator("#run-progress .numbers > div").all())
     curve = page.locator("#loss-chart .curve")
     assert computed(curve, "fill") == "none" and pixels(curve, "strokeWidth") == 2
-    log = page.locator("#run-log .log")
+    page.locator("#run-log summary").click()
+    log = page.locator("#run-log .technical .log")
     assert box(log)["height"] <= 240
     assert log.evaluate("log => log.scrollHeight > log.clientHeight && log.scrollTop === 0")  # pinned to its end
     assert in_a_row(*(page.locator(f"#setting-{name}") for name in ("max_steps", "learning_rate")))

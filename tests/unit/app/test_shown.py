@@ -23,11 +23,19 @@ from app.training.run_view import RunView
 from app.views.chat_view import chip_html, failed_chip_html, menu, shown_messages, source_mark
 from app.views.checkpoint_table import checkpoint_table
 from app.views.export import export_page
-from app.views.fragments import loading_banner, log_html, sentence_html, status_line
+from app.views.fragments import loading_banner, sentence_html, status_line
 from app.views.run_figures import retention_html, run_html
+from app.views.watching.journal import journal_html
 from chatglm2.errors import ChatGLMError
 from training.runs.checkpoints import CheckpointInfo
-from training.runs.events import RetentionEvent
+from training.runs.events import (
+    CheckpointEvent,
+    MessageEvent,
+    PhaseEvent,
+    RetentionEvent,
+    StartedEvent,
+    StepEvent,
+)
 from training.runs.store import Status
 
 EN, ZH = Speech("en"), Speech("zh")
@@ -74,7 +82,7 @@ def bad_retention() -> RetentionEvent:
 BAD_STATUS = status_line(device=BAD, memory=Memory(1, 1), model_name=BAD, context_tokens=None, training=BAD, speech=EN)
 FRAGMENTS: dict[str, Callable[[], str]] = {
     "sentence": lambda: sentence_html(BAD),
-    "log": lambda: log_html(BAD),
+    "log": lambda: journal_html([MessageEvent(en=BAD, zh=BAD)], BAD, EN),
     "status": lambda: BAD_STATUS,
     "loading": lambda: loading_banner(LoadingState("loading"), BAD, EN),
     "failed": lambda: loading_banner(LoadingState("failed", error=ChatGLMError(BAD, BAD)), BAD, EN),
@@ -163,3 +171,28 @@ def test_only_a_run_that_is_at_work_has_a_bar_that_moves() -> None:
     assert "waiting" in run_html(run(status=Status.STARTING), EN)
     for status in (Status.FAILED, Status.STOPPED, Status.INTERRUPTED):
         assert "waiting" not in run_html(run(status=status), EN)
+
+
+def test_a_runs_log_speaks_the_readers_language_and_leaves_points_to_the_curves() -> None:
+    events = [
+        PhaseEvent(time=0, phase="loading"),
+        StartedEvent(time=1, step=0, total_steps=40, examples=8, trainable_parameters=1, device="cpu"),
+        StepEvent(
+            time=2,
+            step=1,
+            total_steps=40,
+            loss=1.0,
+            learning_rate=0.1,
+            gradient_norm=1.0,
+            seconds_per_step=1.0,
+            tokens_per_second=1.0,
+            seconds_left=1.0,
+        ),
+        CheckpointEvent(time=3, step=40, name="checkpoint-40"),
+        MessageEvent(time=4, en="Stopped early.", zh="提前停止。"),
+    ]
+    shown = str(journal_html(events, "", ZH))
+    for line in ("正在加载模型", "在 cpu 上训练，从第 0 步起，共 40 步", "已保存 checkpoint-40", "提前停止。"):
+        assert line in shown
+    assert "Stopped early." not in shown and "technical" not in shown
+    assert len(str(journal_html(events, "", EN)).partition("<pre>")[2].partition("</pre>")[0].splitlines()) == 4

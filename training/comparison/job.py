@@ -31,6 +31,7 @@ from training.comparison.result import (
     as_csv,
     on_edge,
 )
+from training.comparison.scores import keep_scores
 from training.data.columns import find_columns, find_prompt_column
 from training.data.encoding import Example, find_general_prompts, read_examples
 from training.data.files import read_table
@@ -117,6 +118,7 @@ def run_comparison(request: ComparisonRequest, directory: Path, watcher: Watcher
         bias=found.bias,
     )
     _write(comparison, found.rows, directory, tokenizer, language)
+    keep_scores(comparison)
     return comparison
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from chatglm2.errors import RunError
 from training.comparison.place import ComparisonPlace, ComparisonStore
+from training.comparison.scores import read_scores, scores_of
 from training.library.base import base_fingerprint, base_name
 from training.library.card import Facts
 from training.library.entry import ORIGIN_FILE
@@ -80,7 +81,9 @@ def _of_run(info: CheckpointInfo) -> dict[str, Any]:
 
 
 def _of_evaluation(info: CheckpointInfo) -> dict[str, Any]:
-    """What the last evaluation that compared it with its base came to."""
+    """What the last evaluation that compared it with its base came to; a run's checkpoint has that beside it."""
+    if (kept := read_scores(info.path)) is not None:
+        return kept.model_dump(exclude={"finished_at"}, exclude_none=True)
     for output in (info.path.parent.parent, info.path.parent):
         for place in ComparisonStore(output).list()[:EVALUATIONS_READ]:
             found = _scores_in(place, info.path)
@@ -104,8 +107,4 @@ def _scores_in(place: ComparisonPlace, checkpoint: Path) -> dict[str, Any]:
     named = next((one for one in result.contestants if is_meant(one.checkpoint)), None) if result else None
     if result is None or named is None:
         return {}
-    kept = {"kept": named.kept.likeness} if named.kept is not None else {}
-    if result.file is None:  # nothing but multiple choice or pairs was asked for
-        return kept
-    scores = {"rouge_l": named.scores.get("rouge-l"), "bleu_4": named.scores.get("bleu-4")}
-    return scores | kept | {"evaluated_on": Path(result.file).name, "evaluated_rows": len(result.rows)}
+    return scores_of(result, named).model_dump(exclude={"finished_at"}, exclude_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from chatglm2.model.prefix import TENSOR_NAMESPACE
 from training.comparison.place import RESULT_FILE, ComparisonStore
 from training.comparison.request import ComparisonRequest
 from training.comparison.result import Comparison, Contestant, Kept
+from training.comparison.scores import SCORES_FILE, CheckpointScores, keep_scores, read_scores
 from training.library.archive import pack, take_zip, unpack
 from training.library.base import base_fingerprint, base_name
 from training.library.bundle import LIMITS, write_bundle
@@ -202,6 +204,31 @@ def test_facts_hold_what_the_last_evaluation_of_it_found(info: CheckpointInfo) -
     assert (facts.rouge_l, facts.bleu_4, facts.kept) == (30.5, 12.5, 91.0)
     assert (facts.evaluated_on, facts.evaluated_rows) == ("dev.json", 0)
     assert gather_facts(read_checkpoint(info.path.parent / "checkpoint-20")).rouge_l is None
+    keep_scores(found)
+    shutil.rmtree(place.path)
+    assert gather_facts(info) == facts  # deleting an evaluation takes nothing from what it found
+
+
+def test_scores_are_kept_beside_checkpoints_of_runs_and_nowhere_else(info: CheckpointInfo, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / info.path.name
+    shutil.copytree(info.path, elsewhere)
+    scores = {"rouge-l": 30.5, "bleu-4": 12.5}
+    contestants = tuple(
+        Contestant(name=str(path), checkpoint=str(path) if path else None, scores=scores)
+        for path in (None, info.path, elsewhere)
+    )
+    keep_scores(
+        Comparison(
+            model="m", file="dev.json", general_file=None, finished_at="", seconds=1, contestants=contestants, rows=()
+        )
+    )
+    assert read_scores(info.path) == CheckpointScores(
+        evaluated_on="dev.json", evaluated_rows=0, rouge_l=30.5, bleu_4=12.5
+    )
+    assert not (elsewhere / SCORES_FILE).exists()
+    for broken in ("", "[]", '{"rouge_l": "much"}', "{"):
+        (info.path / SCORES_FILE).write_text(broken, encoding="utf-8")
+        assert read_scores(info.path) is None
 
 
 def test_which_weights_a_prefix_was_trained_on_is_found_out_once_and_here_only(info: CheckpointInfo) -> None:

@@ -166,6 +166,8 @@ set_up() { # $1: requirements.txt or requirements-dev.txt
 
 # -P: a directory called app/ where the caller stands is not ours.
 run_module() {
+  # A page that many use has many threads, and each of malloc's arenas keeps what was freed in it.
+  export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}"
   export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
   exec "$python" -P -m "$@"
 }

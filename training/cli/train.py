@@ -19,6 +19,7 @@ from chatglm2.errors import ChatGLMError, RunError
 from training.cli.parser import Command, parse_command
 from training.cli.screen import Lines, in_columns
 from training.evaluation.request import EVAL, PREDICT, EvaluationRequest
+from training.queue import line
 from training.runs import process
 from training.runs.checkpoints import DIRECTORY_NAME, checkpoint_kind, read_checkpoint
 from training.runs.events import (
@@ -91,6 +92,10 @@ def _execute(command: Command, language: str) -> int:
     store = RunStore(command.output_dir.parent if command.output_dir else DEFAULT_STORE)
     if command.list_runs:
         return _list(store, language)
+    if command.stop is not None and store.get(command.stop).state().status is Status.QUEUED:
+        line.leave(store, command.stop)
+        print(_say(language, f"{command.stop} waits no longer.", f"{command.stop} 已移出队列。"))
+        return 0
     if command.stop is not None:
         process.request_stop(store.get(command.stop))
         print(_say(language, f"{command.stop} will stop after its step.", f"{command.stop} 将在当前步完成后停止。"))

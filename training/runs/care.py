@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 from chatglm2.errors import RunError
 from chatglm2.files import read_regular
 from training.runs.layout import NOTE_FILE
+from training.runs.naming import checked_name
 from training.runs.process import LOCK_FILE, LOCK_SECONDS
 from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
-from training.runs.store import Run, RunStore, checked_name
+from training.runs.store import Run, RunStore
 
 LONGEST_NOTE = 4000  # characters
 

@@ -6,9 +6,10 @@ it. How its process comes to be is `launch.py`'s.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -178,22 +179,37 @@ def _launch_new(run: Run, begin: Begin) -> None:
 
 def _launch(run: Run, begin: Begin, resume_step: int | None, settings: TrainingSettings | None = None) -> None:
     store = RunStore(run.path.parent)
-    lock = FileLock(store.root / LOCK_FILE, timeout=LOCK_SECONDS)
+    with starting(store):
+        require_idle(store)
+        hand_over(run, begin, resume_step, settings)
+
+
+@contextlib.contextmanager
+def starting(store: RunStore) -> Iterator[None]:
+    """Be alone in deciding which run of the store is trained.
+
+    Raises:
+        RunError: somebody else is for longer than that takes.
+    """
     try:
-        with explaining_storage_errors(store.root), lock:
-            require_idle(store)
-            run.discard_leftovers()
-            run.set_stop_request(False)
-            changes = {"status": Status.STARTING, "pid": None, "resume_step": resume_step}
-            run.update(settings=settings, message_en="", message_zh="", **changes)
-            run.lease.touch()
-            run.settle_share()
-            run.name_trainer(begin(run))
+        with explaining_storage_errors(store.root), FileLock(store.root / LOCK_FILE, timeout=LOCK_SECONDS):
+            yield
     except Timeout:
         raise RunError(
             "Another training is being started at this moment. Try again in a few seconds.",
             "另一个训练正在启动，请几秒后再试。",
         ) from None
+
+
+def hand_over(run: Run, begin: Begin, resume_step: int | None = None, settings: TrainingSettings | None = None) -> None:
+    """Give a run to a process that trains it, for who is `starting` and knows that nothing else is trained."""
+    run.discard_leftovers()
+    run.set_stop_request(False)
+    changes = {"status": Status.STARTING, "pid": None, "resume_step": resume_step}
+    run.update(settings=settings, message_en="", message_zh="", **changes)
+    run.lease.touch()
+    run.settle_share()
+    run.name_trainer(begin(run))
 
 
 def _stay_here(run: Run) -> int:

@@ -35,6 +35,7 @@ from training.runs.layout import (
     STOP_FILE,
 )
 from training.runs.liveness import SILENT_SECONDS, Lease, describe_silence, is_running, start_time, this_boot, this_host
+from training.runs.naming import SAFE_NAME, checked_name
 from training.runs.storage import (
     changing,
     explaining_storage_errors,
@@ -47,13 +48,8 @@ from training.settings.train import Share, TrainingSettings, setting_fields
 
 DEFAULT_STORE = "output"
 RESERVED_BYTES = 64 * 1024
-LONGEST_NAME = 100
 LOG_TAIL_BYTES = 64 * 1024
 LOG_PROGRESS = " INFO "  # a line that tells of progress, not of an end
-# No option of a command, no file of ours beside the runs.
-SAFE_NAME = re.compile(r"\w[\w.\-]*(?<!\.json)")
-# Names that a disk shared with Windows takes for devices, whatever follows a dot.
-DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # How long a run may be "starting" before its process is known: the time between two writes of `process.py`.
 LAUNCH_SECONDS = 20.0
 # Silence that means nothing: importing and loading hold Python's lock, and a step may take long.
@@ -72,6 +68,7 @@ class Status(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     SILENT = "silent"
+    QUEUED = "queued"  # waits until nothing else is trained; see `training.queue`
 
     @property
     def is_active(self) -> bool:
@@ -83,7 +80,8 @@ class RunState(BaseModel):
     """A run's state. ``pid_started_at`` is in seconds since boot, the other times in seconds since the epoch.
 
     ``pid`` means a process of the machine ``host`` while that runs as ``boot``; ``best_step`` is the step of the
-    checkpoint that validated best.
+    checkpoint that validated best. ``queued_at`` is when it was put in line, ``sweep`` the name of those that it was
+    made with.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -96,6 +94,8 @@ class RunState(BaseModel):
     resume_step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     best_step: int | None = Field(default=None, ge=0, le=LARGEST_STEP)
     updated_at: float = 0.0
+    queued_at: float = Field(default=0.0, ge=0, le=LATEST_TIME)
+    sweep: str = ""
     message_en: str = ""
     message_zh: str = ""
 
@@ -474,22 +474,6 @@ class RunStore:
         with explaining_storage_errors(run.path):
             run.discard_leftovers()
             layout.put_aside(run.path)
-
-
-def checked_name(name: str) -> str:
-    """``name``, if it can be a run's.
-
-    Raises:
-        RunError: it cannot.
-    """
-    if SAFE_NAME.fullmatch(name) and len(name) <= LONGEST_NAME and not DEVICE_NAME.fullmatch(name):
-        return name
-    raise RunError(
-        f"{name!r} cannot name a run: use letters, digits, '-', '_' and '.', at most {LONGEST_NAME}, begin with a "
-        "letter or digit, and take no name of a device such as CON.",
-        f"{name!r} 不能作为训练名：只能用文字、数字、“-”、“_”和“.”，最多 {LONGEST_NAME} 个字符，以文字或数字开头，"
-        "且不能是 CON 之类的设备名。",
-    )
 
 
 class NameTakenError(RunError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ from training.plan.step_plan import (
     plan_step,
     workspaces,
 )
+from training.queue.line import advance
 from training.runs.events import (
     EndedEvent,
     FailedEvent,
@@ -56,7 +58,7 @@ from training.runs.events import (
     StoppedEvent,
 )
 from training.runs.results import write_results
-from training.runs.store import Run, Status
+from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -71,9 +73,11 @@ def work(directory: Path) -> int:
     prepare_logging()
     with holding(run):
         _take_over(run)
-        stop_on_signals(run)
+        was_signalled = stop_on_signals(run)
         ended = carry_out(run)
         conclude(run, ended)
+    if not was_signalled.is_set():  # else the machine may be going down, and the next run would go down with it
+        _start_next(run)
     return 1 if isinstance(ended, FailedEvent) else 0
 
 
@@ -288,14 +292,25 @@ def _take_over(run: Run) -> None:
         time.sleep(0.05)
 
 
-def stop_on_signals(run: Run) -> None:
-    """A polite kill is a request to stop: finish the step, save, say so."""
+def _start_next(run: Run) -> None:
+    """The line goes on without a page, too; what is wrong with it is no matter of this run."""
+    try:
+        advance(RunStore(run.path.parent))
+    except RunError as error:
+        logger.warning("The next run in line was not started: %s", error.en)
+
+
+def stop_on_signals(run: Run) -> threading.Event:
+    """A polite kill is a request to stop: finish the step, save, say so. Returns what is set once there was one."""
+    was_signalled = threading.Event()
 
     def request_stop(number: int, frame: FrameType | None) -> None:
+        was_signalled.set()
         run.set_stop_request(True)
 
     signal.signal(signal.SIGTERM, request_stop)
     signal.signal(signal.SIGINT, request_stop)
+    return was_signalled
 
 
 def conclude(run: Run, event: EndedEvent) -> None:

@@ -38,6 +38,7 @@ def end(demo: gr.Blocks, services: Services) -> None:
     late = threading.Timer(MOST_SECONDS, _leave)  # never cancelled: what Python does at its end takes time, too
     late.daemon = True
     late.start()
+    services.line.close()
     has_ended = services.host.close(0)  # answers end where they are, before their connections do
     if services.chat.wait_until_quiet(PANE_SECONDS):
         threading.Event().wait(SENDING_SECONDS)

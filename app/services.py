@@ -14,8 +14,10 @@ from app.evaluation.service import EvaluationService
 from app.library.service import LibraryService
 from app.places import EVERYWHERE, KEPT_DATA, LIKED_FILE, Places
 from app.training.care import RunCare
+from app.training.line import RunLine
 from app.training.served import TunedModel, trainer_environment
 from app.training.service import TrainingService
+from app.training.sweeps import Sweeps
 from training.comparison.place import ComparisonStore
 from training.library.base import base_fingerprint
 from training.runs.launch import Standby
@@ -33,6 +35,8 @@ class Services:
     evaluation: EvaluationService
     library: LibraryService
     care: RunCare
+    line: RunLine
+    sweeps: Sweeps
     liked: LikedRows
 
 
@@ -46,8 +50,14 @@ def build_services(
     """
     read = places if places is not None else EVERYWHERE
     standby = Standby(lambda: trainer_environment(host.device))
-    host = ModelHost(options, on_ready=standby.prepare)
     runs = RunStore(output)
+    line = RunLine(runs, standby)
+
+    def on_ready() -> None:
+        standby.prepare()
+        line.keep_going()  # a trainer is told where the model is
+
+    host = ModelHost(options, on_ready=on_ready)
     weights = cache(lambda: base_fingerprint(options.path))
     loader = PrefixLoader(
         host.load_prefix, lambda prefix: host.session.probe(prefix), lambda: host.rotary_angles, weights
@@ -68,4 +78,15 @@ def build_services(
     )
     library = LibraryService(output, sources, weights)
     liked = LikedRows(output / KEPT_DATA / LIKED_FILE)
-    return Services(host, sources, ChatService(host, sources), training, evaluation, library, RunCare(runs), liked)
+    return Services(
+        host,
+        sources,
+        ChatService(host, sources),
+        training,
+        evaluation,
+        library,
+        RunCare(runs),
+        line,
+        Sweeps(runs),
+        liked,
+    )

@@ -18,7 +18,9 @@ from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.training.details import DetailsPart
 from app.tabs.training.form import TrainForm, Updates
+from app.tabs.training.line import LinePart
 from app.tabs.training.pinned import PinnedPart
+from app.tabs.training.sweep import SweepForm, SweepTable
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.run_view import RunView
@@ -27,6 +29,7 @@ from app.views.fragments import sentence_html
 from app.views.run_figures import loss_html, more_curves_html, ready_html, retention_html, run_html
 from app.views.watching.journal import journal_html
 from chatglm2.errors import ChatGLMError
+from training.runs.store import Status
 
 COMPARE_TAB, TRAIN_TAB = "compare", "train"
 
@@ -57,10 +60,14 @@ class TrainTab(TrainForm):
         with gr.Row(elem_id="training"):
             with gr.Column(scale=2, min_width=320):
                 super().__init__(services)
+                below = gr.Column()
             with gr.Column(scale=3, min_width=340, elem_id="live"):
                 self._build_live()
+        with below:
+            self.sweep = SweepForm(services, self, self.line, self.sweep_table)
 
     def _build_live(self) -> None:
+        self.line = LinePart(self.services, self.start)
         with gr.Row(elem_id="run-bar"):
             self.run = gr.Dropdown([], label=word("run"), filterable=False, scale=3, min_width=180, elem_id="run")
             self.stop = gr.Button(word("stop"), visible=False, scale=0, min_width=110, elem_id="stop-run")
@@ -88,6 +95,7 @@ class TrainTab(TrainForm):
             self.curves = gr.HTML(elem_id="more-curves")
         with gr.Accordion(word("log"), open=True, elem_id="log-box"):
             self.log = gr.HTML(elem_id="run-log")
+        self.sweep_table = SweepTable(self.services)
         self.details = DetailsPart(self.services, self, lambda name, speech: self._show(Viewer(name), speech))
 
     # Wiring
@@ -97,7 +105,9 @@ class TrainTab(TrainForm):
         self.compare_tab, self.tabs = compare, tabs
         self.bind_form(demo, clock)
         live = self._live_outputs()
-        self.start.click(self.on_start, {*self.asked, self.name}, [*live, *self._cost_outputs()], **WORKING)
+        self.start.click(
+            self.on_start, {*self.asked, self.name}, [*live, *self.line.outputs, *self._cost_outputs()], **WORKING
+        )
         self.stop.click(self.on_stop, [self.run], live, **STOPPING)
         self.resume.click(self.on_resume, [self.run], live, **WORKING)
         self.run.input(self.on_pick, [self.run], live, **QUIET)
@@ -105,9 +115,14 @@ class TrainTab(TrainForm):
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
         actions = [self.propose, self.try_it, self.start]
         self.controls.bind(
-            demo, [*self.typed, self.name, *actions, *self.details.controls, *self.pinned.controls], (self.preview_box,)
+            demo,
+            [*self.typed, self.name, *actions, *self.details.controls, *self.pinned.controls, *self.sweep.controls],
+            (self.preview_box,),
         )
         self.details.bind(self.run, live)
+        self.line.bind(demo, clock)
+        self.sweep.bind()
+        self.sweep_table.bind(demo, clock)
         self.pinned.bind(self.run)
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         clock.tick(self.on_tick, [self.viewer], live, **QUIET)
@@ -124,17 +139,20 @@ class TrainTab(TrainForm):
 
     def on_start(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
-        data = self._data(values)
+        data = self.data_of(values)
         if data is None:
             say(self._no_data(values, speech))
             return {self.viewer: gr.skip()}
         try:
-            run = self.services.training.start(data, self._form(values), values[self.name])
+            run = self.services.training.start(data, self.values_of(values), values[self.name])
         except ChatGLMError as error:
             say_problem(error, speech)
             return {self.viewer: gr.skip(), **self.on_cost(values, request)}
+        if run.state().status is Status.QUEUED:
+            say(speech("queued", run=run.name))
+            return {self.viewer: gr.skip(), **self.line.show(speech)}
         say(speech("started"))
-        return self._show(Viewer(picked=run.name), speech)
+        return {**self._show(Viewer(picked=run.name), speech), **self.line.show(speech)}
 
     def on_stop(self, name: str, request: gr.Request) -> Updates:
         return self._command(self.services.training.stop, name, request)
@@ -175,14 +193,15 @@ class TrainTab(TrainForm):
         names = self.services.training.names()
         if not names:
             return self._show_nothing(viewer, speech)
-        name = viewer.picked if viewer.picked in names else names[0]
+        followed = self.services.training.followed(names)
+        name = viewer.picked if viewer.picked in names else followed
         view = self.services.training.view(name)
         mark = fingerprint(view, names)
         if mark == viewer.fingerprint:
             return {self.viewer: gr.skip()}
         offered = view.offered_checkpoint
         return {
-            self.viewer: Viewer(None if name == names[0] else name, name, mark),
+            self.viewer: Viewer(None if name == followed else name, name, mark),
             self.run: gr.Dropdown(names, value=name),
             self.stop: gr.Button(visible=view.status.is_active, interactive=may_change and view.status != "stopping"),
             self.resume: gr.Button(visible=view.can_resume, interactive=may_change),

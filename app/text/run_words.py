@@ -40,4 +40,35 @@ RUN_WORDS: dict[str, tuple[str, str]] = {
     "pinned_later": ("Nothing answered yet; that happens at every checkpoint.", "暂无回答，每个检查点都会回答。"),
     "pinned_base": ("Base model", "原模型"),
     "pinned_tuned": ("With the prefix trained so far", "训练到此时"),
+    # The line, and several settings
+    "status_queued": ("in line", "排队中"),
+    "queue_run": ("Queue", "排队"),
+    "queued": (
+        "{run} is in line; it is trained once those before it have ended.",
+        "{run} 已排队，前面的训练结束后自动开始。",
+    ),
+    "line_title": ("In line ({count})", "排队中（{count}）"),
+    "take_out": ("Take out", "移出"),
+    "take_out_of": ("Take {run} out of the line", "将 {run} 移出队列"),
+    "taken_out": ("{run} waits no longer; Resume puts it back.", "{run} 已移出队列，可用“继续训练”再次加入。"),
+    "sweep": ("Try several settings", "多组设置"),
+    "sweep_help": (
+        "Values with commas between them; every combination becomes a run in line, at most 16. An empty list takes the "
+        "form's value, as all other settings do.",
+        "多个值用逗号分隔，每种组合作为一次训练进入队列，最多 16 次。留空则使用表单中的值，其他设置也取自表单。",
+    ),
+    "sweep_begin": ("Queue these runs", "将这些训练加入队列"),
+    "sweep_begun": ("{count} runs are in line.", "{count} 次训练已加入队列。"),
+    "sweep_results": ("Results of several settings", "多组设置的结果"),
+    "sweep_group": ("Made together", "同一组"),
+    "sweep_settings": ("Settings", "设置"),
+    "sweep_status": ("Status", "状态"),
+    "sweep_validation": ("Validation loss", "验证损失"),
+    "sweep_time": ("Trained for", "训练时长"),
+    "sweep_checkpoint": ("Checkpoint", "检查点"),
+    "sweep_best": ("lowest", "最低"),
+    "sweep_note": (
+        "p: prefix length, lr: learning rate, s: steps. Lowest is the validation loss at the last validation.",
+        "p：前缀长度，lr：学习率，s：步数。“最低”指最后一次验证的损失最低。",
+    ),
 }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from app.training.preview_process import first_examples
 from app.training.previews import Previews
 from app.training.run_view import RunFeed, RunView, read_view
 from app.training.served import TunedModel
+from chatglm2.errors import ChatGLMError
 from chatglm2.files import open_regular
 from training.data.encoding import Example, ExampleEncoder
 from training.data.files import read_table
 from training.data.summary import DatasetReport, describe_file, require_readable
+from training.queue import line
+from training.queue.sweep import brief, combinations, distinct
 from training.runs import process
 from training.runs.launch import Standby
+from training.runs.layout import discard_run
 from training.runs.pins import LONGEST_PIN, write_pins
 from training.runs.storage import explaining_storage_errors, publish_file, workspace_for
 from training.runs.store import Run, RunStore
@@ -158,23 +163,66 @@ class TrainingService:
         return "idle" if active is None else f"{active.name} {len(active.losses) > 1}"
 
     def start(self, data: DataChoice, form: Mapping[str, object], name: str | None) -> Run:
-        """Checks the data, keeps it, and starts a run on the model that this page serves.
+        """Checks the data, keeps it, and starts a run on the model that this page serves, or puts it in line.
 
         Raises:
             ChatGLMError: for data or settings that cannot be trained on, said before anything starts.
         """
-        process.require_idle(self._runs)
+        return self._begin(self._checked(data, form), name)
+
+    def start_several(
+        self, data: DataChoice, form: Mapping[str, object], lists: Mapping[str, str], name: str | None
+    ) -> list[Run]:
+        """Puts a run in line for every combination of the values in ``lists``, by setting; none where one is wrong.
+
+        Raises:
+            ChatGLMError: as for `start`; or the combinations are too few or too many, or a name is taken.
+        """
+        first, *others = combinations(lists)
+        checked, kept = self._checked(data, {**form, **first}), self._keep(data)
+        settings = [checked, *(self._settings(kept, {**form, **values}) for values in others)]
+        pinned = self._pins(checked)
+        runs: list[Run] = []
+        group = as_name(name) or f"{Path(checked.train_file).stem[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            for item in distinct(settings):
+                run = self._runs.create(item, f"{group}-{brief(item)}")
+                runs.append(run)
+                write_pins(run, pinned)
+                run.update(sweep=group)
+        except ChatGLMError:
+            for run in runs:
+                discard_run(run.path)
+            raise
+        for run in runs:
+            line.join(run)
+        return runs
+
+    def _checked(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
         report = self.describe(data, form)
         settings = self._settings(self._keep(data), form)
         if not settings.skip_bad_rows:
             report.bad_rows.require_none()
         self._require_readable(settings)
-        self._model.require_memory(settings)
-        # A person types words; a directory on every system, and a command's argument, has none apart.
-        run = self._runs.create(settings, "-".join((name or "").split()) or None)
-        write_pins(run, [row.prompt for row in self._first_examples(settings)[1] if len(row.prompt) <= LONGEST_PIN])
-        process.start(run, self._standby.begin)
+        if self._runs.active() is None:  # what is trained now has memory that will be free by then
+            self._model.require_memory(settings)
+        return settings
+
+    def _begin(self, settings: TrainingSettings, name: str | None) -> Run:
+        run = self._runs.create(settings, as_name(name))
+        write_pins(run, self._pins(settings))
+        if not line.must_wait(self._runs):
+            process.start(run, self._standby.begin)
+            return run
+        try:
+            line.join(run)
+        except ChatGLMError:
+            discard_run(run.path)
+            raise
         return run
+
+    def _pins(self, settings: TrainingSettings) -> list[str]:
+        return [row.prompt for row in self._first_examples(settings)[1] if len(row.prompt) <= LONGEST_PIN]
 
     def stop(self, name: str) -> None:
         process.request_stop(self._runs.get(name))
@@ -188,11 +236,21 @@ class TrainingService:
         process.set_share(self._runs.get(name), share)
 
     def resume(self, name: str) -> None:
-        process.resume(self._runs.get(name), begin=self._standby.begin)
+        """Lets a run go on that has ended, at once or when those before it have ended, too."""
+        run = self._runs.get(name)
+        if line.must_wait(self._runs):
+            line.join(run)
+        else:
+            process.resume(run, begin=self._standby.begin)
 
     def names(self) -> list[str]:
         """All runs, the newest first."""
         return [run.name for run in self._runs.list()]
+
+    def followed(self, names: Sequence[str]) -> str:
+        """The newest of some runs that does not only wait in line."""
+        waiting = {run.name for run in line.waiting(self._runs)}
+        return next((name for name in names if name not in waiting), names[0])
 
     def active(self) -> RunView | None:
         """The run that trains now, if any."""
@@ -253,6 +311,11 @@ class TrainingService:
             half = workspace / kept.name
             shutil.copyfile(source, half)
             publish_file(half, kept)
+
+
+def as_name(text: str | None) -> str | None:
+    """What a person typed as a run's name: a directory on every system, and a command's argument, has no blanks."""
+    return "-".join((text or "").split()) or None
 
 
 def _is_ours(file: Path) -> bool:

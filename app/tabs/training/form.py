@@ -257,28 +257,28 @@ class TrainForm:
 
     def on_preview(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
-        data = self._data(values)
+        data = self.data_of(values)
         if data is None:
             return {self.preview: sentence_html(self._no_data(values, speech))}
         return self._report(values, data, speech)
 
     def on_columns(self, values: Updates, request: gr.Request) -> Updates:
         """Other columns are another task: the sentence is proposed anew."""
-        data = self._data(values)
+        data = self.data_of(values)
         return self.on_preview(values, request) | (self._proposal(data) if data else {})
 
     def on_propose(self, values: Updates, request: gr.Request) -> Updates:
-        data = self._data(values)
+        data = self.data_of(values)
         if data is None:
             return {self.tried: sentence_html(self._no_data(values, speech_for(request)))}
         return self._proposal(data)
 
     def on_try(self, values: Updates, request: gr.Request) -> Updates:
-        speech, data = speech_for(request), self._data(values)
+        speech, data = speech_for(request), self.data_of(values)
         if data is None:
             return {self.tried: sentence_html(self._no_data(values, speech))}
         try:
-            trials = self.services.training.try_sentence(data, self._form(values))
+            trials = self.services.training.try_sentence(data, self.values_of(values))
         except ChatGLMError as error:
             return {self.tried: sentence_html(problem_text(error, speech), "failed")}
         return {self.tried: trials_html(trials, speech)}
@@ -326,14 +326,14 @@ class TrainForm:
 
     @open_to_all
     def on_cost(self, values: Updates, request: gr.Request) -> Updates:
-        speech, data = speech_for(request), self._data(values)
+        speech, data = speech_for(request), self.data_of(values)
         nothing = {self.changes: {}, self.fit: gr.Button(visible=False)}
         if not visitor_of(request).may_change:  # a preset changes the form for everybody, and asks
             return {self.cost: "", **nothing}
         if data is None or not self.services.host.is_ready:
             return {self.cost: "", **nothing}
         try:
-            cost = self.services.training.cost(data, self._form(values))
+            cost = self.services.training.cost(data, self.values_of(values))
         except ChatGLMError as error:
             return {self.cost: sentence_html(problem_text(error, speech), "failed"), **nothing}
         fitting = {name: value for name, value in cost.changes.items() if name in FITTED}
@@ -352,7 +352,7 @@ class TrainForm:
 
     def _report(self, values: Updates, data: DataChoice, speech: Speech) -> Updates:
         try:
-            report = self.services.training.describe(data, self._form(values))
+            report = self.services.training.describe(data, self.values_of(values))
         except ChatGLMError as error:
             return {self.preview: sentence_html(problem_text(error, speech), "failed")}
         return {self.preview: dataset_html(report, speech)}
@@ -374,11 +374,11 @@ class TrainForm:
     def _no_data(self, values: Updates, speech: Speech) -> str:
         return speech("nothing_liked" if values[self.source] == LIKED else "choose_file")
 
-    def _data(self, values: Updates) -> DataChoice | None:
+    def data_of(self, values: Updates) -> DataChoice | None:
         path = self._path(values)
         if path is None or values[self.source] in (SAMPLE, LIKED):
             return None if path is None else DataChoice(path)
         return DataChoice(path, **{name: values[column] or None for name, column in self.columns.items()})
 
-    def _form(self, values: Updates) -> dict[str, Any]:
+    def values_of(self, values: Updates) -> dict[str, Any]:
         return {name: values[component] for name, component in self.form.items()}

@@ -41,7 +41,7 @@ def test_a_runs_settings_and_its_own_data_go_into_the_form(
     assert updates[train.source].value == OF_RUN and "mine" in updates[train.source].choices[-1][0]
     values = {train.source: OF_RUN, train.file_of_run: updates[train.file_of_run]}
     values |= {column: updates[column].value for column in train.columns.values()}
-    chosen = train._data(values)
+    chosen = train.data_of(values)
     assert chosen is not None and (chosen.path, chosen.prompt_column) == (str(data), "content")
     assert train.details.on_copy("old", request_in())[train.source].value == SAMPLE
     assert "nothing has started" in said[-1]

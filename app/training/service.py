@@ -248,9 +248,12 @@ class TrainingService:
         return [run.name for run in self._runs.list()]
 
     def followed(self, names: Sequence[str]) -> str:
-        """The newest of some runs that does not only wait in line."""
-        waiting = {run.name for run in line.waiting(self._runs)}
-        return next((name for name in names if name not in waiting), names[0])
+        """The run that is trained; while none is, the newest of some that was trained at all."""
+        active = self._runs.active()
+        if active is not None and active.name in names:
+            return active.name
+        untrained = line.untrained(self._runs)
+        return next((name for name in names if name not in untrained), names[0])
 
     def active(self) -> RunView | None:
         """The run that trains now, if any."""

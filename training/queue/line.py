@@ -28,6 +28,15 @@ def waiting(store: RunStore) -> list[Run]:
     return [run for *_, run in sorted(found, key=lambda item: item[:2])]
 
 
+def untrained(store: RunStore) -> set[str]:
+    """The names of runs that wait in line, or were taken out of it and not trained since."""
+    return {
+        run.name
+        for run, state in _states(store)
+        if state.status is Status.QUEUED or (state.status is Status.STOPPED and state.queued_at and state.pid is None)
+    }
+
+
 def must_wait(store: RunStore) -> bool:
     """Whether a run that comes now has to wait: one is being trained, or others wait already."""
     return store.active() is not None or bool(waiting(store))

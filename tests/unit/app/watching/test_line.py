@@ -73,6 +73,7 @@ def test_a_run_is_taken_out_by_the_button_beside_it(
     assert shown[train.line.line] == "" and shown[train.start].value == "Start training"
     assert run.state().status is Status.STOPPED
     assert train.on_pick("waits", request_in())[train.resume].visible
+    assert train.on_tick(Viewer(), request_in())[train.viewer].shown == "new", "what was never trained shows nothing"
     train.line.on_take_out(event, request_in("zh"))
     assert "不在队列中" in said[-1]
 

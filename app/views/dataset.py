@@ -30,7 +30,10 @@ class LengthFigure:
 
 def dataset_html(report: DatasetReport, speech: Speech) -> Markup:
     """The report for people."""
-    counts = [speech("data_counts", rows=f"{report.rows:,}")]
+    counts = [
+        speech("data_counts", rows=f"{report.rows:,}"),
+        speech("data_read_as", form=speech.pick(*report.read_as)),
+    ]
     if report.dropped:
         counts.append(speech("data_skipped", count=report.dropped))
     bad = report.bad_rows

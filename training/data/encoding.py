@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from chatglm2.errors import DataError
 from training.data.columns import ColumnMapping, find_prompt_column
-from training.data.files import Table, is_valid_text
+from training.data.files import Table
+from training.data.formats.text import is_valid_text
 from training.settings.train import TrainingSettings
 
 if TYPE_CHECKING:

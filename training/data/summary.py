@@ -49,9 +49,14 @@ class LengthReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """A data file at a glance. ``dropped`` rows have an empty prompt or answer; ``bad_rows`` cannot be used."""
+    """A data file at a glance.
+
+    ``read_as`` names format and encoding in both languages. ``dropped`` rows have an empty prompt or answer;
+    ``bad_rows`` cannot be used.
+    """
 
     path: Path
+    read_as: tuple[str, str]
     rows: int
     dropped: int
     bad_rows: BadRows
@@ -76,6 +81,7 @@ def describe_file(path: str | Path, settings: TrainingSettings, tokenizer: ChatG
     lengths = [encoder.count_tokens(example) for example in examples[::stride]]
     return DatasetReport(
         path=table.path,
+        read_as=table.read_as,
         rows=len(examples) + dropped + len(table.bad_rows.numbers),
         dropped=dropped,
         bad_rows=table.bad_rows,

@@ -26,6 +26,7 @@ from app.views.dataset import dataset_html, trials_html
 from app.views.fragments import sentence_html
 from app.views.run_cost import cost_html
 from chatglm2.errors import ChatGLMError
+from training.data.files import SUFFIXES
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
 SAMPLE, UPLOAD, LIKED, OF_RUN = "sample", "upload", "liked", "of run"
@@ -65,7 +66,7 @@ class TrainForm:
         self.file_of_run = gr.State("")  # what a run trained whose settings were copied
         self.file = gr.File(
             label=word("upload_label"),
-            file_types=[".json", ".jsonl", ".csv"],
+            file_types=list(SUFFIXES),
             visible=False,
             height=110,
             elem_id="data-file",

@@ -176,7 +176,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "history_column": ("History column (optional)", "历史列（可不选）"),
     "data_preview": ("Look at the data", "看看数据"),
     "data_counts": ("{rows} rows", "共 {rows} 条"),
-    "data_read_as": ("read as {form}", "按 {form} 读取"),
+    "data_read_as": ("read as {form}", "读取为 {form}"),
     "data_skipped": ("{count} empty rows are skipped", "跳过 {count} 条空行"),
     "data_broken": (
         "{count} rows cannot be used. Mend them, or tick “Skip broken rows” below. The first:",

@@ -105,7 +105,9 @@ class TrainTab(TrainForm):
         self.compare.click(self.on_compare, [self.run, compare.chosen], [*compare.chosen_outputs(), tabs], **ASKED)
         actions = [self.propose, self.try_it, self.start]
         self.controls.bind(
-            demo, [*self.typed, self.name, *actions, *self.details.controls, *self.pinned.controls], (self.preview_box,)
+            demo,
+            [*self.typed, self.name, *actions, *self.data.controls, *self.details.controls, *self.pinned.controls],
+            (self.preview_box,),
         )
         self.details.bind(self.run, live)
         self.pinned.bind(self.run)

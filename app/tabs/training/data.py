@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from app.services import Services
-from app.tabs.listening import WORKING, say, say_problem
+from app.tabs.listening import QUIET, WORKING, say, say_problem
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.form import problem_text
@@ -29,6 +29,7 @@ element.addEventListener("click", (event) => {
   if (button) trigger("click", { action: button.dataset.action, key: button.dataset.key });
 });
 """
+SHOW_ROW_SCRIPT = "() => document.querySelector('#data-row')?.scrollIntoView({ block: 'nearest' })"
 LIMITS = ("max_source_length", "max_target_length")
 Updates = dict[Any, Any]
 
@@ -91,7 +92,7 @@ class DataPart:
         self.search.change(self.on_search, asked, self.listed, trigger_mode="always_last", **WORKING)
         self.previous.click(self.on_previous, asked, self.listed, **WORKING)
         self.next.click(self.on_next, asked, self.listed, **WORKING)
-        self.rows.click(self.on_row, asked, [self.row], **WORKING)
+        self.rows.click(self.on_row, asked, [self.row], **WORKING).then(None, None, None, js=SHOW_ROW_SCRIPT, **QUIET)
         self.buttons["drop_duplicates"].click(self.on_drop_duplicates, asked, [self.file], **WORKING)
         self.buttons["drop_empty"].click(self.on_drop_empty, asked, [self.file], **WORKING)
         parts = [self.file, self.fields["validation_file"], self.split_off]

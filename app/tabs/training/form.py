@@ -16,7 +16,7 @@ from app.tabs.changed_settings import ChangedSettings
 from app.tabs.clock import Clock
 from app.tabs.listening import ASKED, QUIET, WORKING, say
 from app.tabs.settings_form import build_setting
-from app.tabs.training.data import DataPart
+from app.tabs.training.data import LIMITS, DataPart
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.care import CopiedForm
@@ -208,7 +208,8 @@ class TrainForm:
         gr.on(columns, self.on_columns, data, task, trigger_mode="always_last", **WORKING)
         self.propose.click(self.on_propose, data, [sentence, self.tried], **WORKING)
         self.try_it.click(self.on_try, data, [self.tried], **WORKING)
-        self.preview_box.expand(self.on_preview, data, looked_at, **WORKING)
+        limits = [self.form[name].blur for name in LIMITS]
+        gr.on([self.preview_box.expand, *limits], self.on_preview, data, looked_at, **WORKING)
         self.data.bind(data)
         preset, filled = self.form["preset"], [self.form[name] for name in preset_values("", {})]
         asked = {preset, self.filled, *filled}

@@ -95,13 +95,13 @@ def test_rows_are_paged_through_and_searched(train: TrainTab, tmp_path: Path) ->
     file = upload(tmp_path, [f"问题{number:02},回答" for number in range(25)])
     values = form_with(train, file)
     first = train.on_file(values, request())
-    assert "25 rows · page 1 of 3" in first[train.data.rows] and "问题10" not in first[train.data.rows]
+    assert "25 found · page 1 of 3" in first[train.data.rows] and "问题10" not in first[train.data.rows]
     second = train.data.on_next(values | {train.data.page: first[train.data.page]}, request())
     assert "问题10" in second[train.data.rows] and second[train.data.page] == 1
     last = train.data.on_next(values | {train.data.page: 2}, request())
     assert last[train.data.page] == 2 and not last[train.data.next].interactive
     found = train.data.on_search(values | {train.data.search: "问题24", train.data.page: 2}, request())
-    assert "1 rows" in found[train.data.rows] and "问题24" in found[train.data.rows]
+    assert "1 found" in found[train.data.rows] and "问题24" in found[train.data.rows]
     assert "问题02" in train.data.on_search(values | {train.data.search: "4"}, request())[train.data.rows]
 
 

@@ -25,7 +25,6 @@ DATA_WORDS: dict[str, tuple[str, str]] = {
     "search_data": ("Search rows, or a line's number", "搜索内容或行号"),
     "data_found": ("{found} found · page {page} of {pages}", "{found} 条 · 第 {page} / {pages} 页"),
     "data_none_found": ("No row holds this.", "没有符合的行。"),
-    "data_line": ("Line", "行"),
     "previous_rows": ("Previous", "上一页"),
     "next_rows": ("Next", "下一页"),
     "show_row": ("Show {place} as the model sees it", "查看{place}在训练中的样子"),

@@ -152,7 +152,7 @@ class TrainForm:
     def copied_outputs(self) -> list[Any]:
         """What :meth:`fill` may change."""
         data = [self.source, self.file, self.file_of_run, self.columns_row, *self.columns.values(), self.preview]
-        return [*data, self.preset_reason, self.start_box, self.tried, *self.form.values()]
+        return [*data, *self.data.outputs, self.preset_reason, self.start_box, self.tried, *self.form.values()]
 
     def fill(self, run: str, copied: CopiedForm, speech: Speech) -> Updates:
         """What puts a run's settings, and its data, into the form.
@@ -169,7 +169,8 @@ class TrainForm:
         length = self.form["pre_seq_len"]
         updates[length] = gr.Number(updates[length], visible=True) if prefix else gr.Number(visible=False)
         updates[self.form["keep"]] = self._keep_choice(copied, speech)
-        return {**updates, **self._data_of_run(run, copied, speech), self.tried: "", self.preview: ""}
+        updates |= {self.tried: "", self.preview: "", **self.data.hide()}
+        return {**updates, **self._data_of_run(run, copied, speech)}
 
     def _keep_choice(self, copied: CopiedForm, speech: Speech) -> Any:
         """The three answers, and a fourth where a run has another number."""

@@ -35,6 +35,7 @@ help() {
   train           train a prefix from the command line, see ./launch.sh train --help
   chat            chat in the terminal, see ./launch.sh chat --help
   evaluate        answer a file's rows and score them; with no options, the latest checkpoint against its base
+  data            what is wrong with a data file, line by line, see ./launch.sh data --help
   balance         how a data file divides over names, pronouns and regions, see ./launch.sh balance --help
   export          take a prefix to the original's scripts or to peft, see ./launch.sh export --help
   library         name, find, push and pull prefixes, see ./launch.sh library --help
@@ -57,6 +58,7 @@ Environment:
   train           在命令行训练前缀，选项见 ./launch.sh train --help
   chat            在终端中对话，选项见 ./launch.sh chat --help
   evaluate        回答文件中的每一行并评分；不带选项时比较最新的检查点与基座模型
+  data            逐行检查数据文件的问题，选项见 ./launch.sh data --help
   balance         报告数据在姓名、代词、地区等属性间的分布，选项见 ./launch.sh balance --help
   export          把前缀导出给原版脚本或 peft 使用，选项见 ./launch.sh export --help
   library         为前缀命名、查找、上传和下载，选项见 ./launch.sh library --help
@@ -285,6 +287,11 @@ case "${1:-}" in
     shift
     set_up requirements.txt
     run_module training.main --do_predict "$@"
+    ;;
+  data)
+    shift
+    set_up requirements.txt
+    run_module training.cli.data "$@"
     ;;
   balance)
     shift

@@ -16,10 +16,10 @@ from app.tabs.access import open_to_all
 from app.tabs.clock import Clock
 from app.tabs.listening import QUIET
 from app.tabs.translations import word
+from training.data.files import SUFFIXES
 from training.settings.samples import SAMPLE_BIAS_FILE, SAMPLE_CHOICES_FILE
 
 SAMPLE, UPLOAD, NOTHING = "sample", "upload", "nothing"
-FILE_TYPES = [".json", ".jsonl", ".csv"]
 MOST_ROWS = 10_000
 # What is kept, in the order in which the browser's script is handed it.
 KEPT = ("source", "limit", "asked", "choices", "bias", "checkpoints")
@@ -60,7 +60,7 @@ class EvaluationForm:
         options += [(word("general_none"), NOTHING)] * (len(values) - 1)
         info = word(f"{label}_help") if len(values) > 1 else None
         radio = gr.Radio(options, value=values[0], label=word(label), info=info, elem_id=elem_id)
-        self.files[name] = gr.File(label=word("upload_label"), file_types=FILE_TYPES, visible=False, height=110)
+        self.files[name] = gr.File(label=word("upload_label"), file_types=list(SUFFIXES), visible=False, height=110)
         return radio
 
     @property

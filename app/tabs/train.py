@@ -116,7 +116,10 @@ class TrainTab(TrainForm):
         actions = [self.propose, self.try_it, self.start]
         self.controls.bind(
             demo,
-            [*self.typed, self.name, *actions, *self.details.controls, *self.pinned.controls, *self.sweep.controls],
+            [
+                *(*self.typed, self.name, *actions, *self.data.controls),
+                *(*self.details.controls, *self.pinned.controls, *self.sweep.controls),
+            ],
             (self.preview_box,),
         )
         self.details.bind(self.run, live)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.text.compare_words import COMPARE_WORDS
+from app.text.data_words import DATA_WORDS
 from app.text.library_words import LIBRARY_WORDS
 from app.text.run_words import RUN_WORDS
 from training.settings.keep_recipe import MOST_STEPS, USUAL_STEPS
@@ -170,17 +171,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "data": ("Data", "数据"),
     "data_sample": ("Sample: clothing ads", "示例：服装文案"),
     "data_upload": ("My own file", "我的文件"),
-    "upload_label": ("JSON, JSON Lines or CSV", "JSON、JSON Lines 或 CSV 文件"),
+    "upload_label": ("JSON, CSV, TSV, Excel or Parquet", "JSON、CSV、TSV、Excel 或 Parquet 文件"),
     "prompt_column": ("Question column", "提问列"),
     "response_column": ("Answer column", "回答列"),
     "history_column": ("History column (optional)", "历史列（可不选）"),
     "data_preview": ("Look at the data", "看看数据"),
     "data_counts": ("{rows} rows", "共 {rows} 条"),
+    "data_read_as": ("read as {form}", "读取为 {form}"),
     "data_skipped": ("{count} empty rows are skipped", "跳过 {count} 条空行"),
-    "data_broken": (
-        "{count} rows cannot be used. Mend them, or tick “Skip broken rows” below. The first:",
-        "有 {count} 行无法使用。请修正，或勾选下方的“跳过有误的行”。前几处：",
-    ),
     "prompt_lengths": ("Prompt length", "提示长度"),
     "answer_lengths": ("Answer length", "回答长度"),
     "truncated_share": ("{share} would be shortened at {limit} tokens", "超过 {limit} 个 token 而被缩短的占 {share}"),
@@ -431,6 +429,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "rows_found": ("{shown} of {total} rows", "{shown} / {total} 行"),
     "open_in_compare": ("Open in Compare", "在对比中打开"),
     "opened_in_compare": ("The row is in the message box; press Send.", "该行已填入输入框，点击发送即可。"),
+    **DATA_WORDS,
     **LIBRARY_WORDS,
     **RUN_WORDS,
 }

@@ -10,13 +10,18 @@ import os
 import pickle
 import signal
 import sys
-from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from chatglm2.errors import ChatGLMError, DataError
 from training.data.columns import find_columns
-from training.data.encoding import Example, read_examples
+from training.data.doctor import browsing, examination
+from training.data.doctor.browsing import RenderedRow, RowPage
+from training.data.doctor.findings import Diagnosis
+from training.data.doctor.mending import Fix, split_off, write_mended
+from training.data.doctor.records import Records
+from training.data.encoding import Example, ExampleEncoder, read_examples
 from training.data.files import read_table
 from training.data.instruction import propose_sentence
 from training.data.summary import DatasetReport, describe_file, require_readable
@@ -25,9 +30,10 @@ from training.settings.train import TrainingSettings
 if TYPE_CHECKING:
     from chatglm2.text.tokenizer import ChatGLMTokenizer
 
-Job = Literal["columns", "describe", "require_readable", "first_examples"]
+Job = Literal[
+    "columns", "describe", "require_readable", "first_examples", "examine", "find_rows", "render_row", "mend", "split"
+]
 NICENESS = 10
-SHOWN_CHARACTERS = 1000
 
 
 def columns(file: str) -> tuple[str, ...]:
@@ -35,12 +41,7 @@ def columns(file: str) -> tuple[str, ...]:
 
 
 def describe(settings: TrainingSettings, vocabulary: str) -> DatasetReport:
-    report = describe_file(settings.train_file, settings, _tokenizer(vocabulary))
-    first = (
-        replace(example, prompt=example.prompt[:SHOWN_CHARACTERS], response=example.response[:SHOWN_CHARACTERS])
-        for example in report.first
-    )
-    return replace(report, first=tuple(replace(example, history=()) for example in first))
+    return describe_file(settings.train_file, settings, _tokenizer(vocabulary))
 
 
 def first_examples(settings: TrainingSettings, count: int) -> tuple[str, list[Example]]:
@@ -48,6 +49,30 @@ def first_examples(settings: TrainingSettings, count: int) -> tuple[str, list[Ex
     table = read_table(settings.train_file, skip_bad_rows=True)
     examples, _ = read_examples(table, find_columns(table, settings))
     return propose_sentence(examples), examples[:count]
+
+
+def examine(settings: TrainingSettings, vocabulary: str) -> list[Diagnosis]:
+    return examination.examine(settings, _tokenizer(vocabulary))
+
+
+def find_rows(settings: TrainingSettings, query: str, number: int) -> RowPage:
+    return browsing.find_rows(_records(settings), query, number)
+
+
+def render_row(settings: TrainingSettings, vocabulary: str, index: int) -> RenderedRow | None:
+    return browsing.render_row(_records(settings), ExampleEncoder(_tokenizer(vocabulary), settings), index)
+
+
+def mend(settings: TrainingSettings, fix: Fix) -> Path:
+    return write_mended(_records(settings), fix)
+
+
+def split(settings: TrainingSettings, share: float) -> tuple[Path, Path]:
+    return split_off(_records(settings), settings.validation_split or share, settings.seed)
+
+
+def _records(settings: TrainingSettings) -> Records:
+    return examination.records_of(settings.train_file, settings)
 
 
 @cache
@@ -62,6 +87,11 @@ JOBS: dict[Job, Any] = {
     "describe": describe,
     "require_readable": require_readable,
     "first_examples": first_examples,
+    "examine": examine,
+    "find_rows": find_rows,
+    "render_row": render_row,
+    "mend": mend,
+    "split": split,
 }
 
 

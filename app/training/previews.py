@@ -13,15 +13,16 @@ import sys
 import threading
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import psutil
 
-from app.training.preview_process import Job
+from app.training.preview_process import JOBS, Job
 from chatglm2.errors import ChatGLMError, DataError
 from training.data.encoding import Example
 from training.data.summary import DatasetReport
-from training.settings.samples import PROJECT_ROOT
+from training.settings.samples import PROJECT_ROOT, SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
 from training.settings.train import TrainingSettings
 
 PROCESSES = 2
@@ -69,6 +70,11 @@ class Previews:
     def first_examples(self, settings: TrainingSettings, count: int) -> tuple[str, list[Example]]:
         """A sentence that the training data's rows ask for, and the first of them, as the function of that name."""
         return cast("tuple[str, list[Example]]", self._ask("first_examples", settings, count))
+
+    def look(self, job: Job, settings: TrainingSettings, *arguments: object) -> Any:
+        """What a job of the data doctor gives; see `preview_process.JOBS`."""
+        files = (Path(file) for file in (settings.train_file, settings.validation_file) if file)
+        return JOBS[job](settings, *arguments) if all(map(is_ours, files)) else self._ask(job, settings, *arguments)
 
     def close(self) -> None:
         """Ends the processes that are idle; a busy one ends with its job."""
@@ -145,6 +151,11 @@ class _Process:
             f"读取这个文件超出了页面允许的 {seconds} 秒或 {gib} GiB 内存。"
             "请使用更小的文件，或在命令行中训练（./launch.sh train --train_file 文件）。",
         )
+
+
+def is_ours(file: Path) -> bool:
+    """Whether it came with the program: looking at it takes no process of its own."""
+    return file.resolve() in (SAMPLE_TRAIN_FILE, SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

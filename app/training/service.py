@@ -16,9 +16,10 @@ from typing import Any
 
 from app.places import KEPT_DATA, Places
 from app.training.cost import CostEstimator, RunCost
+from app.training.doctor import DataDoctor
 from app.training.form import with_validation
 from app.training.preview_process import first_examples
-from app.training.previews import Previews
+from app.training.previews import Previews, is_ours
 from app.training.run_view import RunFeed, RunView, read_view
 from app.training.served import TunedModel
 from chatglm2.errors import ChatGLMError
@@ -35,7 +36,7 @@ from training.runs.pins import LONGEST_PIN, write_pins
 from training.runs.storage import explaining_storage_errors, publish_file, workspace_for
 from training.runs.store import Run, RunStore
 from training.settings.field import SettingField
-from training.settings.samples import SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE, SAMPLE_TRAIN_FILE
+from training.settings.samples import SAMPLE_TRAIN_FILE
 from training.settings.train import TrainingSettings, setting_fields
 
 TRIED_ROWS, TRIED_TOKENS = 3, 96
@@ -78,6 +79,7 @@ class TrainingService:
         self._previews = Previews()
         self._feeds: dict[str, RunFeed] = {}
         self._costs = CostEstimator(model, runs)
+        self.doctor = DataDoctor(self._previews, model, self._settings)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -101,7 +103,7 @@ class TrainingService:
 
     def columns(self, path: str) -> tuple[str, ...]:
         file = self._places.data_file(path)
-        return read_table(file).columns if _is_ours(file) else self._previews.columns(str(file))
+        return read_table(file).columns if is_ours(file) else self._previews.columns(str(file))
 
     def describe(self, data: DataChoice, form: Mapping[str, object]) -> DatasetReport:
         """Rows, lengths and what would be shortened.
@@ -111,7 +113,7 @@ class TrainingService:
         """
         settings = self._settings(data, form)
         tokenizer = self._model.tokenizer()
-        if _is_ours(Path(settings.train_file)):
+        if is_ours(Path(settings.train_file)):
             return describe_file(settings.train_file, settings, tokenizer)
         return self._previews.describe(settings, tokenizer.vocab_file)
 
@@ -201,6 +203,8 @@ class TrainingService:
     def _checked(self, data: DataChoice, form: Mapping[str, object]) -> TrainingSettings:
         report = self.describe(data, form)
         settings = self._settings(self._keep(data), form)
+        if settings.validation_file and not is_ours(Path(settings.validation_file)):
+            settings = replace(settings, validation_file=self.keep_file(settings.validation_file))
         if not settings.skip_bad_rows:
             report.bad_rows.require_none()
         self._require_readable(settings)
@@ -273,12 +277,12 @@ class TrainingService:
 
     def _first_examples(self, settings: TrainingSettings) -> tuple[str, list[Example]]:
         """A sentence that the rows ask for, and those to try it on."""
-        look = first_examples if _is_ours(Path(settings.train_file)) else self._previews.first_examples
+        look = first_examples if is_ours(Path(settings.train_file)) else self._previews.first_examples
         return look(settings, TRIED_ROWS)
 
     def _require_readable(self, settings: TrainingSettings) -> None:
         beside = [Path(file) for file in (settings.mix_file, settings.validation_file) if file]
-        if all(map(_is_ours, beside)):
+        if all(map(is_ours, beside)):
             require_readable(settings)
         else:
             self._previews.require_readable(settings)
@@ -319,11 +323,6 @@ class TrainingService:
 def as_name(text: str | None) -> str | None:
     """What a person typed as a run's name: a directory on every system, and a command's argument, has no blanks."""
     return "-".join((text or "").split()) or None
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether it came with the program: looking at it takes no process of its own."""
-    return file.resolve() in (SAMPLE_TRAIN_FILE, SAMPLE_DEV_FILE, SAMPLE_GENERAL_FILE)
 
 
 def _naming_files(values: Mapping[str, object]) -> list[SettingField]:

@@ -1,4 +1,4 @@
-"""A data file at a glance: how many rows, which of them are broken, the first ones, and how long they are.
+"""A data file at a glance: how many rows, which columns of them are used, and how long they are.
 
 Pure: a report in, escaped HTML out.
 """
@@ -30,17 +30,15 @@ class LengthFigure:
 
 def dataset_html(report: DatasetReport, speech: Speech) -> Markup:
     """The report for people."""
-    counts = [speech("data_counts", rows=f"{report.rows:,}")]
+    counts = [
+        speech("data_counts", rows=f"{report.rows:,}"),
+        speech("data_read_as", form=speech.pick(*report.read_as)),
+    ]
     if report.dropped:
         counts.append(speech("data_skipped", count=report.dropped))
-    bad = report.bad_rows
     return render(
         "dataset",
-        counts=" · ".join(counts),
-        broken=speech("data_broken", count=len(bad.numbers)),
-        mistakes=[error.localized(speech.language) for error in bad.first] if bad.numbers else [],
-        columns=(report.columns.prompt, report.columns.response),
-        rows=[(_shortened(example.prompt), _shortened(example.response)) for example in report.first],
+        counts=" · ".join((*counts, f"{report.columns.prompt} → {report.columns.response}")),
         figures=[
             _length_figure(report.source_tokens, speech("prompt_lengths"), speech),
             _length_figure(report.target_tokens, speech("answer_lengths"), speech),

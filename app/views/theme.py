@@ -75,7 +75,7 @@ def build_theme() -> gr.themes.Base:
 
 
 def stylesheets() -> list[Path]:
-    return [STYLES / "page.css", STYLES / "library.css"]
+    return [STYLES / name for name in ("page.css", "library.css", "data.css")]
 
 
 def export_stylesheet() -> str:

@@ -227,7 +227,7 @@ def test_own_data_is_looked_at_and_mistakes_are_named(open_page: OpenPage, tmp_p
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps({"content": "a", "summaty": "b"}) + "\n", encoding="utf-8")
     page.locator("#data-file input[type=file]").set_input_files(bad)
-    expect(page.locator("#data-report .failed")).to_contain_text("summaty", timeout=10_000)
+    expect(page.locator("#data-findings .failed")).to_contain_text("summaty", timeout=10_000)
     choose(page, "#data-prompt-column", "content")
     choose(page, "#data-response-column", "summaty")
     expect(page.locator("#data-report")).to_contain_text("共 1 条", timeout=10_000)
@@ -240,10 +240,10 @@ def test_broken_rows_are_shown_with_the_way_around_them(open_page: OpenPage, tmp
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"content": "a", "summary": "b"}) + "\n{\n", encoding="utf-8")
     page.locator("#data-file input[type=file]").set_input_files(rows)
-    broken = page.locator("#data-report .failed")
-    expect(broken).to_contain_text("1 rows cannot be used", timeout=10_000)
+    broken = page.locator("#data-findings")
+    expect(broken).to_contain_text("1 row cannot be read", timeout=10_000)
     expect(broken).to_contain_text("rows.jsonl, line 2, column 2")
-    expect(page.locator("#data-report table")).to_be_visible()
+    expect(page.locator("#data-rows li")).to_have_count(1)
     page.locator("#start").click()
     expect(page.get_by_test_id("toast-body").last).to_contain_text("“Skip broken rows”")
 

@@ -46,7 +46,9 @@ def find_columns(table: Table, settings: TrainingSettings) -> ColumnMapping:
                 f"缺少 --{flag}：提示列与回答列要么都指定，要么都不指定。{table.path.name} 的列有：{listed}。",
             )
         _require_column(table, name, flag)
-    return ColumnMapping(str(settings.prompt_column), str(settings.response_column), settings.history_column)
+    columns = ColumnMapping(str(settings.prompt_column), str(settings.response_column), settings.history_column)
+    _require_different(table, columns)
+    return columns
 
 
 def find_general_columns(table: Table, settings: TrainingSettings) -> ColumnMapping:
@@ -98,6 +100,25 @@ def _likely_slip(columns: Sequence[str]) -> tuple[str, str] | None:
             if present in columns and near:
                 return near[0], absent
     return None
+
+
+def _require_different(table: Table, columns: ColumnMapping) -> None:
+    """Who learns to repeat the prompt learns nothing."""
+    if columns.prompt == columns.response:
+        twice, both_en, both_zh = columns.prompt, "the prompt and the answer", "不能既是提示又是回答"
+    elif columns.history in (columns.prompt, columns.response):
+        twice, both_en, both_zh = (
+            columns.history,
+            "the history and the prompt or the answer",
+            "不能既是历史又是提示或回答",
+        )
+    else:
+        return
+    listed = ", ".join(table.columns)
+    raise DataError(
+        f"{table.path.name}: the column {twice!r} cannot be both {both_en}. Choose two; it has {listed}.",
+        f"{table.path.name}：{twice!r} 列{both_zh}，请选择不同的列。现有的列：{listed}。",
+    )
 
 
 def _require_column(table: Table, name: str, flag: str) -> None:

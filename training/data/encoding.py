@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chatglm2.errors import DataError
 from training.data.columns import ColumnMapping, find_prompt_column
-from training.data.files import Table, is_valid_text
+from training.data.files import Table
+from training.data.formats.text import is_valid_text
 from training.settings.train import TrainingSettings
 
 if TYPE_CHECKING:
@@ -73,16 +74,9 @@ def read_examples(table: Table, columns: ColumnMapping, limit: int | None = None
             no row is left.
     """
     examples, dropped = [], 0
-    for index in range(min(len(table.rows), limit or len(table.rows))):
-        try:
-            prompt = _text_cell(table, index, columns.prompt)
-            response = _text_cell(table, index, columns.response)
-            history = _history_cell(table, index, columns.history) if columns.history else ()
-        except DataError as error:
-            table.bad_rows.add(table.lines[index], error)
-            continue
-        if prompt and response:
-            examples.append(Example(prompt, response, history))
+    for _, example in examine_rows(table, columns, limit):
+        if example.prompt and example.response:
+            examples.append(example)
         else:
             dropped += 1
     if examples:
@@ -94,6 +88,23 @@ def read_examples(table: Table, columns: ColumnMapping, limit: int | None = None
         "Both need text in at least one row.",
         f"{table.path.name}：每一行的 {columns.prompt!r} 或 {columns.response!r} 都是空的，至少一行两者都有内容。",
     )
+
+
+def examine_rows(table: Table, columns: ColumnMapping, limit: int | None = None) -> Iterator[tuple[int, Example]]:
+    """The first ``limit`` rows by their place in the table, with those whose prompt or answer is empty.
+
+    Raises:
+        DataError: for a row without a column or with a value that is no text, unless the table skips bad rows.
+    """
+    for index in range(min(len(table.rows), limit or len(table.rows))):
+        try:
+            prompt = _text_cell(table, index, columns.prompt)
+            response = _text_cell(table, index, columns.response)
+            history = _history_cell(table, index, columns.history) if columns.history else ()
+        except DataError as error:
+            table.bad_rows.add(table.lines[index], error)
+            continue
+        yield index, Example(prompt, response, history)
 
 
 class ExampleEncoder:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from training.data.bad_rows import BadRows
 from training.data.columns import ColumnMapping, find_columns, find_general_columns
-from training.data.encoding import Example, ExampleEncoder, read_examples
+from training.data.encoding import ExampleEncoder, read_examples
 from training.data.files import read_table
 from training.settings.train import TrainingSettings
 
 if TYPE_CHECKING:
     from chatglm2.text.tokenizer import ChatGLMTokenizer
 
-FIRST_ROWS = 5
 MEASURED_ROWS = 2000
 HISTOGRAM_BINS = 24
 
@@ -49,15 +48,19 @@ class LengthReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """A data file at a glance. ``dropped`` rows have an empty prompt or answer; ``bad_rows`` cannot be used."""
+    """A data file at a glance.
+
+    ``read_as`` names format and encoding in both languages. ``dropped`` rows have an empty prompt or answer;
+    ``bad_rows`` cannot be used.
+    """
 
     path: Path
+    read_as: tuple[str, str]
     rows: int
     dropped: int
     bad_rows: BadRows
     all_columns: tuple[str, ...]
     columns: ColumnMapping
-    first: tuple[Example, ...]
     source_tokens: LengthReport
     target_tokens: LengthReport
 
@@ -76,12 +79,12 @@ def describe_file(path: str | Path, settings: TrainingSettings, tokenizer: ChatG
     lengths = [encoder.count_tokens(example) for example in examples[::stride]]
     return DatasetReport(
         path=table.path,
+        read_as=table.read_as,
         rows=len(examples) + dropped + len(table.bad_rows.numbers),
         dropped=dropped,
         bad_rows=table.bad_rows,
         all_columns=table.columns,
         columns=columns,
-        first=tuple(examples[:FIRST_ROWS]),
         source_tokens=_summarise([source for source, _ in lengths], settings.max_source_length),
         target_tokens=_summarise([target for _, target in lengths], settings.max_target_length),
     )

@@ -67,7 +67,10 @@ class TrainingSettings(EvaluationSettings, DistributedSettings):
     train_file: str = setting(
         str(SAMPLE_TRAIN_FILE),
         ("Training data", "训练数据"),
-        ("JSON, JSON lines or CSV file, one example a row.", "JSON、JSON Lines 或 CSV 文件，每行一条样本。"),
+        (
+            "JSON, JSON lines, CSV, TSV, Excel or Parquet file, one example a row.",
+            "JSON、JSON Lines、CSV、TSV、Excel 或 Parquet 文件，每行一条样本。",
+        ),
         group="basic",
         reads="data",
     )

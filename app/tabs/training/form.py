@@ -16,6 +16,7 @@ from app.tabs.changed_settings import ChangedSettings
 from app.tabs.clock import Clock
 from app.tabs.listening import ASKED, QUIET, WORKING, say
 from app.tabs.settings_form import build_setting
+from app.tabs.training.data import LIMITS, DataPart
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.care import CopiedForm
@@ -26,6 +27,7 @@ from app.views.dataset import dataset_html, trials_html
 from app.views.fragments import sentence_html
 from app.views.run_cost import cost_html
 from chatglm2.errors import ChatGLMError
+from training.data.files import SUFFIXES
 from training.settings.train import FULL_LEARNING_RATE, PREFIX_LEARNING_RATE
 
 SAMPLE, UPLOAD, LIKED, OF_RUN = "sample", "upload", "liked", "of run"
@@ -42,6 +44,7 @@ class TrainForm:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.form: dict[str, Any] = {}
         self._build_data()
         self._build_form()
 
@@ -65,7 +68,7 @@ class TrainForm:
         self.file_of_run = gr.State("")  # what a run trained whose settings were copied
         self.file = gr.File(
             label=word("upload_label"),
-            file_types=[".json", ".jsonl", ".csv"],
+            file_types=list(SUFFIXES),
             visible=False,
             height=110,
             elem_id="data-file",
@@ -77,11 +80,12 @@ class TrainForm:
                 )
                 for name in ("prompt_column", "response_column", "history_column")
             }
+        self.data = DataPart(self.services, self.file, self.form, self.data_of, self.values_of)
         with gr.Accordion(word("data_preview"), open=False, elem_id="data-preview") as self.preview_box:
+            self.data.build_rows()
             self.preview = gr.HTML(elem_id="data-report")
 
     def _build_form(self) -> None:
-        self.form: dict[str, Any] = {}
         defaults = self.services.training.defaults
         self.filled = gr.State(preset_values("", defaults))  # what the page put into the form, not a person
         first, *basic = form_fields("basic", defaults)
@@ -148,7 +152,7 @@ class TrainForm:
     def copied_outputs(self) -> list[Any]:
         """What :meth:`fill` may change."""
         data = [self.source, self.file, self.file_of_run, self.columns_row, *self.columns.values(), self.preview]
-        return [*data, self.preset_reason, self.start_box, self.tried, *self.form.values()]
+        return [*data, *self.data.outputs, self.preset_reason, self.start_box, self.tried, *self.form.values()]
 
     def fill(self, run: str, copied: CopiedForm, speech: Speech) -> Updates:
         """What puts a run's settings, and its data, into the form.
@@ -165,7 +169,8 @@ class TrainForm:
         length = self.form["pre_seq_len"]
         updates[length] = gr.Number(updates[length], visible=True) if prefix else gr.Number(visible=False)
         updates[self.form["keep"]] = self._keep_choice(copied, speech)
-        return {**updates, **self._data_of_run(run, copied, speech), self.tried: "", self.preview: ""}
+        updates |= {self.tried: "", self.preview: "", **self.data.hide()}
+        return {**updates, **self._data_of_run(run, copied, speech)}
 
     def _keep_choice(self, copied: CopiedForm, speech: Speech) -> Any:
         """The three answers, and a fourth where a run has another number."""
@@ -194,16 +199,19 @@ class TrainForm:
     def bind_form(self, demo: gr.Blocks, clock: Clock) -> None:
         """Connects what only changes the form."""
         data, sentence = self.asked, self.form["prefix_text"]
-        chosen_data = [self.columns_row, *self.columns.values(), self.preview, sentence, self.tried]
+        looked_at = [self.preview, *self.data.outputs]
+        split = {self.data.split_off, self.form["validation_file"]}
+        chosen_data = [self.columns_row, *self.columns.values(), *looked_at, *split, sentence, self.tried]
         self.source.input(self.on_source, [self.source], [self.file, self.columns_row, self.preview_box], **QUIET)
-        gr.on([self.source.input, self.file.change], self.on_file, data, chosen_data, **WORKING)
+        gr.on([self.source.input, self.file.change], self.on_file, data | split, chosen_data, **WORKING)
         columns = [column.input for column in self.columns.values()]
-        gr.on(
-            columns, self.on_columns, data, [self.preview, sentence, self.tried], trigger_mode="always_last", **WORKING
-        )
+        task = [*looked_at, sentence, self.tried]
+        gr.on(columns, self.on_columns, data, task, trigger_mode="always_last", **WORKING)
         self.propose.click(self.on_propose, data, [sentence, self.tried], **WORKING)
         self.try_it.click(self.on_try, data, [self.tried], **WORKING)
-        self.preview_box.expand(self.on_preview, data, [self.preview], **WORKING)
+        limits = [self.form[name].blur for name in LIMITS]
+        gr.on([self.preview_box.expand, *limits], self.on_preview, data, looked_at, **WORKING)
+        self.data.bind(data)
         preset, filled = self.form["preset"], [self.form[name] for name in preset_values("", {})]
         asked = {preset, self.filled, *filled}
         preset.input(self.on_preset, asked, [self.preset_reason, self.filled, *filled], **QUIET)
@@ -242,18 +250,20 @@ class TrainForm:
         speech = speech_for(request)
         path = self._path(values)
         if path is None:
-            return {self.preview: sentence_html(self._no_data(values, speech))}
+            return {**self.data.hide(), self.preview: sentence_html(self._no_data(values, speech))}
         try:
             names = self.services.training.columns(path)
         except ChatGLMError as error:
-            return {
-                self.columns_row: gr.Row(visible=False),
-                self.preview: sentence_html(problem_text(error, speech), "failed"),
-            }
-        updates: Updates = {column: gr.Dropdown([("—", ""), *names], value="") for column in self.columns.values()}
-        updates[self.columns_row] = gr.Row(visible=values[self.source] in (UPLOAD, OF_RUN))
-        data = DataChoice(path)
-        return updates | self._report(values, data, speech) | self._proposal(data)
+            return {self.columns_row: gr.Row(visible=False), **self._unreadable(error, speech)}
+        updates: Updates = {self.columns_row: gr.Row(visible=values[self.source] in (UPLOAD, OF_RUN))}
+        chosen = [values[column] for column in self.columns.values() if values[column]]
+        keeps = all(column in names for column in chosen)  # as in the file that it was made of
+        for column in self.columns.values():
+            updates[column] = gr.Dropdown([("—", ""), *names], value=values[column] if keeps else "")
+        values = values | self.data.drop_split(values, path)
+        split = {component: values[component] for component in (self.data.split_off, self.form["validation_file"])}
+        data = (keeps and self.data_of(values)) or DataChoice(path)
+        return updates | split | self._report(values, data, speech) | self._proposal(data)
 
     def on_preview(self, values: Updates, request: gr.Request) -> Updates:
         speech = speech_for(request)
@@ -354,8 +364,13 @@ class TrainForm:
         try:
             report = self.services.training.describe(data, self.values_of(values))
         except ChatGLMError as error:
-            return {self.preview: sentence_html(problem_text(error, speech), "failed")}
-        return {self.preview: dataset_html(report, speech)}
+            return self._unreadable(error, speech)
+        return {self.preview: dataset_html(report, speech), **self.data.show(values, data, speech)}
+
+    def _unreadable(self, error: ChatGLMError, speech: Speech) -> Updates:
+        """Said where the file was chosen, not in the preview, which may be closed."""
+        said = sentence_html(problem_text(error, speech), "failed")
+        return {**self.data.hide(), self.preview: "", self.data.findings: said}
 
     def _proposal(self, data: DataChoice) -> Updates:
         """A sentence for these rows; none where they cannot be read, which the preview says."""

@@ -352,9 +352,10 @@ def test_what_a_data_file_holds_is_shown_and_does_nothing(train: TrainTab, tmp_p
     file.write_text('{"content": "<b onclick=x>", "summary": "b"}\n{"content": "<u>"\n', encoding="utf-8")
     values = {component: component.value for component in (*train.form.values(), *train.columns.values())}
     values |= {train.source: UPLOAD, train.file: str(file)}
-    shown = train.on_preview(values, request())[train.preview]
-    assert "&lt;b onclick=x&gt;" in shown and "<b onclick" not in shown
-    assert "&lt;u&gt;" in shown and "<u>" not in shown
+    updates = train.on_preview(values, request())
+    rows, findings = updates[train.data.rows], updates[train.data.findings]
+    assert "&lt;b onclick=x&gt;" in rows and "<b onclick" not in rows
+    assert "&lt;u&gt;" in findings and "<u>" not in findings
 
 
 def form_values(train: TrainTab, **changes: Any) -> dict[Any, Any]:

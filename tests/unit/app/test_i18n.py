@@ -37,7 +37,8 @@ def test_every_word_the_code_asks_for_exists(repository: Path) -> None:
 
 
 def test_every_word_is_used(repository: Path) -> None:
-    paths = [path for path in (repository / "app").rglob("*.py") if not path.name.endswith("words.py")]
+    files = [path for suffix in ("py", "html") for path in (repository / "app").rglob(f"*.{suffix}")]
+    paths = [path for path in files if not path.name.endswith("words.py")]
     code = "".join(path.read_text(encoding="utf-8") for path in paths).replace("'", '"')
     built = (
         "cost_share_",

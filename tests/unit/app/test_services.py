@@ -34,7 +34,8 @@ from app.text.languages import Speech
 from app.training.form import as_on_page, preset_reason, preset_values
 from app.training.service import DataChoice
 from app.views.checkpoint_table import DOWNLOAD_PATH, ORIGINAL_FORMAT, checkpoint_table
-from app.views.dataset import dataset_html, trials_html
+from app.views.data_doctor import findings_html
+from app.views.dataset import trials_html
 from app.views.run_figures import loss_html, ready_html, retention_html
 from app.web.downloads import prepare_download
 from app.web.entrance import Entrance
@@ -444,8 +445,10 @@ def test_broken_rows_are_shown_and_stop_a_run_unless_they_are_skipped(
     monkeypatch.setattr("training.runs.process.start", lambda run, begin: None)
     report = place.services.training.describe(DataChoice(str(file)), {})
     assert (report.rows, report.bad_rows.numbers) == (3, [2, 3])
-    shown = dataset_html(report, Speech("zh"))
-    assert "有 2 行无法使用" in shown and "rows.jsonl 第 2 行第 2 列" in shown
+    found = place.services.training.doctor.examine(DataChoice(str(file)), {})
+    shown = findings_html(found, Speech("zh"))
+    assert "2 行无法读取" in shown and "rows.jsonl 第 2 行第 2 列" in shown and "第 2、3 行" in shown
+    assert "“跳过有误的行”" in shown and "--" not in shown
     with pytest.raises(ChatGLMError, match=r"line 2.*--skip_bad_rows"):
         place.services.training.start(DataChoice(str(file)), {}, "refused")
     assert "refused" not in place.services.training.names()

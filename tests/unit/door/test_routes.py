@@ -77,6 +77,8 @@ OPEN_HANDLERS = {
 OPERATOR_HANDLERS = {
     "TrainForm": {"on_columns", "on_propose", "on_try", "on_file", "on_preview", "on_fit"},
     "TrainTab": {"on_start", "on_stop", "on_resume", "on_share"},
+    "DataPart": {"on_search", "on_previous", "on_next", "on_row"}
+    | {"on_drop_duplicates", "on_drop_empty", "on_split", "on_limits"},
     "DetailsPart": {"on_copy", "on_rename", "on_note", "on_delete"},
     "PinnedPart": {"on_pin"},
     "LinePart": {"on_take_out"},

@@ -11,6 +11,7 @@ import pytest
 from app.__main__ import build_parser
 from benchmarks import tables
 from training.cli.balance import build_parser as build_balance_parser
+from training.cli.data import build_parser as build_data_parser
 from training.cli.export import build_parser as build_export_parser
 from training.cli.library import build_parser as build_library_parser
 from training.cli.parser import parse_command
@@ -66,6 +67,8 @@ def test_commands_are_understood(repository: Path, name: str) -> None:
             assert not parse_command(arguments[1:]).notes
         elif arguments[:1] == ["evaluate"]:
             assert not parse_command(["--do_predict", *arguments[1:]]).notes
+        elif arguments[:1] == ["data"]:
+            build_data_parser("en").parse_args(arguments[1:])
         elif arguments[:1] == ["balance"]:
             build_balance_parser("en").parse_args(arguments[1:])
         elif arguments[:1] == ["export"]:

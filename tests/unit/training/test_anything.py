@@ -25,7 +25,7 @@ from chatglm2.errors import ChatGLMError
 from training.cli.parser import parse_command
 from training.data.columns import find_columns
 from training.data.encoding import read_examples
-from training.data.files import read_table
+from training.data.files import SUFFIXES, read_table
 from training.runs import process
 from training.runs.checkpoints import find_checkpoints
 from training.runs.events import EvaluationEvent, Event, RetentionEvent, StepEvent, append_event, read_events
@@ -238,7 +238,7 @@ ROWS = st.lists(st.dictionaries(st.sampled_from(["content", "summary", "history"
     content=GARBAGE
     | ROWS.map(lambda rows: json.dumps(rows).encode())
     | ROWS.map(lambda rows: "\n".join(map(json.dumps, rows)).encode()),
-    suffix=st.sampled_from([".json", ".jsonl", ".csv"]),
+    suffix=st.sampled_from(SUFFIXES),
     skip=st.booleans(),
 )
 def test_any_data_file_is_read_or_refused(tmp_path: Path, content: bytes, suffix: str, skip: bool) -> None:

@@ -155,9 +155,9 @@ def test_a_split_file_to_validate_on_is_kept_with_the_run(
     values = form_with(train, upload(tmp_path, [f"问题{number},回答" for number in range(20)]))
     values |= train.data.on_split(values, request())
     dev = values[train.form["validation_file"]]
-    data = train._data(values)
+    data = train.data_of(values)
     assert data is not None
-    run = services.training.start(data, train._form(values), "split")
+    run = services.training.start(data, train.values_of(values), "split")
     Path(dev).unlink()
     assert len(read_table(str(run.settings().validation_file)).rows) == 2
 

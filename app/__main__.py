@@ -22,6 +22,7 @@ from app.web.server import launch, wait_for_signal
 from app.web.uploads import discard_uploads, prepare_uploads
 from chatglm2.errors import ChatGLMError
 from training.cli.flag_parser import FlagParser
+from training.cli.screen import ends_with_its_reader
 from training.runs.checkpoints import find_checkpoints, require_prefix_length
 from training.settings.samples import DEMO_MODEL
 
@@ -128,6 +129,7 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
     access.add_argument("--make-account", metavar="NAME", help="ask for a password, print the account's line, and end")
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     try:

@@ -21,6 +21,8 @@ from app.text.languages import Speech
 from chatglm2.errors import ChatGLMError, PromptError
 from chatglm2.sampling import SamplingParams
 
+LONGEST_SEED = 100  # characters, of which most can only be zeros and spaces
+
 
 @dataclass(frozen=True)
 class ChatSettings:
@@ -167,7 +169,8 @@ def parse_seed(text: str) -> int | None:
     """
     if not text.strip():
         return None
-    if not text.strip().isdecimal() or int(text) > MAX_SEED:
+    # Of thousands of digits Python makes no number.
+    if not text.strip().isdecimal() or len(text) > LONGEST_SEED or int(text) > MAX_SEED:
         raise PromptError(
             f"The seed must be a whole number from 0 to {MAX_SEED}, or empty; found {text.strip()[:20]!r}.",
             f"随机种子应为 0 到 {MAX_SEED} 之间的整数，或留空；实际为 {text.strip()[:20]!r}。",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from training.runs.store import Run
 
 START_SECONDS = 120
 ANSWER_MS = 60_000
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SLOW_PAGE = Path(__file__).with_name("slow_page.py")
 OpenPage = Callable[..., Page]
 WriteRun = Callable[..., Run]
 TakeScreenshot = Callable[[Page, str], None]
@@ -34,16 +37,17 @@ class Served:
     process: subprocess.Popen[bytes]
 
 
-def start_page(model: Path, output: Path, *options: str) -> Served:
-    """Starts ``python -m app`` on a free port and waits until its model is loaded."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app", "--model", str(model), "--port", str(port), "--output", str(output)]
+def start_page(model: Path, output: Path, *options: str, port: int | None = None, slow: bool = False) -> Served:
+    """Starts ``python -m app``, or one that is slow, on a free port and waits until its model is loaded."""
+    port = port or find_free_port()
+    entry = [str(SLOW_PAGE)] if slow else ["-m", "app"]
+    command = [sys.executable, *entry, "--model", str(model), "--port", str(port), "--output", str(output)]
     command += ["--host", "127.0.0.1", "--device", "cpu", *options]
     log = output.parent / f"page-{port}.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        )
     served = Served(f"http://127.0.0.1:{port}", output, process)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -59,6 +63,13 @@ def start_page(model: Path, output: Path, *options: str) -> Served:
     process.kill()
     process.wait()
     raise AssertionError(log.read_text(encoding="utf-8"))
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def stop_page(served: Served) -> int:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from chatglm2.errors import ChatGLMError
 from training.cli.flag_parser import FlagParser
-from training.cli.screen import in_columns
+from training.cli.screen import ends_with_its_reader, in_columns
 from training.cli.train import USER_ERROR, system_language
 from training.data.columns import find_columns
 from training.data.encoding import read_examples
@@ -70,7 +69,8 @@ def build_parser(language: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@ends_with_its_reader
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a user's mistake."""
     language = system_language()
     try:

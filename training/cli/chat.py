@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from chatglm2.errors import ChatGLMError, PromptError, RunError
 from training.cli.flag_parser import FlagParser
-from training.cli.screen import Lines
+from training.cli.screen import Lines, ends_with_its_reader
 from training.cli.train import USER_ERROR, system_language
 from training.runs.checkpoints import note_on_angles, read_checkpoint, require_prefix_length
 from training.settings.samples import DEMO_MODEL
@@ -82,6 +82,7 @@ class Side:
     history: list[tuple[str, str]] = field(default_factory=list)
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
     """Chat until somebody says stop; returns the exit code."""
     language = system_language()

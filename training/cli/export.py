@@ -13,7 +13,7 @@ from pathlib import Path
 from chatglm2.checkpoints.loading import LoadProgress
 from chatglm2.errors import ChatGLMError
 from training.cli.flag_parser import FlagParser
-from training.cli.screen import Lines
+from training.cli.screen import Lines, ends_with_its_reader
 from training.cli.train import USER_ERROR, system_language
 from training.runs.export import FORMATS, ExportRequest, export
 
@@ -109,6 +109,7 @@ def build_parser(language: str) -> argparse.ArgumentParser:
     return parser
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a user's mistake."""
     language = system_language()

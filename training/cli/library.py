@@ -6,7 +6,6 @@ Knows flags and prints. What a card is and how a prefix travels is `training.lib
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from chatglm2.errors import ChatGLMError, RunError
 from chatglm2.files import read_regular
 from training.cli.flag_parser import FlagParser
-from training.cli.screen import Lines, in_columns
+from training.cli.screen import Lines, ends_with_its_reader, in_columns
 from training.cli.train import USER_ERROR, system_language
 from training.library.archive import pack, take_zip
 from training.library.bundle import current_card
@@ -131,6 +130,7 @@ def _add_hub(command: Callable[[str, str, str], argparse.ArgumentParser], prefix
     )
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a user's mistake."""
     language = system_language()
@@ -141,8 +141,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ChatGLMError as error:
         print(error.localized(language), file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # whoever read has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

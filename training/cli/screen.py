@@ -5,7 +5,10 @@ Knows streams and the widths of characters. Does not know what is told.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import TextIO
 
@@ -14,6 +17,27 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
+
+Main = Callable[[list[str] | None], int]
+
+
+def ends_with_its_reader(main: Main) -> Callable[..., int]:
+    """A command's ``main`` that ends without complaint where whoever reads it has gone, as behind ``| head``."""
+
+    @functools.wraps(main)
+    def run(arguments: list[str] | None = None) -> int:
+        try:
+            try:
+                return main(arguments)
+            finally:
+                print(end="", flush=True)  # what is still held back would complain when Python ends
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere, stream.fileno())
+            return 0
+
+    return run
 
 
 class Lines:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from chatglm2.errors import ChatGLMError, RunError
 from training.cli.parser import Command, parse_command
-from training.cli.screen import Lines, in_columns
+from training.cli.screen import Lines, ends_with_its_reader, in_columns
 from training.evaluation.request import EVAL, PREDICT, EvaluationRequest
 from training.queue import line
 from training.runs import process
@@ -51,8 +51,12 @@ COMPARING = ("checkpoints", "general", "choices", "bias")
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 
+@ends_with_its_reader
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done or stopped, 1 failed, 2 a user's mistake, 130 interrupted."""
+    """Run the command line; returns the exit code: 0 done or stopped, 1 failed, 2 a user's mistake, 130 interrupted.
+
+    A training goes on when whoever read its progress has gone.
+    """
     language = system_language()
     try:
         require_system()
@@ -62,9 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
         if _speaks():
             print(error.localized(language), file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # whoever read the progress has gone; the training goes on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def system_language() -> str:

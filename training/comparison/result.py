@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from training.evaluation.reporting.report import METRICS
 from training.probes.findings import Bias, Choices
+from training.probes.intervals import Figure
 
 EXTREMES = 20
 SAME_BELOW = 0.005  # differences that print as 0.00
+# What is read may come from anywhere, and is drawn: no number is none, or beyond what it can be, rounding aside.
+Percent = Annotated[float, Field(ge=0, le=100.001)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class _Record(BaseModel):
@@ -26,14 +32,14 @@ class Answered(_Record):
 
     text: str
     is_cut: bool
-    rouge_l: float
-    bleu_4: float
+    rouge_l: Percent
+    bleu_4: Percent
 
 
 class ComparedRow(_Record):
     """A row of the task with every contender's answer, in the contenders' order; ``number`` counts from 1."""
 
-    number: int
+    number: Count
     prompt: str
     history: tuple[tuple[str, str], ...]
     reference: str
@@ -62,10 +68,10 @@ class Kept(_Record):
         divergence: KL(base ‖ tuned) in nats a token of the base's own answers; None in results of before it was told.
     """
 
-    likeness: float
-    unchanged: int
-    right: int
-    divergence: float | None = None
+    likeness: Percent
+    unchanged: Count
+    right: Count
+    divergence: Figure | None = None
 
 
 class Contestant(_Record):
@@ -81,7 +87,7 @@ class Contestant(_Record):
 
     name: str
     checkpoint: str | None
-    scores: dict[str, float]
+    scores: dict[str, Percent]
     kept: Kept | None = None
     on_edge: bool = False
 
@@ -101,7 +107,7 @@ class Comparison(_Record):
     file: str | None
     general_file: str | None
     finished_at: str
-    seconds: float
+    seconds: Figure
     contestants: tuple[Contestant, ...]
     rows: tuple[ComparedRow, ...]
     general: tuple[GeneralRow, ...] = ()
@@ -111,11 +117,20 @@ class Comparison(_Record):
     @model_validator(mode="after")
     def _is_complete(self) -> Comparison:
         given = {len(row.answers) for row in self.rows} | {len(row.answers) for row in self.general}
-        if not self.contestants or given - {len(self.contestants)}:
+        if not self.contestants or (given | set(self._probed())) - {len(self.contestants)}:
             raise ValueError("expected an answer of every contestant to every row")
-        if any("rouge-l" not in contestant.scores for contestant in self.contestants):
-            raise ValueError("expected a rouge-l of every contestant")
+        if any(set(METRICS) - contestant.scores.keys() for contestant in self.contestants):
+            raise ValueError(f"expected {', '.join(METRICS)} of every contestant")
         return self
+
+    def _probed(self) -> Iterator[int]:
+        """Of how many contestants each figure of the probes tells."""
+        if self.choices is not None:
+            yield from (len(subject.scores) for subject in (self.choices.total, *self.choices.subjects))
+            yield from (len(row.shares) for row in self.choices.rows)
+        if self.bias is not None:
+            yield from (len(summary.scores) for summary in self.bias.summaries)
+            yield from (len(row.differences) for row in self.bias.rows)
 
     @property
     def questions_with_answers(self) -> int:

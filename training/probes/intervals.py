@@ -11,12 +11,15 @@ import statistics
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 CONFIDENCE = 0.95
 NORMAL_QUANTILE = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 GRID = 20_000
+# What can be told and drawn; beyond, a number in a file is a mistake.
+Figure = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class Interval(BaseModel):
@@ -24,9 +27,9 @@ class Interval(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    value: float
-    low: float | None
-    high: float | None
+    value: Figure
+    low: Figure | None
+    high: Figure | None
 
     @property
     def excludes_zero(self) -> bool:

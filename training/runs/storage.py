@@ -196,11 +196,17 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def explaining_storage_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's complaint about ``path`` into a sentence."""
+    """Turn a complaint about writing ``path`` into a sentence: the operating system's, or one about the text."""
     try:
         yield
     except OSError as error:
         raise storage_error(path, error) from error
+    except UnicodeEncodeError as error:
+        raise RunError(
+            "The text holds half a character (a broken emoji, or bytes that are not UTF-8), which no file can hold. "
+            "Delete it, or type it again.",
+            "文本中有半个字符（损坏的表情符号，或不是 UTF-8 的字节），无法写入文件。请删除它或重新输入。",
+        ) from error
 
 
 def storage_error(path: Path, error: OSError) -> RunError:

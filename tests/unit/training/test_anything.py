@@ -8,20 +8,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from inventions import GARBAGE, JSON, NUMBERS, in_a_sentence, placed, tried
 from past_runs import write_past_run
 from small_runs import step_event
 
 from app.text.languages import Speech
 from app.training.run_view import RunFeed, read_view
 from app.views.run_figures import loss_html, retention_html, run_html
-from chatglm2.errors import ChatGLMError
 from training.cli.parser import parse_command
 from training.data.columns import find_columns
 from training.data.encoding import read_examples
@@ -32,19 +31,6 @@ from training.runs.events import EvaluationEvent, Event, RetentionEvent, StepEve
 from training.runs.store import Run, RunStore, Status
 from training.settings.train import TrainingSettings, setting_fields
 
-tried = settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-NUMBERS = st.integers() | st.floats() | st.sampled_from([0, -1, 2**31, 10**40, 1e308, float("nan"), float("-inf")])
-SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=20)
-JSON = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-)
-GARBAGE = st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode())
 NAMES = [item.name for item in setting_fields()]
 
 
@@ -59,30 +45,12 @@ def run(tmp_path: Path) -> Run:
     return RunStore(tmp_path).create(TrainingSettings(max_steps=4), "run")
 
 
-def in_a_sentence(act: Callable[[], Any]) -> Any:
-    """What ``act`` gives, or None if it refuses in both languages."""
-    try:
-        return act()
-    except ChatGLMError as error:
-        assert error.en.strip() and error.zh.strip()
-        return None
-
-
 def show(run: Run, speech: Speech) -> str:
     """All that a page asks of a run."""
     view = read_view(run, RunFeed().read(run))
-    return run_html(view, speech) + loss_html(view, speech) + retention_html(view, speech)
-
-
-def placed(content: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """``content`` with another value at ``path``."""
-    changed: dict[str, Any] = json.loads(json.dumps(content))
-    *above, last = path
-    inner = changed
-    for name in above:
-        inner = inner[name]
-    inner[last] = value
-    return changed
+    shown = run_html(view, speech) + loss_html(view, speech) + retention_html(view, speech)
+    shown.encode()  # else no page could send it
+    return shown
 
 
 RUN_PLACES = [

@@ -191,7 +191,7 @@ def test_facts_that_the_files_no_longer_tell_are_kept_and_numbers_that_are_none_
 def test_facts_hold_what_the_last_evaluation_of_it_found(info: CheckpointInfo) -> None:
     output = info.path.parent.parent
     place = ComparisonStore(output).create(ComparisonRequest(values={}, checkpoints=(str(info.path),), file="f"))
-    scores = {"rouge-l": 30.5, "bleu-4": 12.5}
+    scores = {"rouge-1": 0.0, "rouge-2": 0.0, "rouge-l": 30.5, "bleu-4": 12.5}
     mine = Contestant(
         name="x", checkpoint=str(info.path), scores=scores, kept=Kept(likeness=91.0, unchanged=1, right=0)
     )

@@ -6,12 +6,17 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from app.__main__ import main as serve
+from training.cli import balance, chat, export, library, train
 from training.cli.screen import Lines, in_columns
 from training.runs.store import RunStore
+from training.settings.samples import SAMPLE_DEV_FILE
 from training.settings.train import TrainingSettings
 
 
@@ -72,3 +77,29 @@ def test_a_reader_who_leaves_early_hears_no_complaint(tmp_path: Path, repository
     )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@contextmanager
+def gone_reader() -> Iterator[None]:
+    """Standard output as a pipe that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as out, Path(os.devnull).open("w") as complaints:
+        with redirect_stdout(out), redirect_stderr(complaints):
+            yield
+        out.flush()  # as Python does when it ends
+
+
+@pytest.mark.parametrize("main", [balance.main, chat.main, export.main, library.main, train.main, serve])
+def test_every_command_ends_quietly_whose_reader_has_gone(main: Callable[[list[str]], int]) -> None:
+    with gone_reader():
+        try:
+            code: object = main(["--help"])
+        except SystemExit as ended:  # argparse passes over what a long help could not be written to
+            code = ended.code
+    assert code == 0
+
+
+def test_a_table_that_nobody_reads_is_no_failure() -> None:
+    with gone_reader():
+        assert balance.main([str(SAMPLE_DEV_FILE)]) == 0

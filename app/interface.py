@@ -15,6 +15,7 @@ from app.tabs.compare import CompareTab
 from app.tabs.evaluate import EvaluateTab
 from app.tabs.listening import QUIET
 from app.tabs.train import COMPARE_TAB, TRAIN_TAB, TrainTab
+from app.tabs.training.kept import KeptLooks
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.views.fragments import loading_banner, status_line
@@ -39,12 +40,13 @@ def build_interface(services: Services) -> gr.Blocks:
             sign_out = gr.Button(word("sign_out"), size="sm", scale=0, min_width=80, visible=False, elem_id="sign-out")
             theme = gr.Button(word("switch_theme"), size="sm", scale=0, min_width=110, elem_id="theme")
         status, banner = gr.HTML(elem_id="status"), gr.HTML(elem_id="banner")
+        kept_looks = KeptLooks()
         kept_form = gr.BrowserState(None, storage_key="chatglm-evaluation", secret="chatglm")
         with gr.Tabs(selected=COMPARE_TAB, elem_id="tabs") as tabs:
             with gr.Tab(word("tab_compare"), id=COMPARE_TAB):
                 compare = CompareTab(services)
             with gr.Tab(word("tab_train"), id=TRAIN_TAB):
-                train = TrainTab(services)
+                train = TrainTab(services, kept_looks)
             with gr.Tab(word("tab_evaluate"), id="evaluate"):
                 evaluate = EvaluateTab(services, kept_form)
             with gr.Tab(word("tab_checkpoints"), id="checkpoints"):

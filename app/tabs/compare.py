@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from app.chat.conversation import PANES, Answer, Conversation
+from app.chat.following import NEWEST, catch_up, entry_of, marks_in, newest_key, set_following
 from app.chat.service import ChatSettings, parse_seed
 from app.chat.sources import BASE, LoadedSource
 from app.services import Services
@@ -284,7 +285,7 @@ class CompareTab:
         self._begin(values)
         values[self.conversation].view = self.looking.read(values[self.looking.kept])
         chosen = values[self.chosen]
-        gone = self._give_back_gone(chosen)
+        gone = self._bring_up_to_date(chosen)
         return {**self.stage.show(values[self.conversation], speech), **self._menus(chosen, speech, gone)}
 
     @open_to_all
@@ -296,7 +297,7 @@ class CompareTab:
             return {self.known: gr.skip()}
         speech = speech_for(request)
         seconds = {"left": left_second, "right": right_second}
-        return self._menus(chosen, speech, self._give_back_gone(chosen), seconds)
+        return self._menus(chosen, speech, self._bring_up_to_date(chosen), seconds)
 
     @open_to_all
     def on_export(self, values: Updates, request: gr.Request) -> Updates:
@@ -325,17 +326,20 @@ class CompareTab:
         """
         if not isinstance(stored, dict) or stored.get(STARTED_WITH, "") != self.services.sources.shown:
             return None
-        return (
-            {name: stored[name] for name in PANES} if all(isinstance(stored.get(name), str) for name in PANES) else None
-        )
+        if not all(isinstance(stored.get(name), str) for name in PANES):
+            return None
+        return {**{name: stored[name] for name in PANES}, **marks_in(stored)}
 
     def _begin(self, values: Updates) -> None:
         """What this browser kept, taken up by whatever it does first; both values stay the session's own objects."""
         if self.stage.begin(values):
             values[self.chosen].update(self._kept(values[self.kept_choice]) or self._first_choice())
 
-    def _give_back_gone(self, chosen: dict[str, str]) -> list[str]:
-        """Panes whose checkpoint is gone answer with the base again; returns which those are."""
+    def _bring_up_to_date(self, chosen: dict[str, str]) -> list[str]:
+        """Panes that follow the training get its newest checkpoint; those whose checkpoint is gone answer with the
+        base again. Returns which those are.
+        """
+        catch_up(chosen, self.services.sources, self.services.host.options.path)
         known = {source.key for source in self.services.sources.sources()}
         gone = [name for name in PANES if chosen[name] not in known]
         chosen.update(dict.fromkeys(gone, BASE))
@@ -355,18 +359,21 @@ class CompareTab:
         return {"name": f"chatglm2-{now:%Y%m%d-%H%M%S}.html", "page": page, "type": "text/html"}
 
     def choose(self, name: str, key: str, chosen: dict[str, str], speech: Speech) -> Updates:
-        """Loads ``key`` into a pane; where that fails, says why and leaves the pane as it was."""
-        pane = self.panes[name]
+        """Loads ``key`` into a pane, or what `NEWEST` is now; where that fails, says why and leaves it as it was."""
+        pane, entry = self.panes[name], key
+        if entry == NEWEST:
+            key = newest_key(self.services.sources, self.services.host.options.path)
         try:
             loaded = self.services.sources.load(key)
         except ChatGLMError as error:
             say_problem(error, speech)
-            return {pane.choice: gr.Dropdown(value=chosen[name])}
+            return {pane.choice: gr.Dropdown(value=entry_of(chosen, name))}
         chosen[name] = key
+        set_following(chosen, name, on=entry == NEWEST)
         return {
             self.chosen: chosen,
             self.kept_choice: self._to_keep(chosen),
-            pane.choice: gr.Dropdown(value=key),
+            pane.choice: gr.Dropdown(value=entry),
             pane.head: self._chip(loaded, speech),
             **pane.mixer.start(loaded.source, speech),
         }
@@ -451,10 +458,10 @@ class CompareTab:
         hints = dict.fromkeys(gone, speech("checkpoint_gone"))
         updates: Updates = {self.chosen: chosen, self.known: self._fingerprint()}
         updates[self.nothing_trained] = gr.Row(visible=len(sources) <= 1)
-        if any(key != BASE for key in chosen.values()):  # where there is nothing to compare yet, nothing was chosen
+        if any(chosen[name] != BASE for name in PANES):  # where there is nothing to compare yet, nothing was chosen
             updates[self.kept_choice] = self._to_keep(chosen)
         for name, pane in self.panes.items():
-            updates[pane.choice] = gr.Dropdown(choices=choices, value=chosen[name])
+            updates[pane.choice] = gr.Dropdown(choices=choices, value=entry_of(chosen, name))
             updates[pane.head] = self._head(chosen[name], speech, hints.get(name, ""))
             updates |= pane.mixer.offer(sources, chosen[name], seconds.get(name, NO_SECOND), speech)
         return updates

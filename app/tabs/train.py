@@ -18,8 +18,11 @@ from app.tabs.compare import CompareTab
 from app.tabs.listening import ASKED, QUIET, STOPPING, WORKING, say, say_problem
 from app.tabs.training.details import DetailsPart
 from app.tabs.training.form import TrainForm, Updates
+from app.tabs.training.kept import KeptLooks
 from app.tabs.training.line import LinePart
+from app.tabs.training.overlay import OverlayPart
 from app.tabs.training.pinned import PinnedPart
+from app.tabs.training.prompt_lines import from_lines
 from app.tabs.training.sweep import SweepForm, SweepTable
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
@@ -45,7 +48,7 @@ class Viewer:
 
 def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
     """Changes when the page would look different."""
-    curves = (len(view.losses), len(view.validation), len(view.kept), len(view.pinned), len(view.events))
+    curves = (len(view.losses), len(view.validation), len(view.kept), len(view.events))
     checkpoints = tuple((info.step, info.is_best) for info in view.checkpoints)
     state = (view.status, view.phase, view.share)
     return (*names, view.name, *state, *curves, *checkpoints, view.message, hash(view.log))
@@ -54,7 +57,8 @@ def fingerprint(view: RunView, names: list[str]) -> tuple[Any, ...]:
 class TrainTab(TrainForm):
     """Built inside a ``gr.Tab``; :meth:`bind` wires it once every tab is there."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, kept: KeptLooks) -> None:
+        self.kept = kept
         self.viewer = gr.State(Viewer())
         self.controls = OperatorControls("train-key")
         with gr.Row(elem_id="training"):
@@ -90,9 +94,10 @@ class TrainTab(TrainForm):
             )
         self.chart = gr.HTML(elem_id="loss-chart")
         self.retention = gr.HTML(elem_id="retention")
-        self.pinned = PinnedPart(self.services)
+        self.pinned = PinnedPart(self.services, self.kept.pinned)
         with gr.Accordion(word("more_curves"), open=False, elem_id="more-curves-box"):
             self.curves = gr.HTML(elem_id="more-curves")
+        self.overlay = OverlayPart(self.services, self.kept.overlay)
         with gr.Accordion(word("log"), open=True, elem_id="log-box"):
             self.log = gr.HTML(elem_id="run-log")
         self.sweep_table = SweepTable(self.services)
@@ -105,9 +110,8 @@ class TrainTab(TrainForm):
         self.compare_tab, self.tabs = compare, tabs
         self.bind_form(demo, clock)
         live = self._live_outputs()
-        self.start.click(
-            self.on_start, {*self.asked, self.name}, [*live, *self.line.outputs, *self._cost_outputs()], **WORKING
-        )
+        shown = [*live, *self.line.outputs, *self._cost_outputs()]
+        self.start.click(self.on_start, {*self.asked, self.name, self.pins}, shown, **WORKING)
         self.stop.click(self.on_stop, [self.run], live, **STOPPING)
         self.resume.click(self.on_resume, [self.run], live, **WORKING)
         self.run.input(self.on_pick, [self.run], live, **QUIET)
@@ -117,7 +121,7 @@ class TrainTab(TrainForm):
         self.controls.bind(
             demo,
             [
-                *(*self.typed, self.name, *actions, *self.data.controls),
+                *(*self.typed, self.name, self.pins, *actions, *self.data.controls),
                 *(*self.details.controls, *self.pinned.controls, *self.sweep.controls),
             ],
             (self.preview_box,),
@@ -126,7 +130,8 @@ class TrainTab(TrainForm):
         self.line.bind(demo, clock)
         self.sweep.bind()
         self.sweep_table.bind(demo, clock)
-        self.pinned.bind(self.run)
+        self.pinned.bind(demo, self.run, clock)
+        self.overlay.bind(demo, self.run, clock)
         demo.load(self.on_tick, [self.viewer], live, **QUIET)
         clock.tick(self.on_tick, [self.viewer], live, **QUIET)
 
@@ -135,7 +140,6 @@ class TrainTab(TrainForm):
             *(self.viewer, self.run, self.stop, self.resume, self.share, self.progress),
             *(self.ready_row, self.ready, self.chart, self.retention, self.curves, self.log),
             *self.details.outputs,
-            *self.pinned.outputs,
         ]
 
     # Handlers
@@ -147,7 +151,8 @@ class TrainTab(TrainForm):
             say(self._no_data(values, speech))
             return {self.viewer: gr.skip()}
         try:
-            run = self.services.training.start(data, self.values_of(values), values[self.name])
+            pins = from_lines(values[self.pins])
+            run = self.services.training.start(data, self.values_of(values), values[self.name], pins)
         except ChatGLMError as error:
             say_problem(error, speech)
             return {self.viewer: gr.skip(), **self.on_cost(values, request)}
@@ -216,7 +221,6 @@ class TrainTab(TrainForm):
             self.retention: retention_html(view, speech),
             self.curves: more_curves_html(view, speech),
             self.log: journal_html(view.events, view.log, speech),
-            **self.pinned.show(view, speech, is_other=name != viewer.shown),
             **self.details.show(name, speech, is_other=name != viewer.shown),
         }
 
@@ -237,5 +241,4 @@ class TrainTab(TrainForm):
             self.curves: sentence_html(speech("no_points"), "empty"),
             self.log: journal_html((), "", speech),
             **self.details.hide(),
-            **self.pinned.hide(),
         }

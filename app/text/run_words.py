@@ -27,19 +27,35 @@ RUN_WORDS: dict[str, tuple[str, str]] = {
     # Validation
     "loss_validated": ("{loss}, validation", "{loss}（验证）"),
     "loss_of_batch": ("{loss}, one batch", "{loss}（单批）"),
+    "overlay": ("Beside other runs", "与其他训练对比"),
+    "overlay_others": ("Other runs", "其他训练"),
+    "overlay_help": ("At most five; their curves are drawn with this run's.", "最多五个，曲线与本次训练画在一起。"),
+    "overlay_validation": ("Validation loss", "验证损失"),
+    "overlay_differences": ("What their settings differ in", "设置的不同之处"),
+    "overlay_setting": ("Setting", "设置"),
+    "overlay_alike": ("All settings are the same.", "所有设置都相同。"),
+    "follow_newest": ("Newest of the training (follows it)", "最新的检查点（随训练更新）"),
     # Pinned prompts
     "pinned": ("Pinned prompts, answered at every checkpoint", "固定的提示：每个检查点都会回答"),
-    "pinned_step": ("Answers of", "查看"),
+    "pinned_step": ("Answers of step", "查看第几步的回答"),
+    "pinned_step_help": ("At the right end, newer answers follow.", "停在最右端时，会显示更新的回答。"),
     "pinned_prompts": ("Pinned prompts", "固定的提示"),
     "pinned_help": (
         "One a line, at most five; write \\n for a line break. What you change is asked from the next checkpoint on.",
         "每行一条，最多五条；换行请写 \\n。修改后从下一个检查点起生效。",
     ),
+    "pinned_before": ("Prompts to watch", "训练时观察的提示"),
+    "pinned_before_help": (
+        "Base and prefix answer them at every checkpoint. One a line, at most five; write \\n for a line break. The "
+        "first rows of the data are proposed.",
+        "每个检查点都由原模型和前缀各回答一遍。每行一条，最多五条；换行请写 \\n。默认取数据的前几行。",
+    ),
     "pin": ("Pin", "固定"),
     "pinned_saved": ("Asked from the next checkpoint on.", "从下一个检查点起回答。"),
     "pinned_later": ("Nothing answered yet; that happens at every checkpoint.", "暂无回答，每个检查点都会回答。"),
     "pinned_base": ("Base model", "原模型"),
-    "pinned_tuned": ("With the prefix trained so far", "训练到此时"),
+    "pinned_tuned": ("With the prefix trained so far", "加上训练到此时的前缀"),
+    "pinned_all_weights": ("With all weights trained so far", "训练到此时的全部权重"),
     # The line, and several settings
     "status_queued": ("in line", "排队中"),
     "queue_run": ("Queue", "排队"),

@@ -5,7 +5,7 @@ Knows ``training``'s runs. Knows neither Gradio nor how anything looks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class RunDetails:
     others: tuple[tuple[SettingField, SettingValue], ...]
 
 
+# A setting in which runs differ, and its value in each.
+Difference = tuple[SettingField, tuple[SettingValue, ...]]
+
+
 @dataclass(frozen=True)
 class CopiedForm:
     """A run's settings as the form takes them. ``file`` is None where it trained on the sample."""
@@ -44,6 +48,7 @@ class CopiedForm:
     values: Mapping[str, Any]
     file: str | None
     columns: Mapping[str, str]
+    pins: tuple[str, ...]
 
 
 class RunCare:
@@ -64,14 +69,27 @@ class RunCare:
             others=tuple(pair for pair, changed in zip(shown, is_changed, strict=True) if not changed),
         )
 
+    def differences(self, names: Sequence[str]) -> list[Difference]:
+        """The settings in which runs differ, in the settings' order, with each one's value in the order of ``names``.
+
+        Raises:
+            ChatGLMError: one is gone, or its settings cannot be read.
+        """
+        settings = [self._runs.get(name).settings().to_dict() for name in names]
+        shown = [item for item in setting_fields() if item.group in SHOWN_GROUPS]
+        values = ((item, tuple(one[item.name] for one in settings)) for item in shown)
+        return [(item, found) for item, found in values if len(set(found)) > 1]
+
     def copy(self, name: str) -> CopiedForm:
         """A run's settings for the form. The preset is left out: the values that it gave are all there."""
-        settings = self._runs.get(name).settings()
+        run = self._runs.get(name)
+        settings = run.settings()
         is_sample = settings.train_file == str(SAMPLE_TRAIN_FILE)
         return CopiedForm(
             values=_form_values(settings),
             file=None if is_sample else settings.train_file,
             columns={column: str(getattr(settings, column) or "") for column in COLUMNS},
+            pins=tuple(read_pins(run)),
         )
 
     def rename(self, name: str, new_name: str) -> str:

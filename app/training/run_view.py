@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from chatglm2.errors import RunError
 from training.runs.checkpoints import CheckpointInfo
 from training.runs.events import (
     EndedEvent,
@@ -68,6 +69,7 @@ class RunView:
     events: tuple[Event, ...] = ()  # all but the curve's points
     pinned: tuple[PinnedEvent, ...] = ()  # answers by step
     pins: tuple[str, ...] = ()  # prompts that are answered from now on
+    trains_all_weights: bool = False
 
     @property
     def can_resume(self) -> bool:
@@ -145,7 +147,15 @@ def read_view(run: Run, events: list[Event]) -> RunView:
         events=tuple(event for event in events if not isinstance(event, StepEvent)),
         pinned=tuple(point_history(events, PinnedEvent)),
         pins=tuple(read_pins(run)),
+        trains_all_weights=_trains_all_weights(run),
     )
+
+
+def _trains_all_weights(run: Run) -> bool:
+    try:
+        return run.settings().trains_all_weights
+    except RunError:  # nothing trains with such settings
+        return False
 
 
 def _message(events: list[Event], status: Status) -> tuple[str, str] | None:

@@ -32,7 +32,7 @@ from training.queue.sweep import brief, combinations, distinct
 from training.runs import process
 from training.runs.launch import Standby
 from training.runs.layout import discard_run
-from training.runs.pins import LONGEST_PIN, write_pins
+from training.runs.pins import LONGEST_PIN, checked_pins, write_pins
 from training.runs.storage import explaining_storage_errors, publish_file, workspace_for
 from training.runs.store import Run, RunStore
 from training.settings.field import SettingField
@@ -49,6 +49,14 @@ class Trial:
     prompt: str
     answer: str
     wanted: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a data file suggests: a sentence to start from, and prompts to watch."""
+
+    sentence: str
+    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -117,14 +125,16 @@ class TrainingService:
             return describe_file(settings.train_file, settings, tokenizer)
         return self._previews.describe(settings, tokenizer.vocab_file)
 
-    def propose_sentence(self, data: DataChoice) -> str:
-        """What the rows ask for, in a sentence that a prefix may start from.
+    def propose(self, data: DataChoice) -> Proposal:
+        """What the rows ask for, in a sentence that a prefix may start from, and the first of them to watch.
 
         Raises:
             ChatGLMError: for a file in which nothing can be used.
         """
         file = str(self._places.data_file(data.path))
-        return self._first_examples(TrainingSettings.from_dict({**data.as_settings(), "train_file": file}))[0]
+        settings = TrainingSettings.from_dict({**data.as_settings(), "train_file": file})
+        sentence, rows = self._first_examples(settings)
+        return Proposal(sentence, tuple(row.prompt for row in rows if len(row.prompt) <= LONGEST_PIN))
 
     def try_sentence(self, data: DataChoice, form: Mapping[str, object]) -> list[Trial]:
         """What the model answers to the first rows when a prefix says the form's sentence, and nothing is trained.
@@ -164,13 +174,18 @@ class TrainingService:
         active = self.active()
         return "idle" if active is None else f"{active.name} {len(active.losses) > 1}"
 
-    def start(self, data: DataChoice, form: Mapping[str, object], name: str | None) -> Run:
+    def start(
+        self, data: DataChoice, form: Mapping[str, object], name: str | None, pins: Sequence[str] | None = None
+    ) -> Run:
         """Checks the data, keeps it, and starts a run on the model that this page serves, or puts it in line.
+
+        ``pins`` are answered at every checkpoint; the first rows where none are given.
 
         Raises:
             ChatGLMError: for data or settings that cannot be trained on, said before anything starts.
         """
-        return self._begin(self._checked(data, form), name)
+        settings = self._checked(data, form)
+        return self._begin(settings, name, checked_pins(self._pins(settings) if pins is None else pins))
 
     def start_several(
         self, data: DataChoice, form: Mapping[str, object], lists: Mapping[str, str], name: str | None
@@ -212,17 +227,17 @@ class TrainingService:
             self._model.require_memory(settings)
         return settings
 
-    def _begin(self, settings: TrainingSettings, name: str | None) -> Run:
+    def _begin(self, settings: TrainingSettings, name: str | None, pins: Sequence[str]) -> Run:
         run = self._runs.create(settings, as_name(name))
-        write_pins(run, self._pins(settings))
-        if not line.must_wait(self._runs):
-            process.start(run, self._standby.begin)
-            return run
         try:
-            line.join(run)
-        except ChatGLMError:
+            write_pins(run, pins)
+            if line.must_wait(self._runs):
+                line.join(run)
+                return run
+        except ChatGLMError:  # one that cannot begin is not left behind
             discard_run(run.path)
             raise
+        process.start(run, self._standby.begin)
         return run
 
     def _pins(self, settings: TrainingSettings) -> list[str]:

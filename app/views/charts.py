@@ -23,6 +23,9 @@ MOST_REACH = 25
 # No loss in a float32 is larger.
 UNDRAWABLE = 1e39
 WIDTH, HEIGHT = 640, 260
+OVERLAID_HEIGHT = 220
+# A curve of few points shows where they are.
+MOST_DOTS = 30
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 96
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 28, 46
 
@@ -185,6 +188,32 @@ def line_chart(
         f'<polyline class="curve" points="{axes.line(thin(line))}"/><circle class="last" cx="{last_x}" '
         f'cy="{last_y}" r="3.5"/>{axes.readings(thin(finite, MAX_READINGS), names)}'
         f"{_dotted_curve(others, axes)}</svg>"
+    )
+
+
+def overlaid_chart(
+    curves: Sequence[Sequence[Point]], label: str, *, names: Names, smooth: bool, height: int = OVERLAID_HEIGHT
+) -> Markup:
+    """Several curves in one figure, each in the colour of its place; one may be empty. Arguments as in `line_chart`."""
+    drawable = [[point for point in points if abs(point.value) < UNDRAWABLE] for points in curves]
+    points = [point for curve in drawable for point in curve]
+    if not points:
+        return Markup()
+    values = [point.value for point in points]
+    axes = Axes(
+        steps=nice_ticks(0, max(point.step for point in points), 6),
+        values=nice_ticks(min(values), max(values), 3),
+        height=height,
+    )
+    lines = []
+    for place, curve in reversed(list(enumerate(drawable))):  # the first lies on top
+        if curve:
+            line = thin(smoothed(curve) if smooth else curve)
+            dots = axes.dots(line, 2.5) if len(line) <= MOST_DOTS else ""
+            lines.append(f'<g class="series-{place}"><polyline points="{axes.line(line)}"/>{dots}</g>')
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">'
+        f'<g class="grid">{axes.drawn()}</g>{_axis_names(names, height)}{"".join(lines)}</svg>'
     )
 
 

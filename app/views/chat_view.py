@@ -10,6 +10,7 @@ import html
 from markupsafe import Markup
 
 from app.chat.conversation import INTERRUPTED, PANES, Answer, Conversation, Round
+from app.chat.following import NEWEST, can_follow
 from app.chat.judging.differences import differences
 from app.chat.mixing import strengths_text
 from app.chat.sources import LoadedSource, Source, who_answers
@@ -83,7 +84,7 @@ def round_index(conversation: Conversation, message_index: int) -> int:
 
 
 def menu(sources: list[Source], speech: Speech) -> list[tuple[str, str]]:
-    """The panes' choices: base first, then checkpoints, the newest marked."""
+    """The panes' choices: base first, then what follows the training, then checkpoints, the newest marked."""
     entries = []
     newest = next((source for source in sources if not source.is_base), None)
     for source in sources:
@@ -91,6 +92,8 @@ def menu(sources: list[Source], speech: Speech) -> list[tuple[str, str]]:
         if source is newest:
             label = f"{label} ({speech('newest')})"
         entries.append((label, source.key))
+        if source.is_base and can_follow(sources):
+            entries.append((speech("follow_newest"), NEWEST))
     return entries
 
 

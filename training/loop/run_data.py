@@ -49,15 +49,31 @@ def load_data(run: Run, settings: TrainingSettings) -> tuple[ExampleDataset, Exa
 def hold_back(examples: list[Example], settings: TrainingSettings) -> tuple[list[Example], list[Example]]:
     """Rows to train on and rows to validate on: the same for the same file, share and seed.
 
-    A lone row cannot be held back; it is trained on and validated on.
+    Rows that say the same stay on one side, or what is validated on would have been learnt. Where no two differ,
+    nothing can be held back: they are trained on and validated on.
     """
-    if len(examples) < 2:
+    alike = _alike(examples)
+    if len(alike) < 2:
         return examples, examples
     wanted = max(1, round(len(examples) * settings.validation_split))
     count = min(wanted, settings.max_eval_samples or wanted)
-    held = set(random.Random(settings.seed).sample(range(len(examples)), count))
+    drawn = random.Random(settings.seed).sample(range(len(alike)), min(count, len(alike) - 1))
+    held: set[int] = set()
+    for places in (alike[number] for number in drawn):
+        if len(held) + len(places) <= count:
+            held.update(places)
+    if not held:  # each of those is there more often than wanted
+        held.update(min(alike, key=len))
     kept = [example for place, example in enumerate(examples) if place not in held]
     return kept, [examples[place] for place in sorted(held)]
+
+
+def _alike(examples: list[Example]) -> list[list[int]]:
+    """Where each row is, and all that say the same with it."""
+    places: dict[Example, list[int]] = {}
+    for place, example in enumerate(examples):
+        places.setdefault(example, []).append(place)
+    return list(places.values())
 
 
 def start_sentence(settings: TrainingSettings, dataset: ExampleDataset) -> tuple[str, list[int]]:
@@ -98,8 +114,9 @@ def _tell_split(run: Run, examples: list[Example], held_back: list[Example]) -> 
     if examples is held_back:
         _tell(
             run,
-            "There is one row only, so that nothing can be held back: it is trained on and validated on.",
-            "只有一行数据，无法留出验证数据：训练和验证都使用它。",
+            "There is one row only, or all are the same, so nothing can be held back: the same is trained on and "
+            "validated on.",
+            "只有一行数据，或所有行都相同，无法留出验证数据：训练和验证使用同样的数据。",
         )
         return
     _tell(

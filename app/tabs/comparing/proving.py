@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.chat.conversation import PANES
 from app.chat.proof import prove_base
 from app.services import Services
 from app.tabs.access import open_to_all, visitor_of
@@ -44,7 +45,7 @@ class Proving:
             say(speech("proof_running"))
             return {self.badge: gr.skip()}
         try:
-            loaded = [self.services.sources.load(key) for key in chosen.values()]
+            loaded = [self.services.sources.load(chosen[name]) for name in PANES]
             prefix = next((source.prefix for source in loaded if source.prefix is not None), None)
             return {self.badge: proof_html(prove_base(self.services.host, prefix), speech)}
         except ChatGLMError as error:

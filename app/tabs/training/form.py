@@ -17,6 +17,7 @@ from app.tabs.clock import Clock
 from app.tabs.listening import ASKED, QUIET, WORKING, say
 from app.tabs.settings_form import build_setting
 from app.tabs.training.data import LIMITS, DataPart
+from app.tabs.training.prompt_lines import as_lines, build_prompts
 from app.tabs.translations import speech_for, word
 from app.text.languages import Speech
 from app.training.care import CopiedForm
@@ -87,6 +88,7 @@ class TrainForm:
 
     def _build_form(self) -> None:
         defaults = self.services.training.defaults
+        self.proposed = self.services.training.propose(DataChoice(self.services.training.sample_path()))
         self.filled = gr.State(preset_values("", defaults))  # what the page put into the form, not a person
         first, *basic = form_fields("basic", defaults)
         with gr.Row():
@@ -104,6 +106,8 @@ class TrainForm:
         self.changed = ChangedSettings(defaults)
         with gr.Accordion(word("more_settings"), open=False, elem_id="more-settings"):
             self._build_more_settings()
+        with gr.Accordion(word("pinned_before"), open=False, elem_id="pinned-before-box"):
+            self.pins = build_prompts(self.proposed.prompts, "pinned_before_help", "pinned-before")
         self.cost = gr.HTML(elem_id="run-cost")
         self.cost_key, self.changes = gr.State(""), gr.State({})  # what the cost depends on beside the form; what fits
         self.fit = gr.Button(word("fit_settings"), visible=False, size="sm", elem_id="fit-settings")
@@ -126,10 +130,9 @@ class TrainForm:
 
     def _build_start(self) -> None:
         """Where a prefix starts, and how much of the rest it keeps."""
-        sample = self.services.training.propose_sentence(DataChoice(self.services.training.sample_path()))
         with gr.Column(elem_id="prefix-start") as self.start_box:
             self.form["prefix_text"] = gr.Textbox(
-                sample,
+                self.proposed.sentence,
                 label=word("setting_prefix_text"),
                 info=word("try_help"),
                 max_lines=3,
@@ -152,7 +155,15 @@ class TrainForm:
     def copied_outputs(self) -> list[Any]:
         """What :meth:`fill` may change."""
         data = [self.source, self.file, self.file_of_run, self.columns_row, *self.columns.values(), self.preview]
-        return [*data, *self.data.outputs, self.preset_reason, self.start_box, self.tried, *self.form.values()]
+        return [
+            *data,
+            *self.data.outputs,
+            self.preset_reason,
+            self.start_box,
+            self.tried,
+            self.pins,
+            *self.form.values(),
+        ]
 
     def fill(self, run: str, copied: CopiedForm, speech: Speech) -> Updates:
         """What puts a run's settings, and its data, into the form.
@@ -169,7 +180,7 @@ class TrainForm:
         length = self.form["pre_seq_len"]
         updates[length] = gr.Number(updates[length], visible=True) if prefix else gr.Number(visible=False)
         updates[self.form["keep"]] = self._keep_choice(copied, speech)
-        updates |= {self.tried: "", self.preview: "", **self.data.hide()}
+        updates |= {self.tried: "", self.preview: "", self.pins: as_lines(copied.pins), **self.data.hide()}
         return {**updates, **self._data_of_run(run, copied, speech)}
 
     def _keep_choice(self, copied: CopiedForm, speech: Speech) -> Any:
@@ -199,13 +210,13 @@ class TrainForm:
     def bind_form(self, demo: gr.Blocks, clock: Clock) -> None:
         """Connects what only changes the form."""
         data, sentence = self.asked, self.form["prefix_text"]
-        looked_at = [self.preview, *self.data.outputs]
+        looked_at, proposed = [self.preview, *self.data.outputs], [sentence, self.pins, self.tried]
         split = {self.data.split_off, self.form["validation_file"]}
-        chosen_data = [self.columns_row, *self.columns.values(), *looked_at, *split, sentence, self.tried]
+        chosen_data = [self.columns_row, *self.columns.values(), *looked_at, *split, *proposed]
         self.source.input(self.on_source, [self.source], [self.file, self.columns_row, self.preview_box], **QUIET)
         gr.on([self.source.input, self.file.change], self.on_file, data | split, chosen_data, **WORKING)
         columns = [column.input for column in self.columns.values()]
-        task = [*looked_at, sentence, self.tried]
+        task = [*looked_at, *proposed]
         gr.on(columns, self.on_columns, data, task, trigger_mode="always_last", **WORKING)
         self.propose.click(self.on_propose, data, [sentence, self.tried], **WORKING)
         self.try_it.click(self.on_try, data, [self.tried], **WORKING)
@@ -281,7 +292,9 @@ class TrainForm:
         data = self.data_of(values)
         if data is None:
             return {self.tried: sentence_html(self._no_data(values, speech_for(request)))}
-        return self._proposal(data)
+        proposal = self._proposal(data)
+        del proposal[self.pins]  # somebody asked for a sentence
+        return proposal
 
     def on_try(self, values: Updates, request: gr.Request) -> Updates:
         speech, data = speech_for(request), self.data_of(values)
@@ -373,11 +386,12 @@ class TrainForm:
         return {**self.data.hide(), self.preview: "", self.data.findings: said}
 
     def _proposal(self, data: DataChoice) -> Updates:
-        """A sentence for these rows; none where they cannot be read, which the preview says."""
+        """A sentence for these rows and those to watch; none where they cannot be read, which the preview says."""
         try:
-            return {self.form["prefix_text"]: self.services.training.propose_sentence(data), self.tried: ""}
+            proposed = self.services.training.propose(data)
         except ChatGLMError:
-            return {self.form["prefix_text"]: "", self.tried: ""}
+            return {self.form["prefix_text"]: "", self.pins: "", self.tried: ""}
+        return {self.form["prefix_text"]: proposed.sentence, self.pins: as_lines(proposed.prompts), self.tried: ""}
 
     def _path(self, values: Updates) -> str | None:
         if values[self.source] == OF_RUN:

@@ -10,13 +10,13 @@ from app.views.markup import render
 from training.runs.events import PinnedEvent
 
 
-def pinned_html(event: PinnedEvent | None, speech: Speech) -> Markup:
+def pinned_html(event: PinnedEvent | None, speech: Speech, *, all_weights: bool = False) -> Markup:
     """What was answered at a step, or a sentence where nothing was asked yet."""
     if event is None:
         return sentence_html(speech("pinned_later"), "empty")
     return render(
         "pinned",
         step=speech("chip_step", step=event.step),
-        columns=(speech("pinned_base"), speech("pinned_tuned")),
+        columns=(speech("pinned_base"), speech("pinned_all_weights" if all_weights else "pinned_tuned")),
         rows=[(item.prompt, item.base or "—", item.tuned or "—") for item in event.answers],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from past_runs import write_past_run
 
 from app.__main__ import find_shown
 from app.chat.conversation import INTERRUPTED, PANES, Answer, Conversation
+from app.chat.following import NEWEST
 from app.chat.model_host import ModelHost, ModelOptions
 from app.chat.sources import BASE
 from app.places import places_for
@@ -24,6 +26,7 @@ from app.services import Services, build_services
 from app.tabs.compare import CompareTab
 from app.tabs.train import TrainTab, Viewer
 from app.tabs.training.form import UPLOAD
+from app.tabs.training.kept import KeptLooks
 from app.tabs.translations import speech_for
 from app.text.languages import LANGUAGE_COOKIE, Speech
 from app.views.chat_view import answer_facts, shown_messages
@@ -68,7 +71,7 @@ def services(host: ModelHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def train(services: Services, page: gr.Blocks) -> TrainTab:
-    return TrainTab(services)
+    return TrainTab(services, KeptLooks())
 
 
 @pytest.fixture
@@ -347,6 +350,35 @@ def test_another_checkpoint_begins_as_it_was_trained(compare: CompareTab, tmp_pa
     assert not compare.choose("right", BASE, chosen, speech_for(request()))[mixer.row].visible
 
 
+# Outside of an event Gradio takes an update of a menu for a new menu, one without choices.
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
+def test_a_pane_follows_the_training_over_a_refresh_until_something_else_is_chosen(
+    compare: CompareTab, tmp_path: Path
+) -> None:
+    menu, head, speech = compare.panes["left"].choice, compare.panes["left"].head, speech_for(request())
+    chosen = {"left": BASE, "right": BASE}
+    updates = compare.choose("left", NEWEST, chosen, speech)
+    assert updates[menu].value == NEWEST and chosen["left"] == str(tmp_path / "new" / "checkpoint-40")
+    shutil.copytree(tmp_path / "new" / "checkpoint-40", tmp_path / "new" / "checkpoint-60")
+    described = tmp_path / "new" / "checkpoint-60" / METADATA_FILE
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"step": 60, "created_at": time.time() + 9}))
+    compare.services.sources.look_again()
+    ticked = compare.on_tick((), chosen, "", "", request())
+    assert chosen["left"].endswith("checkpoint-60") and chosen["right"] == BASE
+    assert "step 60" in ticked[head] and ticked[menu].value == NEWEST
+    conversation = Conversation()
+    values = mix_values(compare, conversation, chosen) | {
+        compare.message: "你好",
+        compare.settings["max_new_tokens"]: 1,
+    }
+    list(compare.on_send(values, request()))
+    assert "step 60" in conversation.rounds[0].answers["left"].source
+    refreshed = opened(compare, choice=ticked[compare.kept_choice] | {"left": str(tmp_path / "new" / "checkpoint-20")})
+    assert "step 60" in refreshed[head] and refreshed[menu].value == NEWEST
+    compare.choose("left", BASE, chosen, speech)
+    assert compare.on_tick((), chosen, "", "", request())[menu].value == BASE
+
+
 def test_what_a_data_file_holds_is_shown_and_does_nothing(train: TrainTab, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"content": "<b onclick=x>", "summary": "b"}\n{"content": "<u>"\n', encoding="utf-8")
@@ -360,7 +392,7 @@ def test_what_a_data_file_holds_is_shown_and_does_nothing(train: TrainTab, tmp_p
 
 def form_values(train: TrainTab, **changes: Any) -> dict[Any, Any]:
     """What a browser sends of the data and the form as they are first shown, with ``changes`` by setting."""
-    components = {train.source, train.file, *train.columns.values(), *train.form.values(), train.name}
+    components = {train.source, train.file, *train.columns.values(), *train.form.values(), train.name, train.pins}
     values = {component: component.value for component in components}
     return values | {train.form[name]: value for name, value in changes.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from app.chat.model_host import ModelOptions
 from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.train import TrainTab
+from app.tabs.training.kept import KeptLooks
 from app.text.languages import Speech
 from app.training.form import preset_values
 from app.training.served import ALL_WEIGHTS, LEARNS, PREFIX, TunedModel, trainer_environment
@@ -145,7 +147,7 @@ def test_the_page_has_a_checkpoint_to_try_long_before_the_originals_first(checkp
 async def build_form(services: Services) -> dict[str, Any]:
     """The Train tab's components; Gradio leaves a loop of its own behind where none is running."""
     with gr.Blocks():
-        return TrainTab(services).form
+        return TrainTab(services, KeptLooks()).form
 
 
 def test_the_form_shows_them_when_the_page_opens(services: Services) -> None:
@@ -182,6 +184,22 @@ def test_all_weights_that_do_not_fit_are_refused_at_the_click(
 
 
 # What a run does before its first step
+
+
+def test_a_run_whose_prompts_cannot_be_pinned_is_not_left_behind(
+    services: Services, data: DataChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(place: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="no space left"):
+        patch.setattr("training.runs.pins.write_atomically", refuse)
+        services.training.start(data, {}, "run", ["a prompt"])
+    with pytest.raises(RunError, match="At most 5"):
+        services.training.start(data, {}, "run", list("123456"))
+    assert services.training.names() == []
+    services.training.start(data, {}, "run", ["a prompt"])
+    assert services.training.view("run").pins == ("a prompt",)
 
 
 @pytest.mark.parametrize("phase", PHASE_WORDS)

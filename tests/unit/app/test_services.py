@@ -503,7 +503,7 @@ def test_a_sentence_is_proposed_and_tried_before_any_training(tmp_path: Path) ->
     try:
         assert services.host.wait(60)
         data = DataChoice(str(rows))
-        sentence = services.training.propose_sentence(data)
+        sentence = services.training.propose(data).sentence
         assert sentence == "请根据下面的商品属性写一段吸引人的广告文案。"
         trials = services.training.try_sentence(data, {"pre_seq_len": 8, "prefix_text": sentence})
         assert [trial.prompt for trial in trials] == [

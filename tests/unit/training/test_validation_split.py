@@ -36,6 +36,22 @@ def test_few_rows_are_enough_and_no_more_are_held_back_than_are_measured(
     assert kept and len(held) == expected
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_that_say_the_same_are_on_one_side(seed: int) -> None:
+    settings = TrainingSettings(validation_split=0.25, eval_steps=1, seed=seed)
+    rows = [row for number, row in enumerate(ROWS) for _ in range(1 + number % 3)]
+    kept, held = hold_back(rows, settings)
+    assert held and not set(held) & set(kept) and len(kept) + len(held) == len(rows)
+    assert len(held) <= round(len(rows) / 4)
+
+
+@pytest.mark.parametrize(("copies", "expected"), [((6, 30), 6), ((30, 6), 6), ((6,), 6)])
+def test_of_rows_that_are_there_many_times_the_rarest_is_validated_on(copies: tuple[int, ...], expected: int) -> None:
+    rows = [row for row, count in zip(ROWS, copies, strict=False) for _ in range(count)]
+    kept, held = hold_back(rows, TrainingSettings(validation_split=0.1, eval_steps=1))
+    assert kept and len(held) == expected
+
+
 def test_every_checkpoint_says_its_own_validation_loss_the_last_one_too(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, max_steps=3, per_device_train_batch_size=4)
     asked = replace(settings, save_steps=2, eval_steps=2, validation_split=0.2, retention_check="off")

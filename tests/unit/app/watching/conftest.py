@@ -14,6 +14,7 @@ from app.chat.model_host import ModelOptions
 from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.train import TrainTab
+from app.tabs.training.kept import KeptLooks
 from app.text.languages import LANGUAGE_COOKIE
 from training.runs.store import RunStore
 
@@ -42,7 +43,7 @@ def store(services: Services, tmp_path: Path) -> RunStore:
 
 @pytest.fixture
 def train(services: Services, page: gr.Blocks) -> TrainTab:
-    return TrainTab(services)
+    return TrainTab(services, KeptLooks())
 
 
 @pytest.fixture

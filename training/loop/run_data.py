@@ -63,7 +63,8 @@ def hold_back(examples: list[Example], settings: TrainingSettings) -> tuple[list
         if len(held) + len(places) <= count:
             held.update(places)
     if not held:  # each of those is there more often than wanted
-        held.update(min(alike, key=len))
+        rarest: list[int] = min(alike, key=len)
+        held.update(rarest)
     kept = [example for place, example in enumerate(examples) if place not in held]
     return kept, [examples[place] for place in sorted(held)]
 

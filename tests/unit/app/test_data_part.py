@@ -15,6 +15,7 @@ from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.train import TrainTab
 from app.tabs.training.form import UPLOAD, Updates
+from app.tabs.training.kept import KeptLooks
 from app.text.languages import LANGUAGE_COOKIE
 from training.data.files import read_table
 
@@ -46,7 +47,7 @@ def services(host: ModelHost, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def train(services: Services, page: gr.Blocks) -> TrainTab:
-    return TrainTab(services)
+    return TrainTab(services, KeptLooks())
 
 
 @pytest.fixture(autouse=True)

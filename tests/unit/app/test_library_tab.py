@@ -99,7 +99,7 @@ def test_a_named_prefix_shows_its_name_in_menus_and_two_of_one_name_are_told_apa
 ) -> None:
     write_card(checkpoint(output), Card(name="Adverts"))
     assert shown(services, checkpoint(output)) == "Adverts"
-    assert [label for label, _ in menu(services.sources.sources(), Speech())][1:] == [
+    assert [label for label, _ in menu(services.sources.sources(), Speech())][2:] == [
         "Adverts (newest)",
         "adverts / checkpoint-20",
     ]

@@ -153,7 +153,12 @@ def test_the_table_says_which_pane_answers_with_a_checkpoint() -> None:
 
 def test_the_menu_marks_the_newest() -> None:
     labels = [label for label, _ in menu([Source("base"), source("new"), source("old")], EN)]
-    assert labels == ["Base model, no prefix", "new / checkpoint-40 (newest)", "old / checkpoint-40"]
+    assert labels == [
+        "Base model, no prefix",
+        "Newest of the training (follows it)",
+        "new / checkpoint-40 (newest)",
+        "old / checkpoint-40",
+    ]
 
 
 def test_a_run_speaks_the_readers_language() -> None:

@@ -212,7 +212,7 @@ def test_facts_hold_what_the_last_evaluation_of_it_found(info: CheckpointInfo) -
 def test_scores_are_kept_beside_checkpoints_of_runs_and_nowhere_else(info: CheckpointInfo, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / info.path.name
     shutil.copytree(info.path, elsewhere)
-    scores = {"rouge-l": 30.5, "bleu-4": 12.5}
+    scores = {"rouge-1": 40.5, "rouge-2": 20.5, "rouge-l": 30.5, "bleu-4": 12.5}
     contestants = tuple(
         Contestant(name=str(path), checkpoint=str(path) if path else None, scores=scores)
         for path in (None, info.path, elsewhere)

@@ -39,7 +39,7 @@ def settings_of(form: Any) -> TrainingSettings:
 
 
 def values_of(train: TrainTab, **lists: str) -> dict[Any, Any]:
-    values = {component: component.value for component in [*train.typed, train.file_of_run, train.name]}
+    values = {component: component.value for component in [*train.typed, train.file_of_run, train.name, train.pins]}
     values[train.name] = "mine"
     return values | {component: lists.get(name, "") for name, component in train.sweep.lists.items()}
 

@@ -29,9 +29,9 @@ class ChatGLMError(Exception):
     """
 
     def __init__(self, en: str, zh: str) -> None:
-        super().__init__(en)
-        self.en = en
-        self.zh = zh
+        # Names from files may hold half a surrogate pair, which can be neither sent nor logged.
+        self.en, self.zh = (text.encode(errors="replace").decode() for text in (en, zh))
+        super().__init__(self.en)
 
     def __reduce__(self) -> tuple[type[ChatGLMError], tuple[str, str]]:
         # Exception's own __reduce__ would pass only the English message, and fail to unpickle.

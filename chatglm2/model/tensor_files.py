@@ -126,12 +126,9 @@ def _check_sizes(tensors: dict[str, Tensor], held: int) -> None:
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             kind = str(tensor.layout).removeprefix("torch.")
-            shown = (
-                name[:80].encode(errors="replace").decode()
-            )  # half a surrogate pair could be neither sent nor logged
             raise ImplausibleFileError(
-                f"{shown} is no plain tensor ({kind}, {tensor.device.type})",
-                f"{shown} 不是普通张量（{kind}，{tensor.device.type}）",
+                f"{name[:80]} is no plain tensor ({kind}, {tensor.device.type})",
+                f"{name[:80]} 不是普通张量（{kind}，{tensor.device.type}）",
             )
         size = math.prod(tensor.shape) * tensor.element_size()
         if size > tensor.untyped_storage().nbytes():  # one number under many positions, say

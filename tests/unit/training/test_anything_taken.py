@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from past_runs import write_past_run
 from safetensors.torch import load_file
 
 from chatglm2 import ChatGLMConfig, load_prefix
+from chatglm2.errors import PrefixError
 from training.library.archive import pack, take_zip
 from training.library.card import CARD_FILE, OURS, Card, Facts, parse_card, read_card, write_card
 from training.library.entry import ORIGIN_FILE
@@ -148,6 +150,12 @@ TENSORS = st.sampled_from(
         torch.zeros(2, dtype=torch.complex64),
     ]
 )
+
+
+def test_a_name_with_half_a_character_in_it_is_shown_in_its_sentence() -> None:
+    error = PrefixError("found \ud800", "发现 \ud800")
+    assert (str(error), error.zh) == ("found ?", "发现 ?")
+    assert pickle.loads(pickle.dumps(error)).zh == "发现 ?"
 
 
 @tried

@@ -249,6 +249,14 @@ def main() -> int:
     return _report(record, memory, server.wait(60))
 
 
+def _means(memory: list[tuple[float, float]]) -> list[float]:
+    """The mean of each five minutes: one peak says little about what stays."""
+    spans: dict[int, list[float]] = {}
+    for seconds, mib in memory:
+        spans.setdefault(int(seconds // SETTLING_SECONDS), []).append(mib)
+    return [round(statistics.mean(values), 1) for values in spans.values()]
+
+
 def _report(record: Record, memory: list[tuple[float, float]], exit_code: int) -> int:
     settled = [mib for seconds, mib in memory if seconds >= SETTLING_SECONDS]
     texts = record.first_text_seconds
@@ -259,6 +267,7 @@ def _report(record: Record, memory: list[tuple[float, float]], exit_code: int) -
         "first_text_median_seconds": round(statistics.median(texts), 2) if texts else None,
         "first_text_worst_seconds": round(max(texts), 2) if texts else None,
         "texts": len(texts),
+        "rss_mib_each_5_minutes": _means(memory),
         "rss_growth_mib_after_5_minutes": round(max(settled) - settled[0]) if settled else None,
         "failed": failed,
         "server_exit_code": exit_code,

@@ -141,7 +141,7 @@ def test_a_liked_answer_is_a_row_that_train_offers(open_page: OpenPage, served: 
     assert rows[-1]["response"] == "你好 #1" and rows[-1]["edited"]
     page.get_by_role("tab", name="Train", exact=True).click()
     page.locator("#data-source").get_by_text("Liked answers").click()
-    expect(page.locator("#data-report")).to_contain_text("你好 #1", timeout=20_000)
+    expect(page.locator("#data-rows")).to_contain_text("你好 #1", timeout=20_000)
     file.unlink()
 
 

@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
+from chatglm2 import Prefix
 from chatglm2.errors import ChatGLMError
-from training.data.encoding import Example
-from training.evaluation.answering import answer_examples
-from training.loop.gate import Gate
-from training.loop.meter import Meter
-from training.runs.events import MessageEvent, PinnedAnswer, PinnedEvent, point_history
+from training.loop.questioner import Questioner, tell_given_up
+from training.runs.events import PinnedAnswer, PinnedEvent, point_history
 from training.runs.pins import MOST_PINS, read_pins
 from training.runs.store import Run
 from training.settings.keep_recipe import ANSWER_TOKENS
@@ -36,24 +33,13 @@ class PinnedWatch(TrainerCallback):
     Args:
         run: names the prompts, and is told the answers.
         settings: of the run.
-        model: in training.
-        tokenizer: the model's.
-        meter: is told that asking is no step.
-        gate: lets whoever waits for an answer go first.
+        questioner: asks the model in training.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        settings: TrainingSettings,
-        model: ChatGLMForConditionalGeneration,
-        tokenizer: ChatGLMTokenizer,
-        meter: Meter,
-        gate: Gate,
-    ) -> None:
+    def __init__(self, run: Run, settings: TrainingSettings, questioner: Questioner) -> None:
         self.run = run
         self.settings = settings
-        self._model, self._tokenizer, self._meter, self._gate = model, tokenizer, meter, gate
+        self._questioner = questioner
         self._base: dict[str, str] = {}
         self._has_failed = False
 
@@ -78,7 +64,7 @@ class PinnedWatch(TrainerCallback):
             return
         try:
             self._ask_base([prompt for prompt in prompts if prompt not in self._base], state)
-            tuned = self._answers(prompts, self._model.own_prefix()) if state.global_step else {}
+            tuned = self._answers(prompts, self._questioner.own_prefix()) if state.global_step else {}
         except (ChatGLMError, torch.OutOfMemoryError) as error:  # the training is worth more than a look at it
             self._give_up(error)
             return
@@ -98,24 +84,10 @@ class PinnedWatch(TrainerCallback):
             max_target_length=min(self.settings.max_target_length, ANSWER_TOKENS),
             per_device_eval_batch_size=MOST_PINS,
         )
-        found = {}
-        with self._meter.set_aside():
-            self._gate.make_room()
-            examples = [Example(prompt, "") for prompt in prompts]
-            for place, (answer,) in answer_examples(self._model, self._tokenizer, examples, asking, (prefix,)):
-                found[prompts[place]] = answer.text
-                self._gate.make_room()
-        logger.info("%d pinned prompts answered", len(found))
-        return found
+        texts = self._questioner.ask(prompts, asking, prefix)
+        logger.info("%d pinned prompts answered", len(texts))
+        return dict(zip(prompts, texts, strict=True))
 
     def _give_up(self, error: Exception) -> None:
         self._has_failed = True
-        reason = str(error).strip().splitlines()[0]
-        reason_zh = error.zh if isinstance(error, ChatGLMError) else reason
-        self.run.append(
-            MessageEvent(
-                en=f"Pinned prompts are not answered any more, the training goes on: {reason}",
-                zh=f"不再回答固定的提示，训练继续：{reason_zh}",
-            )
-        )
-        logger.warning("Pinned prompts: %s", reason)
+        tell_given_up(self.run, "Pinned prompts are not answered any more", "不再回答固定的提示", error)

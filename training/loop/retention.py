@@ -17,14 +17,13 @@ import torch
 from pydantic import BaseModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from chatglm2 import ChatGLMForConditionalGeneration, ChatGLMTokenizer, Prefix
+from chatglm2 import Prefix
 from chatglm2.errors import ChatGLMError
-from training.data.encoding import Example, find_general_prompts
+from training.data.encoding import find_general_prompts
 from training.data.files import read_table
-from training.evaluation.answering import ASKING, answer_examples
+from training.evaluation.answering import ASKING
 from training.evaluation.metrics import score
-from training.loop.gate import Gate
-from training.loop.meter import Meter
+from training.loop.questioner import Questioner, tell_given_up
 from training.runs.events import MessageEvent, RetentionEvent
 from training.runs.layout import ANSWERS_FILE
 from training.runs.storage import explaining_storage_errors, read_json, write_atomically
@@ -72,29 +71,15 @@ class RetentionWatch(TrainerCallback):
     Args:
         run: is told the outcome, and keeps the base's answers.
         settings: of the run.
-        model: in training.
-        tokenizer: the model's.
-        meter: is told that asking is no step.
-        gate: lets whoever waits for an answer go first.
+        questioner: asks the model in training.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        settings: TrainingSettings,
-        model: ChatGLMForConditionalGeneration,
-        tokenizer: ChatGLMTokenizer,
-        meter: Meter,
-        gate: Gate,
-    ) -> None:
+    def __init__(self, run: Run, settings: TrainingSettings, questioner: Questioner) -> None:
         self.run = run
         self.settings = settings
         self.prompts = read_prompts(settings, run)
         self.base_answers: list[str] | None = None
-        self._model = model
-        self._tokenizer = tokenizer
-        self._meter = meter
-        self._gate = gate
+        self._questioner = questioner
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -135,7 +120,7 @@ class RetentionWatch(TrainerCallback):
         if self.base_answers is None:
             return
         try:
-            answers = self._answer(self._model.own_prefix())
+            answers = self._answer(self._questioner.own_prefix())
         except (ChatGLMError, torch.OutOfMemoryError) as error:  # the training is worth more than a look at it
             self._give_up(error)
             return
@@ -143,28 +128,13 @@ class RetentionWatch(TrainerCallback):
 
     def _give_up(self, error: Exception) -> None:
         self.base_answers = None
-        reason = str(error).strip().splitlines()[0]
-        reason_zh = error.zh if isinstance(error, ChatGLMError) else reason
-        self.run.append(
-            MessageEvent(
-                en=f"What is forgotten is not checked any more, the training goes on: {reason}",
-                zh=f"不再检查遗忘，训练继续：{reason_zh}",
-            )
-        )
-        logger.warning("Retention: %s", reason)
+        tell_given_up(self.run, "What is forgotten is not checked any more", "不再检查遗忘", error)
 
     def _answer(self, prefix: Prefix | None) -> list[str]:
-        examples = [Example(prompt, "") for prompt in self.prompts]
         asking = replace(self.settings, **ASKING, per_device_eval_batch_size=ROWS_AT_ONCE)
-        with self._meter.set_aside():
-            answered = answer_examples(self._model, self._tokenizer, examples, asking, (prefix,))
-            texts = {}
-            self._gate.make_room()
-            for place, (answer,) in answered:
-                texts[place] = answer.text
-                self._gate.make_room()
+        texts = self._questioner.ask(self.prompts, asking, prefix)
         logger.info("%d general questions answered", len(texts))
-        return [texts[place] for place in range(len(self.prompts))]
+        return texts
 
 
 class _Answers(BaseModel):

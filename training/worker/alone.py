@@ -32,6 +32,7 @@ from training.loop.full_trainer import FullTrainer
 from training.loop.model_setup import prepare_model
 from training.loop.passes import is_out_of_memory
 from training.loop.pinned import PinnedWatch
+from training.loop.questioner import Questioner
 from training.loop.retention import RetentionWatch, read_prompts
 from training.loop.run_data import load_data, start_sentence
 from training.loop.trainer import PrefixTrainer, RunTrainer
@@ -156,10 +157,11 @@ def _train_model(
     watched = read_prompts(settings) if settings.keep else ()
     kept = prepare_kept_rows(run, settings, model, tokenizer, watched, ranks)
     trainer: RunTrainer = kind(run, settings, model, *data, plan, ranks, loan, kept)
+    questioner = Questioner(trainer.whole_model, tokenizer, trainer.meter, trainer.gate)
     if settings.checks_retention:
-        trainer.add_callback(RetentionWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))
+        trainer.add_callback(RetentionWatch(run, settings, questioner))
     if not settings.shares_weights:
-        trainer.add_callback(PinnedWatch(run, settings, trainer.whole_model, tokenizer, trainer.meter, trainer.gate))
+        trainer.add_callback(PinnedWatch(run, settings, questioner))
     with _lent_for(plan, model.device, loan):
         trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _say_memory(run, settings, trainer, plan)

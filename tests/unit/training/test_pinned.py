@@ -11,7 +11,7 @@ from small_runs import prefix_of
 from tiny_checkpoint import tiny_settings
 
 from chatglm2.errors import RunError
-from training.loop import pinned
+from training.loop import pinned, questioner
 from training.runs.events import FinishedEvent, MessageEvent, PinnedEvent, point_history
 from training.runs.layout import PINS_FILE
 from training.runs.pins import read_pins, write_pins
@@ -81,7 +81,7 @@ def test_a_prompt_that_cannot_be_answered_costs_the_answers_and_not_the_training
     def fail(*_: object) -> None:
         raise RunError("no room", "没有空间")
 
-    monkeypatch.setattr(pinned, "answer_examples", fail)
+    monkeypatch.setattr(questioner, "answer_examples", fail)
     assert isinstance(train(run), FinishedEvent)
     assert not answered(run)
     told = [event for event in run.events()[0] if isinstance(event, MessageEvent) and "Pinned" in event.en]

@@ -13,7 +13,7 @@ from tiny_checkpoint import tiny_settings
 
 from chatglm2.errors import DataError
 from training.data.files import read_table
-from training.loop import retention
+from training.loop import questioner
 from training.loop.retention import ANSWERS_FILE, MAXIMUM_PROMPTS, compare, read_prompts
 from training.runs.events import FinishedEvent, MessageEvent, RetentionEvent, point_history
 from training.runs.store import Run, RunStore
@@ -132,9 +132,9 @@ def test_a_check_that_fails_ends_itself_and_not_the_training(
         raise torch.OutOfMemoryError("out of memory")
 
     run = store.create(settings, "run")
-    answer_examples = retention.answer_examples
+    answer_examples = questioner.answer_examples
     monkeypatch.setattr(
-        retention, "answer_examples", lambda *args: answer_examples(*args) if args[-1] == (None,) else fail()
+        questioner, "answer_examples", lambda *args: answer_examples(*args) if args[-1] == (None,) else fail()
     )
     assert isinstance(train(run), FinishedEvent)
     messages = [event.en for event in run.events()[0] if isinstance(event, MessageEvent)]

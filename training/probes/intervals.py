@@ -31,13 +31,18 @@ class Interval(BaseModel):
     low: Figure | None
     high: Figure | None
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the figure is told from 0."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 def share_interval(count: int, total: int) -> Interval:
+    """The share ``count`` of ``total`` with its `wilson_interval`.
+
+    Raises:
+        ValueError: for a share of nothing.
+    """
+    low, high = wilson_interval(count, total)
+    return Interval(value=count / total, low=low, high=high)
+
+
+def wilson_interval(count: int, total: int) -> tuple[float, float]:
     """Wilson's interval of ``count`` of ``total``, from 0 to 1; never empty, and right for shares near 0 and 1.
 
     Raises:
@@ -49,7 +54,7 @@ def share_interval(count: int, total: int) -> Interval:
     scale = 1 + z * z / total
     middle = (share + z * z / (2 * total)) / scale
     reach = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Interval(value=share, low=max(0.0, middle - reach), high=min(1.0, middle + reach))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def mean_interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Interval:

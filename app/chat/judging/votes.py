@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from math import sqrt
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from app.chat.conversation import Count
+from training.probes.intervals import wilson_interval
 
 Vote = Literal["left", "right", "tie"]
 MOST_PAIRS = 200  # what a browser keeps
-CONFIDENCE_95 = 1.959964  # the quantile of a normal distribution
 
 
 @dataclass
@@ -91,15 +90,6 @@ class Tally:
             return cls(_PAIRS.validate_python(data.get("pairs") if isinstance(data, dict) else None)[-MOST_PAIRS:])
         except ValidationError:
             return cls()
-
-
-def wilson_interval(won: int, decided: int) -> tuple[float, float]:
-    """The 95 % interval of a share, after Wilson (1927): right for few votes and for shares near 0 and 1, too."""
-    z, share = CONFIDENCE_95, won / decided
-    middle = share + z * z / (2 * decided)
-    reach = z * sqrt(share * (1 - share) / decided + z * z / (4 * decided * decided))
-    scale = 1 + z * z / decided
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
 def _standing(who: str, rows: Iterable[tuple[str, int, int, int]]) -> Standing:

@@ -9,12 +9,13 @@ import pytest
 
 from app.chat.conversation import PANES, Answer, Conversation, View
 from app.chat.judging import votes
-from app.chat.judging.votes import Tally, wilson_interval
+from app.chat.judging.votes import Tally
 from app.tabs.comparing.stage import Stage
 from app.tabs.comparing.voting import Voting
 from app.text.languages import Speech
 from app.views.chat_view import facts_html, shown_messages
 from app.views.comparing.votes import votes_html
+from training.probes.intervals import wilson_interval
 
 EN = Speech("en")
 

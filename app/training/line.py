@@ -44,7 +44,7 @@ class RunLine:
 
     def look(self) -> Line:
         waiting = tuple(run.name for run in line.waiting(self._runs))
-        return Line(waiting, bool(waiting) or self._runs.active() is not None)
+        return Line(waiting, line.must_wait(self._runs))
 
     def take_out(self, name: str) -> None:
         """Lets a run wait no longer.

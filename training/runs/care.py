@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from filelock import FileLock, Timeout
-
 from chatglm2.errors import RunError
 from chatglm2.files import read_regular
 from training.runs.layout import NOTE_FILE
 from training.runs.naming import checked_name
-from training.runs.process import LOCK_FILE, LOCK_SECONDS
+from training.runs.process import starting
 from training.runs.storage import explaining_storage_errors, remove_directory, write_atomically
 from training.runs.store import Run, RunStore
 
@@ -77,16 +75,10 @@ def write_note(run: Run, text: str) -> None:
 @contextlib.contextmanager
 def _alone_with(store: RunStore, run: Run) -> Iterator[None]:
     """Nobody trains the run, and nobody starts to meanwhile."""
-    try:
-        with explaining_storage_errors(run.path), FileLock(store.root / LOCK_FILE, timeout=LOCK_SECONDS):
-            if run.lease.is_held() or run.state().status.is_active:
-                raise RunError(
-                    f"{run.name} is being trained: stop it first, or wait until it is done.",
-                    f"{run.name} 正在训练：请先停止，或等它完成。",
-                )
-            yield
-    except Timeout:
-        raise RunError(
-            "A training is being started at this moment. Try again in a few seconds.",
-            "有训练正在启动，请几秒后再试。",
-        ) from None
+    with starting(store), explaining_storage_errors(run.path):
+        if run.lease.is_held() or run.state().status.is_active:
+            raise RunError(
+                f"{run.name} is being trained: stop it first, or wait until it is done.",
+                f"{run.name} 正在训练：请先停止，或等它完成。",
+            )
+        yield

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from app.chat.conversation import PANES, Conversation
-from training.runs.storage import explaining_storage_errors, write_atomically
+from training.runs.storage import changing, explaining_storage_errors, write_atomically
 
 Row = dict[str, Any]
 READ_BY_TRAINING = ("prompt", "response", "history")
@@ -63,7 +61,7 @@ class LikedRows:
     def _change(self, change: Callable[[list[str]], list[str]], row: Row) -> None:
         with explaining_storage_errors(self.file):
             self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with FileLock(self.file.with_suffix(".lock")):
+            with changing(self.file):
                 text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
                 lines = [line for line in text.split("\n") if line.strip()]
                 changed = change([line for line in lines if not _is_same(line, row)])

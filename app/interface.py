@@ -93,8 +93,7 @@ def _is_busy(services: Services) -> bool:
     """Whether something moves on its own: the model arrives, a run trains, checkpoints are evaluated."""
     if services.training.active() is not None or services.host.state.phase not in ("ready", "failed"):
         return True
-    latest = next(iter(services.evaluation.titles()), None)
-    return latest is not None and services.evaluation.view(latest).progress.status.is_active
+    return services.evaluation.is_active()
 
 
 def _status(services: Services, speech: Speech) -> str:

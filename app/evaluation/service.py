@@ -80,6 +80,10 @@ class EvaluationService:
         """What people call each evaluation, by its name; the newest first."""
         return {place.name: place.title for place in self._store.list()}
 
+    def is_active(self) -> bool:
+        """Whether checkpoints are being evaluated."""
+        return self._store.active() is not None
+
     def view(self, name: str) -> EvaluationView:
         """How one is, and what came out.
 
@@ -96,7 +100,7 @@ class EvaluationService:
         Raises:
             ChatGLMError: the model is not there yet, a checkpoint or a file cannot be used, or another one runs.
         """
-        if self._store.active() is not None:
+        if self.is_active():
             raise RunError(
                 "An evaluation runs already. Stop it first, or wait for it.",
                 "已有一个评估正在进行。请先停止它，或等它完成。",

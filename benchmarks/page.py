@@ -15,10 +15,7 @@ import argparse
 import itertools
 import json
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,14 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.common import report
+from benchmarks.serving import serve
 from training.settings.samples import DEMO_MODEL
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-START_SECONDS = 120
 IDLE_SECONDS = 10
 ANSWER_MS = 120_000
 QUESTION = "你好，请介绍一下你自己，越长越好。"
@@ -58,17 +54,12 @@ WATCH = """
 @contextmanager
 def served() -> Iterator[str]:
     """A page with the demo model, until it is left."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as place:
-        model = Path(place, "demo-model")
+        model, output = Path(place, "demo-model"), Path(place, "output")
         _copy_without_end(DEMO_MODEL, model)
-        command = [sys.executable, "-m", "app", "--model", str(model), "--device", "cpu", "--host", "127.0.0.1"]
-        process = subprocess.Popen([*command, "--port", str(port), "--output", str(Path(place, "output"))])
-        url = f"http://127.0.0.1:{port}"
+        output.mkdir()
+        process, url = serve(output, model)
         try:
-            _wait_until_ready(url)
             yield url
         finally:
             process.terminate()
@@ -80,18 +71,6 @@ def _copy_without_end(model: Path, copy: Path) -> None:
     config = copy / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps({**settings, "eos_token_id": None}), encoding="utf-8")
-
-
-def _wait_until_ready(url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/healthz").json().get("status") == "ready":
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise TimeoutError(f"The page did not start within {START_SECONDS} seconds.")
 
 
 def measure_visit(browser: Browser, url: str) -> dict[str, Any]:

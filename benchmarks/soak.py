@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,9 +28,9 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.serving import serve
 from training.runs import process
 from training.runs.store import Run
-from training.settings.samples import DEMO_MODEL
 
 QUESTIONS = (
     "你好，介绍一下你自己",
@@ -186,26 +185,6 @@ def _changes(outputs: list[Any]) -> Iterator[tuple[str, list[Any], Any]]:
         for change in output if isinstance(output, list) else ():
             if isinstance(change, list) and len(change) == 3 and isinstance(change[1], list):
                 yield change[0], change[1], change[2]
-
-
-def serve(output: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """The page with the demo model on a free port, once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["--model", str(DEMO_MODEL), "--port", str(port), "--output", str(output), "--device", "cpu"]
-    with (output / "page.log").open("wb") as log:
-        page = subprocess.Popen([sys.executable, "-m", "app", *words], stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        try:
-            if httpx.get(f"{url}/healthz", timeout=5).json()["model"] == "ready":
-                return page, url
-        except (httpx.HTTPError, ValueError, KeyError):
-            pass
-        time.sleep(0.2)
-    page.kill()
-    raise RuntimeError((output / "page.log").read_text(encoding="utf-8"))
 
 
 def train_beside(output: Path) -> Run:

@@ -1,27 +1,19 @@
-"""What tests of tabs share: somewhere for components to be, and a request in a language."""
+"""What tests of the page share: the demo model, loaded once for the tests of a file."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
-import gradio as gr
 import pytest
 
+from app.chat.model_host import ModelHost, ModelOptions
 
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[gr.Blocks]:
-    """Somewhere for components to be. Gradio opens event loops for it and leaves them open."""
-    loops: list[asyncio.AbstractEventLoop] = []
-    make_loop = asyncio.new_event_loop
 
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        loops.append(make_loop())
-        return loops[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
-    with gr.Blocks() as blocks:
-        yield blocks
-    asyncio.set_event_loop(None)
-    for loop in loops:
-        loop.close()
+@pytest.fixture(scope="module")
+def host(demo_model_dir: Path) -> Iterator[ModelHost]:
+    host = ModelHost(ModelOptions(str(demo_model_dir), device="cpu"))
+    host.start()
+    assert host.wait(60)
+    yield host
+    host.close()

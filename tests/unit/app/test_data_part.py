@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.chat.model_host import ModelHost, ModelOptions
+from app.chat.model_host import ModelHost
 from app.places import places_for
 from app.services import Services, build_services
 from app.tabs.train import TrainTab
@@ -24,15 +24,6 @@ ROWS = ["上衣,这件上衣很百搭。", "裙子,飘逸。", "上衣,这件上
 
 def request(language: str = "en") -> Any:
     return SimpleNamespace(cookies={LANGUAGE_COOKIE: language}, headers={})
-
-
-@pytest.fixture(scope="module")
-def host(demo_model_dir: Path) -> Iterator[ModelHost]:
-    host = ModelHost(ModelOptions(str(demo_model_dir), device="cpu"))
-    host.start()
-    assert host.wait(60)
-    yield host
-    host.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,21 +72,8 @@ def place(tmp_path: Path) -> ComparisonPlace:
 
 
 @pytest.fixture
-def tab(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[EvaluateTab]:
-    """Gradio opens event loops for components and leaves them open."""
-    loops: list[asyncio.AbstractEventLoop] = []
-    make_loop = asyncio.new_event_loop
-
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        loops.append(make_loop())
-        return loops[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
-    with gr.Blocks():
-        yield EvaluateTab(services, gr.BrowserState())
-    asyncio.set_event_loop(None)
-    for loop in loops:
-        loop.close()
+def tab(services: Services, page: gr.Blocks) -> EvaluateTab:
+    return EvaluateTab(services, gr.BrowserState())
 
 
 def numbers(html: str) -> list[int]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from past_runs import write_past_run
 from app.__main__ import find_shown
 from app.chat.conversation import INTERRUPTED, PANES, Answer, Conversation
 from app.chat.following import NEWEST
-from app.chat.model_host import ModelHost, ModelOptions
+from app.chat.model_host import ModelHost
 from app.chat.sources import BASE
 from app.places import places_for
 from app.services import Services, build_services
@@ -48,15 +47,6 @@ def opened(compare: CompareTab, saved: Any = None, choice: Any = None, heard: An
 def session_of(compare: CompareTab, saved: Any = None, choice: Any = None, heard: Any = None) -> dict[Any, Any]:
     kept = {compare.saved: saved, compare.kept_choice: choice, compare.heard: heard, compare.looking.kept: None}
     return {compare.conversation: Conversation(), compare.chosen: dict.fromkeys(PANES, BASE), **kept}
-
-
-@pytest.fixture(scope="module")
-def host(demo_model_dir: Path) -> Iterator[ModelHost]:
-    host = ModelHost(ModelOptions(str(demo_model_dir), device="cpu"))
-    host.start()
-    assert host.wait(60)
-    yield host
-    host.close()
 
 
 @pytest.fixture
@@ -395,14 +385,6 @@ def form_values(train: TrainTab, **changes: Any) -> dict[Any, Any]:
     components = {train.source, train.file, *train.columns.values(), *train.form.values(), train.name, train.pins}
     values = {component: component.value for component in components}
     return values | {train.form[name]: value for name, value in changes.items()}
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    sentences: list[str] = []
-    monkeypatch.setattr(gr, "Warning", sentences.append)
-    monkeypatch.setattr(gr, "Info", sentences.append)
-    return sentences
 
 
 @pytest.mark.parametrize(

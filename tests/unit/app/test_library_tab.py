@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -58,31 +57,10 @@ def services(output: Path, demo_model_dir: Path) -> Iterator[Services]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What visitors are told in passing."""
-    sentences: list[str] = []
-    monkeypatch.setattr(gr, "Info", sentences.append)
-    monkeypatch.setattr(gr, "Warning", sentences.append)
-    return sentences
-
-
-@pytest.fixture
-def tab(services: Services, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Iterator[CheckpointsTab]:
-    loops: list[asyncio.AbstractEventLoop] = []
-    make_loop = asyncio.new_event_loop
-
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        loops.append(make_loop())
-        return loops[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", new_event_loop)
-    with gr.Blocks() as demo:
-        compare, tab = CompareTab(services), CheckpointsTab(services)
-        tab.bind(demo, gr.Timer(), compare)
-    yield tab
-    asyncio.set_event_loop(None)
-    for loop in loops:
-        loop.close()
+def tab(services: Services, page: gr.Blocks, said: list[str]) -> CheckpointsTab:
+    compare, tab = CompareTab(services), CheckpointsTab(services)
+    tab.bind(page, gr.Timer(), compare)
+    return tab
 
 
 def checkpoint(output: Path, step: int = 40) -> Path:
@@ -108,25 +86,25 @@ def test_a_named_prefix_shows_its_name_in_menus_and_two_of_one_name_are_told_apa
     assert shown(services, checkpoint(output, 20)) == "Adverts · adverts / checkpoint-20"
 
 
-def test_an_operator_writes_a_card_and_sees_it_at_once(tab: CheckpointsTab, output: Path, told: list[str]) -> None:
+def test_an_operator_writes_a_card_and_sees_it_at_once(tab: CheckpointsTab, output: Path, said: list[str]) -> None:
     key = str(checkpoint(output))
     opened = tab.card.open(key, request())
     assert (opened[tab.card.name], opened[tab.card.form].visible) == ("", True)
     assert "1.5000" in opened[tab.card.facts] and "17c1aee11ce0" in opened[tab.card.facts]
     updates = tab.card.on_save(key, "裙子", "ads，裙子", "MIT", "Notes.", CHOSEN, EVERYTHING, request())
     assert "裙子" in updates[tab.table] and 'class="tag">ads<' in updates[tab.table]
-    assert told == ["The card of 裙子 is saved."]
+    assert said == ["The card of 裙子 is saved."]
     card = read_card(checkpoint(output))
     assert card is not None and (card.tags, card.license, card.notes) == (("ads", "裙子"), "mit", "Notes.")
     assert (card.facts.step, card.facts.data_rows) == (40, 9)
 
 
 def test_what_cannot_be_on_a_card_is_said_and_the_card_stays(
-    tab: CheckpointsTab, output: Path, told: list[str]
+    tab: CheckpointsTab, output: Path, said: list[str]
 ) -> None:
     write_card(checkpoint(output), Card(name="Before"))
     tab.card.on_save(str(checkpoint(output)), "x" * 200, "", "", "", CHOSEN, EVERYTHING, request("zh"))
-    assert told == ["名称超过 80 个字符，请缩短。"]
+    assert said == ["名称超过 80 个字符，请缩短。"]
     assert (read_card(checkpoint(output)) or Card()).name == "Before"
 
 
@@ -138,7 +116,7 @@ def test_a_viewer_reads_a_card_and_has_no_form(tab: CheckpointsTab, output: Path
 
 
 def test_a_broken_card_is_named_in_the_table_and_explained_in_its_panel(
-    tab: CheckpointsTab, services: Services, output: Path, told: list[str]
+    tab: CheckpointsTab, services: Services, output: Path, said: list[str]
 ) -> None:
     (checkpoint(output) / CARD_FILE).write_text("---\n[\n---\n", encoding="utf-8")
     assert "Its card cannot be read" in tab.on_find("", [], CHOSEN, request())[tab.table]
@@ -148,10 +126,10 @@ def test_a_broken_card_is_named_in_the_table_and_explained_in_its_panel(
         services.library.write(str(checkpoint(output)), SimpleNamespace())  # type: ignore[arg-type]
 
 
-def test_the_base_and_what_is_gone_have_no_card(tab: CheckpointsTab, output: Path, told: list[str]) -> None:
+def test_the_base_and_what_is_gone_have_no_card(tab: CheckpointsTab, output: Path, said: list[str]) -> None:
     for key in (BASE, str(output / "gone")):
         assert not tab.card.open(key, request())[tab.card.box].visible
-    assert "no card" in told[0] and "is gone" in told[1]
+    assert "no card" in said[0] and "is gone" in said[1]
 
 
 def test_prefixes_are_found_by_words_and_tags_and_the_tags_are_offered(
@@ -170,14 +148,14 @@ def test_prefixes_are_found_by_words_and_tags_and_the_tags_are_offered(
 
 
 def test_a_zip_that_was_uploaded_lands_in_the_list_with_its_card_and_can_be_deleted(
-    tab: CheckpointsTab, services: Services, output: Path, tmp_path: Path, told: list[str]
+    tab: CheckpointsTab, services: Services, output: Path, tmp_path: Path, said: list[str]
 ) -> None:
     write_card(checkpoint(output), Card(name="Skirts", notes="For skirts."))
     uploaded = tmp_path / "skirts.zip"
     pack(read_checkpoint(checkpoint(output)), uploaded)
     shutil.rmtree(output / "adverts")
     updates = tab.taking.on_zip(str(uploaded), CHOSEN, EVERYTHING, request())
-    assert "Skirts" in updates[tab.table] and told == ["Skirts is in the list now."]
+    assert "Skirts" in updates[tab.table] and said == ["Skirts is in the list now."]
     assert not uploaded.exists()
     key = str(output / "library" / "skirts")
     opened = tab.card.open(key, request("zh"))
@@ -188,15 +166,15 @@ def test_a_zip_that_was_uploaded_lands_in_the_list_with_its_card_and_can_be_dele
 
 
 def test_a_file_that_is_no_prefixs_zip_is_refused_and_removed(
-    tab: CheckpointsTab, services: Services, tmp_path: Path, told: list[str]
+    tab: CheckpointsTab, services: Services, tmp_path: Path, said: list[str]
 ) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK nothing")
     assert tab.taking.on_zip(str(tmp_path / "x.zip"), CHOSEN, EVERYTHING, request()) == {}
-    assert "no zip that can be read" in told[0] and not (tmp_path / "x.zip").exists()
+    assert "no zip that can be read" in said[0] and not (tmp_path / "x.zip").exists()
 
 
 def test_a_prefix_is_pulled_from_a_hub_or_a_sentence_says_why_not(
-    tab: CheckpointsTab, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+    tab: CheckpointsTab, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     use_own_account(tmp_path, monkeypatch)
     write_card(checkpoint(output), Card(name="Skirts"))
@@ -209,8 +187,8 @@ def test_a_prefix_is_pulled_from_a_hub_or_a_sentence_says_why_not(
         assert "ann/skirts on Hugging Face" in opened[tab.card.facts]
         assert tab.taking.on_pull("ann/gone", CHOSEN, EVERYTHING, request()) == {tab.taking.repository: gr.skip()}
     tab.taking.on_pull("ann/skirts", CHOSEN, EVERYTHING, request("zh"))
-    assert told[0] == "Skirts · ann--skirts / ann--skirts is in the list now."
-    assert "has no" in told[1] and "无法连接 Hugging Face" in told[2] and "镜像" in told[2]
+    assert said[0] == "Skirts · ann--skirts / ann--skirts is in the list now."
+    assert "has no" in said[1] and "无法连接 Hugging Face" in said[2] and "镜像" in said[2]
 
 
 def test_a_prefix_of_other_weights_says_so_on_its_card(tab: CheckpointsTab, output: Path) -> None:

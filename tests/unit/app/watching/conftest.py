@@ -44,12 +44,3 @@ def store(services: Services, tmp_path: Path) -> RunStore:
 @pytest.fixture
 def train(services: Services, page: gr.Blocks) -> TrainTab:
     return TrainTab(services, KeptLooks())
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the page told in passing."""
-    sentences: list[str] = []
-    monkeypatch.setattr(gr, "Warning", sentences.append)
-    monkeypatch.setattr(gr, "Info", sentences.append)
-    return sentences

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from served_page import ANSWER_MS, OpenPage, Served, WriteRun, ask
 
 QUESTIONS = ("你好", "写一个 Python 例子", "什么是勾股定理？", "Hello!", "类型#上衣*材质#牛仔布", "你是谁？")
@@ -49,6 +49,25 @@ def test_conversations_are_put_away_taken_up_and_carried_in_files(open_page: Ope
     expect(page.locator("#left-chat").get_by_test_id("user")).to_have_text("你好")
     page.keyboard.press("Escape")
     expect(page.locator("#conversations")).to_be_hidden()
+
+
+def test_a_name_that_is_typed_while_the_drawer_opens_is_kept(open_page: OpenPage) -> None:
+    """On a busy machine people type faster than the list of conversations comes."""
+    page = open_page("en-US")
+    ask(page, "你好")
+    held: list[Route] = []
+    page.route("**/run/predict*", lambda route: held.append(route))
+    page.locator("#to-conversations").click()
+    name = page.locator("#conversation-name").locator("input, textarea")
+    name.fill("Greetings")
+    page.wait_for_timeout(200)
+    page.unroute("**/run/predict*")
+    for route in held:
+        route.continue_()
+    entries = page.locator("#conversation-list li")
+    expect(entries.first).to_contain_text("你好")
+    name.press("Enter")
+    expect(entries.first).to_contain_text("Greetings")
 
 
 def test_panes_scroll_in_step_leave_a_reader_alone_and_go_to_a_new_question(

@@ -33,6 +33,8 @@ element.addEventListener("click", (event) => {
   if (button) trigger("click", { action: button.dataset.action, key: button.dataset.key });
 });
 """
+# A name that was typed since is newer than the one that is kept.
+TITLE_UNLESS_TYPED = "(opened, typed) => typed === opened.shown ? opened.title : typed"
 READ_FILE = "async (_, ...others) => [await window.readTextFile('.json,.md'), ...others]"
 
 
@@ -63,13 +65,16 @@ class Conversations:
                 word("delete_yes"), variant="stop", size="sm", scale=0, min_width=100, elem_id="forget-yes"
             )
         self.saved_file, self.read_text = gr.JSON(visible=False), gr.JSON(visible=False)
+        self.opened = gr.JSON(visible=False)
 
     def bind(self, opener: gr.Button) -> None:
         """Connects everything to its handler; ``opener`` shows the panel."""
         both = [self.stage.conversation, self.shelf]
         shown = [*self.stage.outputs, self.shelf, self.list, self.name]
         asked = [self.doomed, self.question_box, self.question]
-        opener.click(self.on_open, both, [self.list, self.name], **ASKED)
+        opener.click(self.on_open, [self.name, *both], [self.list, self.opened], **ASKED).then(
+            None, [self.opened, self.name], [self.name], js=TITLE_UNLESS_TYPED, **QUIET
+        )
         self.new.click(self.on_new, both, shown, **ASKED)
         self.list.click(self.on_action, both, [*shown, *asked], **ASKED)
         self.delete.click(self.on_delete, [self.doomed, *both], [*shown, *asked], **ASKED)
@@ -85,8 +90,10 @@ class Conversations:
     # Handlers
 
     @open_to_all
-    def on_open(self, conversation: Conversation, stored: Any, request: gr.Request) -> Updates:
-        return self._listed(conversation, Shelf.from_dict(stored), speech_for(request))
+    def on_open(self, shown: str, conversation: Conversation, stored: Any, request: gr.Request) -> Updates:
+        """The list, and the name beside the one that the field ``shown`` had when it was asked for."""
+        listed = self._listed(conversation, Shelf.from_dict(stored), speech_for(request))
+        return {self.list: listed[self.list], self.opened: {"title": listed[self.name], "shown": shown}}
 
     @open_to_all
     def on_new(self, conversation: Conversation, stored: Any, request: gr.Request) -> Updates:

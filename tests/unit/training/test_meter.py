@@ -10,7 +10,7 @@ from tiny_checkpoint import tiny_settings
 
 from training.evaluation.metrics import Scores
 from training.loop import meter as meter_module
-from training.loop import retention as retention_module
+from training.loop import questioner as questioner_module
 from training.loop import trainer as trainer_module
 from training.loop.meter import Meter, Pace
 from training.runs.events import step_history
@@ -119,7 +119,7 @@ def test_neither_validation_nor_general_questions_slow_a_step_down(
         retention_check="on",
         retention_file=str(questions),
     )
-    compute, ask = trainer_module.PrefixTrainer.training_step, retention_module.answer_examples
+    compute, ask = trainer_module.PrefixTrainer.training_step, questioner_module.answer_examples
 
     def step(*args: object, **kwargs: object) -> object:
         clock.pass_seconds(2)
@@ -135,7 +135,7 @@ def test_neither_validation_nor_general_questions_slow_a_step_down(
 
     monkeypatch.setattr(trainer_module.PrefixTrainer, "training_step", step)
     monkeypatch.setattr(trainer_module, "score_sample", validate)
-    monkeypatch.setattr(retention_module, "answer_examples", answer)
+    monkeypatch.setattr(questioner_module, "answer_examples", answer)
     run = RunStore(tmp_path / "output").create(settings, "run")
     train(run)
     steps = step_history(run.events()[0])
